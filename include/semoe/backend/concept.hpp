@@ -1,0 +1,79 @@
+#pragma once
+
+#include "semoe/core/config.hpp"
+#include "semoe/core/types.hpp"
+#include "semoe/core/view.hpp"
+
+#include <concepts>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+namespace semoe {
+
+namespace detail {
+struct NoopFn {
+    SEMOE_HD void operator()(index_t) const {}
+};
+struct NoopTask {
+    void operator()(index_t, std::span<std::byte>) const {}
+};
+} // namespace detail
+
+/// A handle to memory and one in-order queue. Copies of a handle share the queue.
+/// Every function that enqueues work takes the backend first.
+template <class B>
+using space_of = typename B::space;
+
+template <class B>
+concept HasMemory = requires(B& b, void* p, void const* s, std::size_t n) {
+    typename B::space;
+    /// Uninitialised, aligned to 64 bytes. Throws backend_error when there is no more.
+    { b.allocate(n) } -> std::same_as<void*>;
+    /// Takes effect in queue order. n is what was asked for.
+    { b.deallocate(p, n) }
+    noexcept;
+    /// Queue-ordered copy between any two spaces that the backend reaches. Host memory on
+    /// either side must stay as it is until the copy has run.
+    b.copy(p, s, n);
+};
+
+template <class B>
+concept HasQueue = std::copyable<B> && requires(B& b, typename B::event_type event) {
+    requires std::copyable<typename B::event_type>;
+    /// Marks the work enqueued so far. Never blocks, never allocates.
+    { b.record() } -> std::same_as<typename B::event_type>;
+    /// Work enqueued later starts after the event; a default event is always done. The host does
+    /// not wait, unless the queue is inline. Throws what the work before the event threw.
+    b.wait(event);
+    /// Waits on the host until the queue is empty. Throws what the queue's work threw.
+    b.synchronize();
+    /// A second queue over the same memory, for copies and messages that overlap compute.
+    { b.fork() } -> std::same_as<B>;
+};
+
+template <class B>
+concept HasParallelFor = requires(B& b, index_t n) {
+    /// Enqueues functor(i) for i in [0, n), in any order, copying the functor.
+    b.parallel_for(n, detail::NoopFn{});
+};
+
+template <class B>
+concept Backend = HasMemory<B> && HasQueue<B> && HasParallelFor<B>;
+
+/// Capability: host workers that take coarse tasks, each with a scratch area of its own.
+/// Tuned operations for processors ask for this, never for a certain backend.
+template <class B>
+concept HasWorkers = std::same_as<space_of<B>, HostSpace> && requires(B& b, index_t n) {
+    /// Enqueues task(i, scratch) for i in [0, n), taken one by one in rising order by whichever
+    /// worker is free. scratch is the worker's own, of the size last reserved.
+    b.parallel_tasks(n, detail::NoopTask{});
+    /// Grows every worker's scratch area to at least n bytes. Called while contexts are made.
+    b.reserve_scratch(std::size_t{});
+};
+
+/// Capability: memory that the host may touch directly once the queue is synchronised.
+template <class B>
+inline constexpr bool host_reachable = std::same_as<space_of<B>, HostSpace>;
+
+} // namespace semoe

@@ -1,0 +1,33 @@
+#pragma once
+
+/// The only header that asks which compiler reads it.
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it"
+#endif
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+/// Marks a function that host and device code may both call.
+#define SEMOE_HD __host__ __device__
+#else
+#define SEMOE_HD
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define SEMOE_DEVICE_CODE 1
+#else
+#define SEMOE_DEVICE_CODE 0
+#endif
+
+#if defined(__x86_64__)
+#define SEMOE_X86 1
+#else
+#define SEMOE_X86 0
+#endif
+
+/// Compiles one function for an instruction set other than the translation unit's.
+/// Lambdas inside such a function do not inherit the target: write loops.
+#define SEMOE_TARGET(isa) __attribute__((target(isa)))
+#define SEMOE_INLINE inline __attribute__((always_inline))
+#define SEMOE_NOINLINE __attribute__((noinline))

@@ -1,0 +1,96 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/core/types.hpp"
+
+#include <string>
+#include <string_view>
+
+namespace semoe {
+
+/// The physical order of a block's elements. Compared wherever a block changes hands.
+enum class LayoutId : std::uint32_t {
+    row_major = 0, ///< every slice as its logical matrix, row after row
+    panels_16 = 1, ///< row_major slices, then derived [rows/16][cols][16] panels
+};
+
+inline char const* to_string(LayoutId id) {
+    switch (id) {
+    case LayoutId::row_major:
+        return "row_major";
+    case LayoutId::panels_16:
+        return "panels_16";
+    }
+    return "unknown";
+}
+
+/// One named matrix inside a block.
+struct Slice {
+    char const* name = ""; ///< logical name, as checkpoints spell it: "gate_proj"
+    index_t rows = 0, cols = 0;
+    index_t offset = 0;   ///< elements from the block's start
+    index_t elements = 0; ///< elements it occupies, padding included
+    /// A second packing of other slices: rebuilt after an update, no gradient, never saved.
+    bool derived = false;
+};
+
+/// Where the slices of a block lie. Weight, gradient, master and moments of one parameter share
+/// this order; gradients and states hold the primary part only.
+class BlockLayout {
+public:
+    static constexpr int max_slices = 12;
+
+    explicit BlockLayout(LayoutId id = LayoutId::row_major)
+      : id_(id) {}
+
+    /// Appends a [rows, cols] matrix. Derived slices come after all primary ones and state the
+    /// elements that their packing occupies.
+    BlockLayout& add(char const* name, index_t rows, index_t cols) {
+        expects(primary_ == elements_, "BlockLayout: primary slices go before derived ones");
+        append({name, rows, cols, elements_, rows * cols, false});
+        primary_ = elements_;
+        return *this;
+    }
+    BlockLayout& add_derived(char const* name, index_t rows, index_t cols, index_t elements) {
+        append({name, rows, cols, align_up(elements_), elements, true});
+        return *this;
+    }
+
+    LayoutId id() const { return id_; }
+    int size() const { return size_; }
+    Slice const& operator[](int i) const { return slices_[i]; }
+    Slice const* begin() const { return slices_; }
+    Slice const* end() const { return slices_ + size_; }
+
+    /// Elements of a weight block, derived slices included.
+    index_t elements() const { return elements_; }
+    /// Elements of a gradient, master or moment: primary slices only.
+    index_t primary_elements() const { return primary_; }
+
+    /// @throws precondition_error naming the slice when there is none
+    Slice const& slice(std::string_view name) const {
+        for (Slice const& s : *this)
+            if (s.name == name) return s;
+        throw precondition_error("BlockLayout: no slice named " + std::string(name));
+    }
+    bool contains(std::string_view name) const {
+        for (Slice const& s : *this)
+            if (s.name == name) return true;
+        return false;
+    }
+
+private:
+    static index_t align_up(index_t n) { return (n + 63) / 64 * 64; }
+    void append(Slice s) {
+        expects(size_ < max_slices, "BlockLayout: too many slices");
+        slices_[size_++] = s;
+        elements_ = s.offset + s.elements;
+    }
+
+    LayoutId id_;
+    Slice slices_[max_slices] = {};
+    int size_ = 0;
+    index_t elements_ = 0, primary_ = 0;
+};
+
+} // namespace semoe

@@ -1,0 +1,89 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/dtype.hpp"
+#include "semoe/core/layout.hpp"
+#include "semoe/core/rng.hpp"
+#include "semoe/ops/group.hpp"
+
+#include <concepts>
+
+namespace semoe {
+
+/// Views that an expert's calls take. Every matrix has the same rows; a group says which of them
+/// belong to which expert. Element type T is Expert::value_type.
+template <class T, class Space>
+struct ExpertRows {
+    MatrixView<T const, Space> in; ///< [R,H]
+    MatrixView<T, Space> out;      ///< [R,H], overwritten
+    MatrixView<T, Space> saved;    ///< [R,saved_columns()], written by forward
+    MatrixView<T, Space> scratch;  ///< [R,scratch_columns()], free to use within the call
+};
+template <class T, class Space>
+struct ExpertGradientRows {
+    MatrixView<T const, Space> in;    ///< [R,H], as in forward
+    MatrixView<T const, Space> saved; ///< [R,saved_columns()], as forward left it
+    MatrixView<T const, Space> d_out; ///< [R,H]
+    MatrixView<T, Space> d_in;        ///< [R,H], overwritten
+    MatrixView<T, Space> scratch;     ///< [R,backward_scratch_columns()]
+};
+
+template <class X>
+concept HasExpertShape = requires(X const& x) {
+    typename X::value_type;
+    requires Element<typename X::value_type>;
+    { x.hidden } -> std::convertible_to<index_t>;
+};
+template <class X, class B>
+concept HasExpertLayout = requires(X const& x, B const& b) {
+    /// The slices of one expert's block, as this backend wants them.
+    { x.layout(b) } -> std::same_as<BlockLayout>;
+    { x.saved_columns() } -> std::convertible_to<index_t>;
+    { x.scratch_columns() } -> std::convertible_to<index_t>;
+};
+template <class X, class B>
+concept HasForwardGrouped = requires(X const& x, B& b, ops::Group<std::byte const> const& weights,
+                                     ExpertRows<typename X::value_type, space_of<B>> rows) {
+    x.forward_grouped(b, weights, rows);
+};
+/// A pure function of (parameter block, row): a row's result never depends on the other rows.
+template <class X, class B>
+concept Expert = HasExpertShape<X> && HasExpertLayout<X, B> && HasForwardGrouped<X, B>;
+
+/// An expert that trains. Gradients are blocks of accumulate_t<value_type> in the order of the
+/// layout's primary part; an expert whose bit in `accumulate` is clear has its whole gradient
+/// block written, else added to. Experts without rows are left alone.
+template <class X, class B>
+concept DifferentiableExpert = Expert<X, B> &&
+    requires(X const& x, B& b, ops::Group<std::byte const> const& weights,
+             ops::Group<std::byte> const& gradients, ops::GroupMask accumulate,
+             ExpertGradientRows<typename X::value_type, space_of<B>> rows) {
+    { x.backward_scratch_columns() } -> std::convertible_to<index_t>;
+    x.backward_grouped(b, weights, gradients, accumulate, rows);
+};
+/// An expert whose saved activations can be computed again from its input rows; needed for
+/// MoeConfig::recompute.
+template <class X, class B>
+concept RecomputableExpert = DifferentiableExpert<X, B> &&
+    requires(X const& x, B& b, ops::Group<std::byte const> const& weights,
+             MatrixView<typename X::value_type const, space_of<B>> in,
+             MatrixView<typename X::value_type, space_of<B>> saved,
+             MatrixView<typename X::value_type, space_of<B>> scratch) {
+    x.recompute_grouped(b, weights, in, saved, scratch);
+};
+/// An expert whose block has derived slices; refreshes them from the primary ones.
+template <class X, class B>
+concept HasDerivedSlices = requires(X const& x, B& b, Bytes<space_of<B>> block) {
+    x.rebuild_derived(b, block);
+};
+
+/// A routed expert beside one that every token passes through; the layer owns the second as the
+/// block `shared_block`. See expert/with_shared.hpp.
+template <class X>
+concept HasSharedExpert = requires(X const& x) {
+    x.routed;
+    x.shared;
+    { x.sigmoid_gate } -> std::convertible_to<bool>;
+};
+
+} // namespace semoe

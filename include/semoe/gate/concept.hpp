@@ -1,0 +1,103 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/routing/assignment.hpp"
+
+#include <concepts>
+#include <string>
+
+namespace semoe {
+
+/// How a score's weights become a token's weights; the gate does it, a score never sees the row.
+enum class Normalize {
+    none,         ///< weight(logit)
+    sum_topk,     ///< divided by the sum over the chosen K
+    softmax_topk, ///< softmax over the chosen K
+    softmax_all,  ///< softmax over all E, taken at the chosen K
+};
+
+/// Scalar rule of a row-wise gate: `key` ranks experts, `weight` is what combine multiplies by
+/// (before normalisation). Training also needs `d_weight`, its derivative by the logit; the two
+/// softmax rules take `weight` to be the logit itself and need none.
+template <class S>
+concept ScorePolicy = std::copyable<S> && requires(S const& s, float logit, expert_id e) {
+    { s.key(logit, e) } -> std::convertible_to<float>;
+    { s.weight(logit, e) } -> std::convertible_to<float>;
+    { S::normalize } -> std::convertible_to<Normalize>;
+};
+
+template <class G>
+concept HasNumExperts = requires(G const& g) {
+    { g.num_experts } -> std::convertible_to<index_t>;
+};
+template <class G>
+concept HasSlotsPerToken = requires(G const& g) {
+    { g.top_k } -> std::convertible_to<index_t>;
+}
+|| requires(G const& g) {
+    { g.slots_per_token() } -> std::convertible_to<index_t>;
+};
+template <class G, class B, class Real = float>
+concept HasGateForward = requires(G const& g, B& b, RouteInput<B, Real> const& input,
+                                  Assignment<B, Real> out) {
+    /// Writes every id and weight of `out`. Masked tokens get -1 everywhere.
+    { g.forward(b, input, out) } -> std::same_as<void>;
+};
+/// A routing policy: tokens to experts.
+template <class G, class B, class Real = float>
+concept Gate = HasNumExperts<G> && HasSlotsPerToken<G> && HasGateForward<G, B, Real>;
+
+/// A gate that trains. `chosen` is what forward wrote; where a choice was dropped afterwards,
+/// d_weights [T,K] is 0. d_logits [T,E] is overwritten.
+template <class G, class B, class Real = float>
+concept DifferentiableGate = Gate<G, B, Real> &&
+    requires(G const& g, B& b, RouteInput<B, Real> const& input, Assignment<B, Real> chosen,
+             MatrixView<Real const, space_of<B>> d_weights,
+             MatrixView<Real, space_of<B>> d_logits) {
+    g.backward(b, input, chosen, d_weights, d_logits);
+};
+
+/// Choices a gate may make for one token: K, or up to E where experts choose.
+template <HasSlotsPerToken G>
+index_t slots_per_token(G const& gate) {
+    if constexpr (requires { gate.slots_per_token(); })
+        return gate.slots_per_token();
+    else
+        return gate.top_k;
+}
+
+/// Scratch memory that the gate asks for over T tokens; none unless it has scratch_bytes().
+template <class G>
+index_t gate_scratch_bytes(G const& gate, index_t num_tokens) {
+    if constexpr (requires { gate.scratch_bytes(num_tokens); })
+        return gate.scratch_bytes(num_tokens);
+    else
+        return 0;
+}
+
+/// Whether the gate must see the tokens of all ranks at once (`needs_global_batch = true`);
+/// the layer then gathers logits and masks and takes this rank's rows of the answer.
+template <class G>
+constexpr bool needs_global_batch() {
+    if constexpr (requires { G::needs_global_batch; })
+        return G::needs_global_batch;
+    else
+        return false;
+}
+
+/// Host-side checks, once, at construction of a layer.
+/// @throws precondition_error naming the value that is out of range
+template <class G>
+void validate_gate(G const& gate) {
+    expects(gate.num_experts >= 1, [&] {
+        return "gate: num_experts is " + std::to_string(gate.num_experts) + ", must be at least 1";
+    });
+    index_t const slots = slots_per_token(gate);
+    expects(slots >= 1 && slots <= gate.num_experts, [&] {
+        return "gate: top_k is " + std::to_string(slots) +
+               ", must lie in [1, num_experts = " + std::to_string(gate.num_experts) + "]";
+    });
+    if constexpr (requires { gate.validate(); }) gate.validate();
+}
+
+} // namespace semoe

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/dtype.hpp"
+
+#include <concepts>
+
+namespace semoe {
+
+/// One block as an optimizer sees it: n elements of T in one order. Real is accumulate_t<T>.
+template <class T, class Space>
+struct ParameterBlock {
+    using Real = accumulate_t<T>;
+
+    VectorView<T, Space> weight;            ///< [n], written
+    VectorView<Real, Space> master;         ///< [n], or empty where T is Real: weight is the master
+    VectorView<Real const, Space> gradient; ///< [n], or empty: a gradient of zeros
+    VectorView<Real, Space> moments; ///< [moments_per_element * n]: first all of one, then the next
+};
+
+/// What changes from step to step.
+struct UpdateStep {
+    index_t step = 0;          ///< 0 for the first update ever of this block
+    double lr_factor = 1;      ///< a schedule's factor on the learning rate
+    double gradient_scale = 1; ///< multiplies every gradient first: clipping, averaging
+};
+
+/// One block's update, elementwise. Moments start as zeros.
+template <class O, class B>
+concept Optimizer = requires(O const& o, B& b, ParameterBlock<float, space_of<B>> block,
+                             UpdateStep step) {
+    { O::moments_per_element } -> std::convertible_to<int>;
+    o.update(b, block, step);
+};
+
+} // namespace semoe
