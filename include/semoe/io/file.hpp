@@ -1,0 +1,183 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/core/types.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <span>
+#include <string>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utility>
+
+namespace semoe::io {
+
+/// The system calls that semoe makes on files. Each behaves as the call of its name: -1 (map:
+/// MAP_FAILED) and errno on failure, short transfers and EINTR allowed. Replace it to inject
+/// faults or to reach storage of another kind; callers use File, which completes and explains.
+class FileSystem {
+public:
+    virtual ~FileSystem() = default;
+    virtual int open(char const* path, int flags, mode_t mode) = 0;
+    virtual int close(int descriptor) = 0;
+    virtual ssize_t read_at(int descriptor, void* to, std::size_t n, index_t offset) = 0;
+    virtual ssize_t write_at(int descriptor, void const* from, std::size_t n, index_t offset) = 0;
+    virtual int sync(int descriptor) = 0;
+    /// The size in bytes of a regular file; for anything else -1 and EINVAL.
+    virtual index_t size(int descriptor) = 0;
+    /// Read-only pages of the first n bytes, released with ::munmap.
+    virtual void* map(int descriptor, std::size_t n) = 0;
+    virtual int rename(char const* from, char const* to) = 0;
+    virtual int unlink(char const* path) = 0;
+    virtual int make_directory(char const* path, mode_t mode) = 0;
+};
+
+/// The system's own files.
+class PosixFileSystem : public FileSystem {
+public:
+    int open(char const* path, int flags, mode_t mode) override {
+        return ::open(path, flags | O_CLOEXEC, mode);
+    }
+    int close(int descriptor) override { return ::close(descriptor); }
+    ssize_t read_at(int descriptor, void* to, std::size_t n, index_t offset) override {
+        return ::pread(descriptor, to, n, offset);
+    }
+    ssize_t write_at(int descriptor, void const* from, std::size_t n, index_t offset) override {
+        return ::pwrite(descriptor, from, n, offset);
+    }
+    int sync(int descriptor) override { return ::fsync(descriptor); }
+    index_t size(int descriptor) override {
+        struct stat status = {};
+        if (::fstat(descriptor, &status) != 0) return -1;
+        if (S_ISREG(status.st_mode)) return status.st_size;
+        errno = EINVAL;
+        return -1;
+    }
+    void* map(int descriptor, std::size_t n) override {
+        return ::mmap(nullptr, n, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    }
+    int rename(char const* from, char const* to) override { return std::rename(from, to); }
+    int unlink(char const* path) override { return ::unlink(path); }
+    int make_directory(char const* path, mode_t mode) override { return ::mkdir(path, mode); }
+};
+
+/// The file system that is meant where none is given.
+inline FileSystem& default_file_system() {
+    static PosixFileSystem system;
+    return system;
+}
+
+/// @throws store_error "PATH: OPERATION: REASON", the reason being errno's text
+[[noreturn]] inline void throw_file_error(std::string const& path, char const* operation,
+                                          int error) {
+    throw store_error(path + ": " + operation + ": " + std::strerror(error));
+}
+
+/// How a file is opened.
+enum class Open {
+    read,    ///< must exist
+    create,  ///< must not exist
+    replace, ///< made when it is missing, emptied when it exists
+};
+
+/// An open file: move-only; every transfer is whole or an exception that names the file, the
+/// operation and the system's reason.
+class File {
+public:
+    /// @throws store_error when it cannot be opened
+    File(FileSystem& system, std::string path, Open how)
+      : system_(&system)
+      , path_(std::move(path)) {
+        // Without O_NONBLOCK, opening a pipe by mistake waits for ever.
+        int const flags = how == Open::read     ? O_RDONLY | O_NONBLOCK
+                          : how == Open::create ? O_RDWR | O_CREAT | O_EXCL
+                                                : O_RDWR | O_CREAT | O_TRUNC;
+        do {
+            descriptor_ = system_->open(path_.c_str(), flags, 0666);
+        } while (descriptor_ < 0 && errno == EINTR);
+        if (descriptor_ < 0) fail(how == Open::read ? "open" : "create");
+    }
+    File(File&& other) noexcept
+      : system_(other.system_)
+      , path_(std::move(other.path_))
+      , descriptor_(std::exchange(other.descriptor_, -1)) {}
+    File& operator=(File&& other) noexcept {
+        std::swap(system_, other.system_);
+        std::swap(path_, other.path_);
+        std::swap(descriptor_, other.descriptor_);
+        return *this;
+    }
+    /// Closes without asking how that went; call close() after writing.
+    ~File() {
+        if (descriptor_ >= 0) system_->close(descriptor_);
+    }
+
+    /// @throws store_error, also for what is not a regular file
+    index_t size() const {
+        index_t const n = system_->size(descriptor_);
+        if (n < 0 && errno == EINVAL) throw store_error(path_ + ": size: not a regular file");
+        if (n < 0) fail("size");
+        return n;
+    }
+
+    /// Fills `to` from `offset` on. @throws store_error, also when the file ends before that
+    void read_at(std::span<std::byte> to, index_t offset) const {
+        while (!to.empty()) {
+            ssize_t const n = system_->read_at(descriptor_, to.data(), to.size(), offset);
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) fail("read");
+            if (n == 0)
+                throw store_error(path_ + ": read: the file ends at byte " +
+                                  std::to_string(offset) + ", " + std::to_string(to.size()) +
+                                  " more were expected");
+            to = to.subspan(std::size_t(n));
+            offset += n;
+        }
+    }
+
+    /// Writes all of `from` at `offset`. @throws store_error
+    void write_at(std::span<std::byte const> from, index_t offset) {
+        while (!from.empty()) {
+            ssize_t const n = system_->write_at(descriptor_, from.data(), from.size(), offset);
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) fail("write");
+            // A device that takes nothing and gives no reason is full.
+            if (n == 0) throw_file_error(path_, "write", ENOSPC);
+            from = from.subspan(std::size_t(n));
+            offset += n;
+        }
+    }
+
+    /// On return the file's bytes are on the device. @throws store_error
+    void sync() {
+        int result = 0;
+        do {
+            result = system_->sync(descriptor_);
+        } while (result != 0 && errno == EINTR);
+        if (result != 0) fail("fsync");
+    }
+
+    /// @throws store_error; the file is closed in any case
+    void close() {
+        // After EINTR the descriptor's state is the system's secret; Linux has closed it.
+        if (system_->close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail("close");
+    }
+
+    std::string const& path() const { return path_; }
+    int descriptor() const { return descriptor_; }
+
+private:
+    [[noreturn]] void fail(char const* operation) const {
+        throw_file_error(path_, operation, errno);
+    }
+
+    FileSystem* system_;
+    std::string path_;
+    int descriptor_ = -1;
+};
+
+} // namespace semoe::io
