@@ -1,0 +1,21 @@
+# The parts of semoe that need something besides the compiler: those named in semoe_FIND_COMPONENTS.
+# Used by this build and, installed, by find_package(semoe COMPONENTS ...). A component whose need
+# is not met gets no target, and semoe_<component>_FOUND is false.
+
+if("checkpoint" IN_LIST semoe_FIND_COMPONENTS)
+    find_package(nlohmann_json 3.9 QUIET GLOBAL)
+    set(semoe_checkpoint_FOUND ${nlohmann_json_FOUND})
+    if(semoe_checkpoint_FOUND AND NOT TARGET semoe::checkpoint)
+        add_library(semoe::checkpoint INTERFACE IMPORTED GLOBAL)
+        target_link_libraries(semoe::checkpoint INTERFACE semoe::semoe nlohmann_json::nlohmann_json)
+    endif()
+endif()
+
+if("cuda" IN_LIST semoe_FIND_COMPONENTS)
+    find_package(CUDAToolkit QUIET GLOBAL)
+    set(semoe_cuda_FOUND ${CUDAToolkit_FOUND})
+    if(semoe_cuda_FOUND AND NOT TARGET semoe::cuda)
+        add_library(semoe::cuda INTERFACE IMPORTED GLOBAL)
+        target_link_libraries(semoe::cuda INTERFACE semoe::semoe CUDA::cudart)
+    endif()
+endif()

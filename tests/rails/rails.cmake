@@ -1,0 +1,97 @@
+# Tests of the sources themselves. Those that are programs lie beside this file; these run tools.
+
+set(source_root ${PROJECT_SOURCE_DIR})
+set(compile ${CMAKE_CXX_COMPILER} -std=c++20 -I${source_root}/include -I${source_root}/tests)
+
+# Every header compiles alone: one command a folder, over one generated line a header.
+file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${source_root}/include
+    ${source_root}/include/semoe/*.hpp)
+set(header_folders "")
+foreach(header IN LISTS headers)
+    cmake_path(GET header PARENT_PATH folder)
+    string(REGEX REPLACE "semoe/?([^/]*).*" "\\1" folder ${folder})
+    if(NOT folder)
+        set(folder umbrella)
+    endif()
+    string(MAKE_C_IDENTIFIER ${header} id)
+    set(unit ${CMAKE_CURRENT_BINARY_DIR}/headers/${id}.cpp)
+    file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
+    list(APPEND header_folders ${folder})
+    list(APPEND units_of_${folder} ${unit})
+endforeach()
+list(REMOVE_DUPLICATES header_folders)
+foreach(folder IN LISTS header_folders)
+    add_test(NAME rails/headers/${folder}
+        COMMAND ${compile} -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror -fsyntax-only
+            ${units_of_${folder}})
+    set_tests_properties(rails/headers/${folder} PROPERTIES LABELS "rail;slow" TIMEOUT 600)
+endforeach()
+
+# misuse/*.cpp: each CASE_name section must not compile, and the compiler must print the sentence
+# of the comment that follows. Without a case the file must compile.
+file(GLOB sources CONFIGURE_DEPENDS misuse/*.cpp)
+foreach(source IN LISTS sources)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+    cmake_path(GET source STEM stem)
+    set(command ${compile} -Wall -Werror -fsyntax-only ${source})
+    add_test(NAME misuse/${stem} COMMAND ${command})
+    set_tests_properties(misuse/${stem} PROPERTIES LABELS "rail;misuse" TIMEOUT 120)
+
+    file(STRINGS ${source} lines REGEX "defined\\(CASE_|^// must print: |^// with: ")
+    set(case "")
+    set(flags "")
+    foreach(line IN LISTS lines)
+        if(line MATCHES "defined\\(CASE_([a-z0-9_]+)\\)")
+            set(case ${CMAKE_MATCH_1})
+            set(flags "")
+        elseif(line MATCHES "^// with: (.*)")
+            separate_arguments(flags UNIX_COMMAND "${CMAKE_MATCH_1}")
+        elseif(line MATCHES "^// must print: (.*)")
+            string(REGEX REPLACE "([][+.*()^$?|\\\\])" "\\\\\\1" sentence "${CMAKE_MATCH_1}")
+            add_test(NAME misuse/${stem}/${case} COMMAND ${command} -DCASE_${case} ${flags})
+            set_tests_properties(misuse/${stem}/${case} PROPERTIES LABELS "rail;misuse" TIMEOUT 120
+                PASS_REGULAR_EXPRESSION "error: [^\n]*${sentence}")
+        endif()
+    endforeach()
+endforeach()
+
+# Two translation units that include everything, built for different processors, make one program.
+if(EXISTS ${source_root}/include/semoe/semoe.hpp AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    add_executable(odr_tests odr/main.cpp odr/baseline.cpp odr/avx2.cpp)
+    target_link_libraries(odr_tests PRIVATE semoe_testing)
+    set_source_files_properties(odr/baseline.cpp PROPERTIES COMPILE_OPTIONS -march=x86-64)
+    set_source_files_properties(odr/avx2.cpp PROPERTIES COMPILE_OPTIONS -march=x86-64-v3)
+    add_test(NAME odr COMMAND odr_tests)
+    set_tests_properties(odr PROPERTIES LABELS odr TIMEOUT 60 SKIP_RETURN_CODE 77)
+endif()
+
+# A project of six lines, built from the installed tree.
+if(SEMOE_INSTALL)
+    set(prefix ${CMAKE_CURRENT_BINARY_DIR}/consumer/prefix)
+    add_test(NAME consumer/install COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR}
+        --prefix ${prefix})
+    add_test(NAME consumer/build COMMAND ${CMAKE_CTEST_COMMAND}
+        --build-and-test ${CMAKE_CURRENT_SOURCE_DIR}/consumer
+            ${CMAKE_CURRENT_BINARY_DIR}/consumer/build
+        --build-generator ${CMAKE_GENERATOR}
+        --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_PREFIX_PATH=${prefix}
+        --test-command consumer)
+    set_tests_properties(consumer/install PROPERTIES FIXTURES_SETUP installed LABELS rail)
+    set_tests_properties(consumer/build PROPERTIES FIXTURES_REQUIRED installed LABELS rail
+        TIMEOUT 300)
+endif()
+
+# The formatter, in the version that the sources were written with.
+file(GLOB_RECURSE code CONFIGURE_DEPENDS ${source_root}/include/*.hpp ${source_root}/include/*.cuh
+    ${source_root}/tests/*.[ch]pp ${source_root}/examples/*.[ch]pp ${source_root}/bench/*.[ch]pp)
+find_program(CLANG_FORMAT NAMES clang-format-14 clang-format)
+set(format_version "")
+if(CLANG_FORMAT)
+    execute_process(COMMAND ${CLANG_FORMAT} --version OUTPUT_VARIABLE format_version)
+endif()
+if(format_version MATCHES "version 14\\.")
+    add_test(NAME rails/format COMMAND ${CLANG_FORMAT} --dry-run --Werror ${code})
+else()
+    add_test(NAME rails/format COMMAND ${CMAKE_COMMAND} -E echo "skipped: no clang-format 14")
+endif()
+set_tests_properties(rails/format PROPERTIES LABELS rail SKIP_REGULAR_EXPRESSION "^skipped: ")

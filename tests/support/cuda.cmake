@@ -1,0 +1,1 @@
+# The CUDA tests come with the CUDA backend.
