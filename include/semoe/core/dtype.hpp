@@ -78,6 +78,17 @@ concept Element = std::same_as<T, double> || std::same_as<T, float> || std::same
 template <class T>
 using accumulate_t = std::conditional_t<std::same_as<std::remove_cv_t<T>, double>, double, float>;
 
+/// Any element type to any other, rounding to nearest; to 16 bits by way of float.
+template <Element To, Element From>
+SEMOE_HD constexpr To convert(From from) {
+    if constexpr (std::same_as<To, From>)
+        return from;
+    else if constexpr (sizeof(To) == 2)
+        return To(static_cast<float>(from));
+    else
+        return static_cast<To>(from);
+}
+
 /// Whether weights of T need a master copy in accumulate_t<T> to be trained.
 template <class T>
 inline constexpr bool needs_master = !std::same_as<T, accumulate_t<T>>;

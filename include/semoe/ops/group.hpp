@@ -49,6 +49,9 @@ using GroupMask = std::uint32_t;
 struct BlockSlice {
     index_t offset = 0; ///< elements from the block's start
     index_t rows = 0, cols = 0;
+    /// Where the same matrix lies a second time as panels (ops/pack.hpp), in elements from the
+    /// block's start; negative where it does not. Changes speed, never a bit of a result.
+    index_t panels = -1;
 };
 
 /// Whether a product replaces its output or is added to it.

@@ -1,0 +1,221 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/math.hpp"
+#include "semoe/ops/detail/product.hpp"
+#include "semoe/ops/detail/segment.hpp"
+#include "semoe/ops/group.hpp"
+
+#include <concepts>
+#include <type_traits>
+
+namespace semoe {
+
+/// A scalar function between the matrices of an expert, copied into every backend's kernels.
+/// A user's own has `float operator()(float) const`, SEMOE_HD where CUDA shall run it.
+template <class F>
+concept Activation = std::is_trivially_copyable_v<F> && requires(F const& f, float x) {
+    { f(x) } -> std::convertible_to<float>;
+};
+/// An activation that trains: `float derivative(float) const`, of its argument, not its result.
+template <class F>
+concept DifferentiableActivation = Activation<F> && requires(F const& f, float x) {
+    { f.derivative(x) } -> std::convertible_to<float>;
+};
+
+} // namespace semoe
+
+namespace semoe::ops {
+
+namespace activation {
+struct Identity {
+    template <Real T>
+    SEMOE_HD T operator()(T x) const {
+        return x;
+    }
+    template <Real T>
+    SEMOE_HD T derivative(T) const {
+        return T(1);
+    }
+};
+struct Relu {
+    template <Real T>
+    SEMOE_HD T operator()(T x) const {
+        return relu(x);
+    }
+    template <Real T>
+    SEMOE_HD T derivative(T x) const {
+        return relu_derivative(x);
+    }
+};
+/// The exact one, by erf.
+struct Gelu {
+    template <Real T>
+    SEMOE_HD T operator()(T x) const {
+        return gelu(x);
+    }
+    template <Real T>
+    SEMOE_HD T derivative(T x) const {
+        return gelu_derivative(x);
+    }
+};
+struct GeluTanh {
+    template <Real T>
+    SEMOE_HD T operator()(T x) const {
+        return gelu_tanh(x);
+    }
+    template <Real T>
+    SEMOE_HD T derivative(T x) const {
+        return gelu_tanh_derivative(x);
+    }
+};
+struct Silu {
+    template <Real T>
+    SEMOE_HD T operator()(T x) const {
+        return silu(x);
+    }
+    template <Real T>
+    SEMOE_HD T derivative(T x) const {
+        return silu_derivative(x);
+    }
+};
+} // namespace activation
+
+namespace detail {
+/// A user's activation may know float only.
+template <Real T, class Act>
+SEMOE_HD T activate(Act const& act, T x) {
+    if constexpr (requires { requires std::same_as<decltype(act(x)), T>; })
+        return act(x);
+    else
+        return static_cast<T>(act(static_cast<float>(x)));
+}
+template <Real T, class Act>
+SEMOE_HD T derivative(Act const& act, T x) {
+    if constexpr (requires { requires std::same_as<decltype(act.derivative(x)), T>; })
+        return act.derivative(x);
+    else
+        return static_cast<T>(act.derivative(static_cast<float>(x)));
+}
+
+/// Calls body.element(row, column) for one segment of one row of a group.
+template <class Body>
+struct GroupedElementwise {
+    Body body;
+    Group<std::byte const> group;
+    index_t cols;
+    SEMOE_HD void operator()(index_t i) const {
+        index_t const per_row = segments_of(cols), begin = i % per_row * segment_length;
+        index_t const row = group.place(i / per_row).row, end = segment_end(begin, cols);
+        for (index_t c = begin; c < end; ++c) body.element(row, c);
+    }
+};
+template <Backend B, class Body>
+void grouped_elementwise(B& b, Group<std::byte const> const& g, index_t cols, Body body) {
+    b.parallel_for(g.total_rows() * segments_of(cols), GroupedElementwise<Body>{body, g, cols});
+}
+
+template <class Act, class T, class Space>
+struct Activate {
+    Act act;
+    MatrixView<T const, Space> pre;
+    MatrixView<T, Space> out;
+    SEMOE_HD void element(index_t r, index_t c) const {
+        using Real = accumulate_t<T>;
+        out(r, c) = convert<T>(activate(act, convert<Real>(pre(r, c))));
+    }
+};
+template <class Act, class T, class Space>
+struct ActivateBackward {
+    Act act;
+    MatrixView<T const, Space> pre, d_out;
+    MatrixView<T, Space> d_pre;
+    SEMOE_HD void element(index_t r, index_t c) const {
+        using Real = accumulate_t<T>;
+        d_pre(r, c) =
+            convert<T>(convert<Real>(d_out(r, c)) * derivative(act, convert<Real>(pre(r, c))));
+    }
+};
+template <class Act, class T, class Space>
+struct Gate {
+    Act act;
+    MatrixView<T const, Space> pre;
+    MatrixView<T, Space> out;
+    SEMOE_HD void element(index_t r, index_t c) const {
+        using Real = accumulate_t<T>;
+        Real const gate = convert<Real>(pre(r, c)), up = convert<Real>(pre(r, c + out.cols));
+        out(r, c) = convert<T>(activate(act, gate) * up);
+    }
+};
+template <class Act, class T, class Space>
+struct GateBackward {
+    Act act;
+    MatrixView<T const, Space> pre, d_out;
+    MatrixView<T, Space> d_pre;
+    SEMOE_HD void element(index_t r, index_t c) const {
+        using Real = accumulate_t<T>;
+        index_t const u = c + d_out.cols;
+        Real const gate = convert<Real>(pre(r, c)), up = convert<Real>(pre(r, u));
+        Real const d = convert<Real>(d_out(r, c));
+        d_pre(r, c) = convert<T>(d * up * derivative(act, gate));
+        d_pre(r, u) = convert<T>(d * activate(act, gate));
+    }
+};
+} // namespace detail
+
+/// out = act(pre) for the rows of a group; rows outside it keep what they hold.
+/// @param pre  [R,I], backend memory
+/// @param out  [R,I], backend memory; may be pre itself
+/// @throws precondition_error naming the shape or the expert that does not fit
+/// @sync enqueues
+template <Backend B, Activation Act, class Pre, class T>
+void grouped_activate(B& b, Group<std::byte const> const& g, Act act,
+                      MatrixView<Pre, space_of<B>> pre, MatrixView<T, space_of<B>> out) {
+    detail::expect_rows("grouped_activate", g, pre, out.cols);
+    detail::expect_rows("grouped_activate", g, out, out.cols);
+    detail::grouped_elementwise(b, g, out.cols,
+                                detail::Activate<Act, T, space_of<B>>{act, pre, out});
+}
+
+/// d_pre = d_out * act'(pre).
+/// @param pre    [R,I], what forward activated
+/// @param d_out  [R,I]
+/// @param d_pre  [R,I]; may be d_out itself
+template <Backend B, DifferentiableActivation Act, class Pre, class D, class T>
+void grouped_activate_backward(B& b, Group<std::byte const> const& g, Act act,
+                               MatrixView<Pre, space_of<B>> pre, MatrixView<D, space_of<B>> d_out,
+                               MatrixView<T, space_of<B>> d_pre) {
+    detail::expect_rows("grouped_activate_backward", g, pre, d_pre.cols);
+    detail::expect_rows("grouped_activate_backward", g, d_out, d_pre.cols);
+    detail::expect_rows("grouped_activate_backward", g, d_pre, d_pre.cols);
+    detail::grouped_elementwise(
+        b, g, d_pre.cols, detail::ActivateBackward<Act, T, space_of<B>>{act, pre, d_out, d_pre});
+}
+
+/// out = act(gate) * up, the gated linear unit (Shazeer, arXiv 2002.05202).
+/// @param pre  [R,2I]: the gate's columns first, then those of up
+/// @param out  [R,I]
+template <Backend B, Activation Act, class Pre, class T>
+void grouped_gate(B& b, Group<std::byte const> const& g, Act act, MatrixView<Pre, space_of<B>> pre,
+                  MatrixView<T, space_of<B>> out) {
+    detail::expect_rows("grouped_gate", g, pre, 2 * out.cols);
+    detail::expect_rows("grouped_gate", g, out, out.cols);
+    detail::grouped_elementwise(b, g, out.cols, detail::Gate<Act, T, space_of<B>>{act, pre, out});
+}
+
+/// The gradient of grouped_gate.
+/// @param pre    [R,2I], what forward read
+/// @param d_out  [R,I]
+/// @param d_pre  [R,2I]; may be pre itself
+template <Backend B, DifferentiableActivation Act, class Pre, class D, class T>
+void grouped_gate_backward(B& b, Group<std::byte const> const& g, Act act,
+                           MatrixView<Pre, space_of<B>> pre, MatrixView<D, space_of<B>> d_out,
+                           MatrixView<T, space_of<B>> d_pre) {
+    detail::expect_rows("grouped_gate_backward", g, pre, 2 * d_out.cols);
+    detail::expect_rows("grouped_gate_backward", g, d_out, d_out.cols);
+    detail::expect_rows("grouped_gate_backward", g, d_pre, 2 * d_out.cols);
+    detail::grouped_elementwise(b, g, d_out.cols,
+                                detail::GateBackward<Act, T, space_of<B>>{act, pre, d_out, d_pre});
+}
+
+} // namespace semoe::ops

@@ -1,0 +1,66 @@
+#pragma once
+
+#include "semoe/core/dtype.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/core/view.hpp"
+#include "semoe/ops/group.hpp"
+
+#include <concepts>
+#include <string>
+#include <type_traits>
+
+namespace semoe::ops::detail {
+
+/// The type that sums over elements of these types are kept in.
+template <class... T>
+using sum_t =
+    std::conditional_t<(std::same_as<std::remove_const_t<T>, double> || ...), double, float>;
+
+/// A matrix seen through two strides, so that one body serves a matrix and its transpose.
+template <class T>
+struct Strided {
+    T* data;
+    index_t row, col;
+    SEMOE_HD T& operator()(index_t r, index_t c) const { return data[r * row + c * col]; }
+};
+template <class T, class Space>
+Strided<T const> as_is(MatrixView<T, Space> m) {
+    return {m.data, m.ld, 1};
+}
+template <class T, class Space>
+Strided<T const> transposed(MatrixView<T, Space> m) {
+    return {m.data, 1, m.ld};
+}
+
+/// c (+)= sum over k = 0 .. depth - 1 of a(m, k) * w(k, n): one chain in order of k, which starts
+/// from c where the product is added to it.
+template <class A, class W, class C>
+SEMOE_HD void product_element(Strided<A const> a, Strided<W const> w, index_t m, index_t n,
+                              index_t depth, C& c, bool accumulate) {
+    using Sum = sum_t<A, W, C>;
+    Sum sum = accumulate ? convert<Sum>(c) : Sum(0);
+    for (index_t k = 0; k < depth; ++k) sum += convert<Sum>(a(m, k)) * convert<Sum>(w(k, n));
+    c = convert<C>(sum);
+}
+
+template <class T, class Space>
+std::string shape_text(MatrixView<T, Space> m) {
+    return "[" + std::to_string(m.rows) + "," + std::to_string(m.cols) + "]";
+}
+
+/// Throws unless m has `cols` columns and every expert's rows lie inside it.
+template <class Byte, class T, class Space>
+void expect_rows(char const* name, Group<Byte> const& g, MatrixView<T, Space> m, index_t cols) {
+    expects(m.cols == cols, [&] {
+        return std::string(name) + ": a matrix of rows is " + shape_text(m) + ", " +
+               std::to_string(cols) + " columns needed";
+    });
+    for (int i = 0; i < g.size; ++i)
+        expects(g.rows[i] >= 0 && g.first_row[i] >= 0 && g.first_row[i] + g.rows[i] <= m.rows, [&] {
+            return std::string(name) + ": expert " + std::to_string(i) +
+                   " of the group has rows [" + std::to_string(g.first_row[i]) + "," +
+                   std::to_string(g.first_row[i] + g.rows[i]) + ") of " + shape_text(m);
+        });
+}
+
+} // namespace semoe::ops::detail

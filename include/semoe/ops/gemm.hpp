@@ -1,0 +1,82 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/ops/detail/product.hpp"
+#include "semoe/ops/group.hpp"
+
+namespace semoe::ops {
+
+namespace detail {
+template <class A, class W, class C, class Space>
+struct GemmElement {
+    Strided<A const> a;
+    Strided<W const> w;
+    MatrixView<C, Space> c;
+    index_t depth;
+    bool accumulate;
+    SEMOE_HD void operator()(index_t i) const {
+        index_t const m = i / c.cols, n = i % c.cols;
+        product_element(a, w, m, n, depth, c(m, n), accumulate);
+    }
+};
+
+template <Backend B, class A, class W, class C>
+void gemm(B& b, Strided<A const> a, Strided<W const> w, MatrixView<C, space_of<B>> c, index_t depth,
+          Accumulate accumulate) {
+    if (c.empty()) return;
+    bool const add = accumulate == Accumulate::yes;
+    b.parallel_for(c.rows * c.cols, GemmElement<A, W, C, space_of<B>>{a, w, c, depth, add});
+}
+
+template <class A, class W, class C, class Space>
+void expect_product(char const* name, index_t m, index_t n, bool same_depth, MatrixView<A, Space> a,
+                    MatrixView<W, Space> w, MatrixView<C, Space> c) {
+    expects(same_depth && c.rows == m && c.cols == n, [&] {
+        return std::string(name) + ": a is " + shape_text(a) + ", w is " + shape_text(w) +
+               ", c is " + shape_text(c);
+    });
+}
+} // namespace detail
+
+/// c (+)= a w^T. Each output element is one sum over k in order, in double where an operand is
+/// double, else in float; it depends on no other row or column, nor on the number of threads.
+/// @param a  [M,K], backend memory
+/// @param w  [N,K], backend memory
+/// @param c  [M,N], backend memory, not overlapping a or w
+/// @throws precondition_error naming the three shapes when they do not fit
+/// @sync enqueues
+/// @cost 2 M N K flops, no allocation
+template <Backend B, class A, class W, class C>
+void gemm_nt(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
+             MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
+    detail::expect_product("gemm_nt", a.rows, w.rows, a.cols == w.cols, a, w, c);
+    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, detail::as_is(a), detail::transposed(w), c, a.cols, accumulate);
+}
+
+/// c (+)= a w, as gemm_nt.
+/// @param a  [M,K]
+/// @param w  [K,N]
+/// @param c  [M,N]
+template <Backend B, class A, class W, class C>
+void gemm_nn(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
+             MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
+    detail::expect_product("gemm_nn", a.rows, w.cols, a.cols == w.rows, a, w, c);
+    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, detail::as_is(a), detail::as_is(w), c, a.cols, accumulate);
+}
+
+/// c (+)= a^T w, as gemm_nt. Added onto c, it continues the sum that c holds: two calls over
+/// halves of K give the bits of one call, where C is the type of the sum.
+/// @param a  [K,M]
+/// @param w  [K,N]
+/// @param c  [M,N]
+template <Backend B, class A, class W, class C>
+void gemm_tn(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
+             MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
+    detail::expect_product("gemm_tn", a.cols, w.cols, a.rows == w.rows, a, w, c);
+    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, detail::transposed(a), detail::as_is(w), c, a.rows, accumulate);
+}
+
+} // namespace semoe::ops

@@ -1,0 +1,155 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/ops/detail/product.hpp"
+#include "semoe/ops/group.hpp"
+
+namespace semoe::ops {
+
+namespace detail {
+/// One element of the rows that come out: every row takes the weights of its own expert.
+template <class T, class Space>
+struct GroupedRowElement {
+    Group<std::byte const> group;
+    MatrixView<T const, Space> in;
+    index_t offset, w_row, w_col; ///< strides of w(k, n)
+    MatrixView<T, Space> out;
+    bool accumulate;
+    SEMOE_HD void operator()(index_t i) const {
+        auto const at = group.place(i / out.cols);
+        index_t const n = i % out.cols;
+        auto const* w = reinterpret_cast<T const*>(group.block[at.expert]) + offset;
+        product_element(Strided<T const>{in.data, in.ld, 1}, Strided<T const>{w, w_row, w_col},
+                        at.row, n, in.cols, out(at.row, n), accumulate);
+    }
+};
+/// One element of the gradient of an expert's weights: a sum over the expert's rows.
+template <class T, class Space>
+struct GroupedWeightElement {
+    Group<std::byte> group;
+    GroupMask mask;
+    MatrixView<T const, Space> d_out, in;
+    BlockSlice slice;
+    SEMOE_HD void operator()(index_t i) const {
+        using Sum = accumulate_t<T>;
+        index_t const elements = slice.rows * slice.cols, n = i % elements / slice.cols,
+                      k = i % slice.cols;
+        int const expert = int(i / elements);
+        index_t const rows = group.rows[expert], first = group.first_row[expert];
+        if (rows == 0) return;
+        auto* w = reinterpret_cast<Sum*>(group.block[expert]) + slice.offset;
+        product_element(Strided<T const>{d_out.row(first), 1, d_out.ld},
+                        Strided<T const>{in.row(first), in.ld, 1}, n, k, rows,
+                        w[n * slice.cols + k], (mask >> expert & 1u) != 0);
+    }
+};
+template <class T, class Space>
+struct GroupedAddBias {
+    Group<std::byte const> group;
+    BlockSlice slice;
+    MatrixView<T, Space> out;
+    SEMOE_HD void operator()(index_t i) const {
+        using Sum = accumulate_t<T>;
+        auto const at = group.place(i);
+        auto const* bias = reinterpret_cast<T const*>(group.block[at.expert]) + slice.offset;
+        for (index_t n = 0; n < out.cols; ++n)
+            out(at.row, n) = convert<T>(convert<Sum>(out(at.row, n)) + convert<Sum>(bias[n]));
+    }
+};
+template <class T, class Space>
+struct GroupedBiasGradient {
+    Group<std::byte> group;
+    GroupMask mask;
+    MatrixView<T const, Space> d_out;
+    BlockSlice slice;
+    SEMOE_HD void operator()(index_t i) const {
+        using Sum = accumulate_t<T>;
+        int const expert = int(i / slice.cols);
+        index_t const n = i % slice.cols, first = group.first_row[expert];
+        if (group.rows[expert] == 0) return;
+        Sum& out = reinterpret_cast<Sum*>(group.block[expert])[slice.offset + n];
+        Sum sum = (mask >> expert & 1u) != 0 ? out : Sum(0);
+        for (index_t r = 0; r < group.rows[expert]; ++r) sum += convert<Sum>(d_out(first + r, n));
+        out = sum;
+    }
+};
+} // namespace detail
+
+/// out = in w^T for the rows of every expert of the group, each with its own weights.
+/// Rows outside the group keep what they hold. A row's bits depend on no other row.
+/// @param g    the experts' rows and weight blocks
+/// @param in   [R,K], backend memory
+/// @param w    where the [N,K] weights of type T lie in each block
+/// @param out  [R,N], backend memory, not overlapping in
+/// @throws precondition_error naming the shape or the expert that does not fit
+/// @sync enqueues
+/// @cost 2 N K flops a row, no allocation
+template <Backend B, class In, class T>
+    requires std::same_as<std::remove_const_t<In>, T>
+void grouped_gemm_nt(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in,
+                     BlockSlice w, MatrixView<T, space_of<B>> out) {
+    detail::expect_rows("grouped_gemm_nt", g, in, w.cols);
+    detail::expect_rows("grouped_gemm_nt", g, out, w.rows);
+    b.parallel_for(g.total_rows() * out.cols, detail::GroupedRowElement<T, space_of<B>>{
+                                                  g, in, w.offset, 1, w.cols, out, false});
+}
+
+/// out (+)= in w for the rows of every expert: how the gradient of rows goes back.
+/// @param in   [R,N]
+/// @param w    where the [N,K] weights of type T lie in each block
+/// @param out  [R,K]
+template <Backend B, class In, class T>
+    requires std::same_as<std::remove_const_t<In>, T>
+void grouped_gemm_nn(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in,
+                     BlockSlice w, MatrixView<T, space_of<B>> out,
+                     Accumulate accumulate = Accumulate::no) {
+    detail::expect_rows("grouped_gemm_nn", g, in, w.rows);
+    detail::expect_rows("grouped_gemm_nn", g, out, w.cols);
+    b.parallel_for(g.total_rows() * out.cols,
+                   detail::GroupedRowElement<T, space_of<B>>{g, in, w.offset, w.cols, 1, out,
+                                                             accumulate == Accumulate::yes});
+}
+
+/// w (+)= d_out^T in over the rows of each expert, in order of the rows: the weights' gradient.
+/// Added onto a gradient, it continues the sum: two micro-batches give the bits of one batch.
+/// An expert without rows is left alone.
+/// @param gradients   the experts' rows and gradient blocks
+/// @param accumulate  a set bit adds to that expert's gradient, a clear one overwrites it
+/// @param d_out       [R,N]
+/// @param in          [R,K]
+/// @param w           where the [N,K] gradient of type accumulate_t<T> lies in each block
+template <Backend B, class D, class In>
+    requires std::same_as<std::remove_const_t<In>, std::remove_const_t<D>>
+void grouped_gemm_tn(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
+                     MatrixView<D, space_of<B>> d_out, MatrixView<In, space_of<B>> in,
+                     BlockSlice w) {
+    detail::expect_rows("grouped_gemm_tn", gradients, d_out, w.rows);
+    detail::expect_rows("grouped_gemm_tn", gradients, in, w.cols);
+    b.parallel_for(gradients.size * w.rows * w.cols,
+                   detail::GroupedWeightElement<std::remove_const_t<D>, space_of<B>>{
+                       gradients, accumulate, d_out, in, w});
+}
+
+/// out += bias for the rows of every expert.
+/// @param bias  where the [1,N] bias of type T lies in each block
+/// @param out   [R,N]
+template <Backend B, class T>
+void grouped_add_bias(B& b, Group<std::byte const> const& g, BlockSlice bias,
+                      MatrixView<T, space_of<B>> out) {
+    detail::expect_rows("grouped_add_bias", g, out, bias.cols);
+    b.parallel_for(g.total_rows(), detail::GroupedAddBias<T, space_of<B>>{g, bias, out});
+}
+
+/// bias (+)= sum of d_out over the rows of each expert, in order; otherwise as grouped_gemm_tn.
+/// @param d_out  [R,N]
+/// @param bias   where the [1,N] gradient of type accumulate_t<T> lies in each block
+template <Backend B, class D>
+void grouped_bias_gradient(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
+                           MatrixView<D, space_of<B>> d_out, BlockSlice bias) {
+    detail::expect_rows("grouped_bias_gradient", gradients, d_out, bias.cols);
+    b.parallel_for(gradients.size * bias.cols,
+                   detail::GroupedBiasGradient<std::remove_const_t<D>, space_of<B>>{
+                       gradients, accumulate, d_out, bias});
+}
+
+} // namespace semoe::ops
