@@ -20,6 +20,10 @@ struct NoopTask {
 };
 } // namespace detail
 
+/// How large a functor may be that a queue carries by value. Larger tables belong into backend
+/// memory, with a view of them in the functor.
+inline constexpr std::size_t max_functor_bytes = 2048;
+
 /// A handle to memory and one in-order queue. Copies of a handle share the queue.
 /// Every function that enqueues work takes the backend first.
 template <class B>

@@ -1,0 +1,88 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/core/types.hpp"
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <string>
+
+namespace semoe {
+
+/// Where a CpuBackend's memory comes from. Both functions may be called from any thread.
+struct CpuAllocator {
+    static constexpr std::size_t alignment = 64;
+
+    /// Memory aligned to 64 bytes, or null when there is no more.
+    void* (*allocate)(std::size_t bytes, void* user) = [](std::size_t bytes, void*) -> void* {
+        return ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
+    };
+    void (*deallocate)(void* memory, std::size_t bytes,
+                       void* user) noexcept = [](void* memory, std::size_t, void*) noexcept {
+        ::operator delete (memory, std::align_val_t{alignment});
+    };
+    void* user = nullptr;
+};
+
+/// What a backend's memory has seen; tests assert these.
+struct MemoryCounters {
+    index_t allocations = 0, deallocations = 0;
+    index_t bytes_in_use = 0, peak_bytes = 0;
+};
+
+namespace cpu {
+
+/// An allocator that is checked and counted.
+class Memory {
+public:
+    explicit Memory(CpuAllocator allocator)
+      : allocator_(allocator) {}
+
+    /// @return null for 0 bytes
+    /// @throws backend_error naming the size when the allocator has no more, or breaks its word
+    void* allocate(std::size_t bytes) {
+        if (bytes == 0) return nullptr;
+        void* memory = nullptr;
+        try {
+            memory = allocator_.allocate(bytes, allocator_.user);
+        } catch (std::bad_alloc const&) { // reported below
+        }
+        auto const text = [&](char const* what) {
+            return std::string("CpuBackend: ") + what + " (" + std::to_string(bytes) +
+                   " bytes asked for, " + std::to_string(counters().bytes_in_use) + " in use)";
+        };
+        if (!memory) throw backend_error(text("out of memory"));
+        if (reinterpret_cast<std::uintptr_t>(memory) % CpuAllocator::alignment != 0) {
+            allocator_.deallocate(memory, bytes, allocator_.user);
+            throw backend_error(text("the allocator's memory is not aligned to 64 bytes"));
+        }
+        allocations_.fetch_add(1, std::memory_order_relaxed);
+        index_t const in_use =
+            in_use_.fetch_add(index_t(bytes), std::memory_order_relaxed) + index_t(bytes);
+        index_t peak = peak_.load(std::memory_order_relaxed);
+        while (peak < in_use &&
+               !peak_.compare_exchange_weak(peak, in_use, std::memory_order_relaxed)) {
+        }
+        return memory;
+    }
+    void deallocate(void* memory, std::size_t bytes) noexcept {
+        if (!memory) return;
+        deallocations_.fetch_add(1, std::memory_order_relaxed);
+        in_use_.fetch_sub(index_t(bytes), std::memory_order_relaxed);
+        allocator_.deallocate(memory, bytes, allocator_.user);
+    }
+    MemoryCounters counters() const {
+        return {allocations_.load(std::memory_order_relaxed),
+                deallocations_.load(std::memory_order_relaxed),
+                in_use_.load(std::memory_order_relaxed), peak_.load(std::memory_order_relaxed)};
+    }
+
+private:
+    CpuAllocator allocator_;
+    std::atomic<index_t> allocations_{0}, deallocations_{0}, in_use_{0}, peak_{0};
+};
+
+} // namespace cpu
+} // namespace semoe

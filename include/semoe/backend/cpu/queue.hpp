@@ -1,0 +1,164 @@
+#pragma once
+
+#include "semoe/backend/detail/task.hpp"
+#include "semoe/core/error.hpp"
+
+#include <array>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+namespace semoe::cpu {
+
+namespace detail {
+
+/// What a queue, its thread and its events share: a ring of tasks, and how far it has come.
+class QueueState {
+public:
+    static constexpr std::uint64_t capacity = 64;
+
+    /// Waits on the host while the ring is full.
+    template <class F>
+    void enqueue(F&& f) {
+        {
+            std::unique_lock lock(mutex_);
+            progress_.wait(lock, [&] { return enqueued_ - done_ < capacity; });
+            ring_[std::size_t(enqueued_ % capacity)].set(std::forward<F>(f));
+            ++enqueued_;
+        }
+        work_.notify_one();
+    }
+    std::uint64_t enqueued() const {
+        std::lock_guard lock(mutex_);
+        return enqueued_;
+    }
+    bool done(std::uint64_t ticket) const {
+        std::lock_guard lock(mutex_);
+        return done_ >= ticket;
+    }
+    /// Waits until the first `ticket` tasks are done; throws what one of them threw, once.
+    void wait(std::uint64_t ticket) {
+        std::unique_lock lock(mutex_);
+        expects(done_ >= ticket || std::this_thread::get_id() != thread_,
+                "CpuBackend: work of a queue waits for the queue that runs it");
+        progress_.wait(lock, [&] { return done_ >= ticket; });
+        if (error_ && failed_ <= ticket) std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+
+    /// The queue's thread: runs tasks until it is told to stop and none is left.
+    void run() {
+        std::unique_lock lock(mutex_);
+        thread_ = std::this_thread::get_id();
+        for (;;) {
+            work_.wait(lock, [&] { return enqueued_ > done_ || stopping_; });
+            if (enqueued_ == done_) return;
+            semoe::detail::Task& task = ring_[std::size_t(done_ % capacity)];
+            lock.unlock();
+            std::exception_ptr error;
+            try {
+                task.run();
+            } catch (...) {
+                error = std::current_exception();
+            }
+            lock.lock();
+            ++done_;
+            if (error && !error_) {
+                error_ = std::move(error);
+                failed_ = done_;
+            }
+            progress_.notify_all();
+        }
+    }
+    void stop() {
+        {
+            std::lock_guard lock(mutex_);
+            stopping_ = true;
+        }
+        work_.notify_one();
+    }
+
+private:
+    mutable std::mutex mutex_;
+    std::condition_variable work_, progress_;
+    std::uint64_t enqueued_ = 0, done_ = 0;
+    bool stopping_ = false;
+    std::thread::id thread_;
+    std::exception_ptr error_; ///< the first that has not been reported yet
+    std::uint64_t failed_ = 0; ///< the task that threw it, counted from 1
+    std::array<semoe::detail::Task, std::size_t(capacity)> ring_;
+};
+
+} // namespace detail
+
+/// A point in a queue's order. Small, copyable, made without allocating; it may outlive its queue.
+/// A default event is done.
+class Event {
+public:
+    Event() = default;
+    Event(std::shared_ptr<detail::QueueState> queue, std::uint64_t ticket)
+      : queue_(std::move(queue))
+      , ticket_(ticket) {}
+
+    bool done() const { return !queue_ || queue_->done(ticket_); }
+    /// The calling thread waits. Throws what the work before the event threw, once.
+    void wait() const {
+        if (queue_) queue_->wait(ticket_);
+    }
+
+private:
+    std::shared_ptr<detail::QueueState> queue_;
+    std::uint64_t ticket_ = 0;
+};
+
+/// A thread that runs tasks in the order in which they are enqueued. An exception stays with the
+/// queue until somebody waits for the task that threw it; later tasks run all the same, so that
+/// memory they free is freed. Any number of threads may enqueue.
+class Queue {
+public:
+    /// @throws backend_error when the system has no more threads
+    Queue()
+      : state_(std::make_shared<detail::QueueState>()) {
+        try {
+            thread_ = std::thread([state = state_] { state->run(); });
+        } catch (std::system_error const& error) {
+            throw backend_error(std::string("CpuBackend: a queue's thread cannot be started: ") +
+                                error.what());
+        }
+    }
+    Queue(Queue const&) = delete;
+    Queue& operator=(Queue const&) = delete;
+    /// Waits until the queue is empty. An error that nobody waited for is lost.
+    ~Queue() {
+        state_->stop();
+        // The last handle may have been held by a task of this very queue.
+        if (thread_.get_id() == std::this_thread::get_id())
+            thread_.detach();
+        else
+            thread_.join();
+    }
+
+    /// Copies the task into a fixed slot; the host waits when all are taken.
+    template <class F>
+    void enqueue(F&& f) {
+        state_->enqueue(std::forward<F>(f));
+    }
+    /// Marks the tasks enqueued so far.
+    Event record() const { return {state_, state_->enqueued()}; }
+    /// Tasks enqueued later start after the event.
+    void wait(Event event) {
+        enqueue([event = std::move(event)] { event.wait(); });
+    }
+    void synchronize() { state_->wait(state_->enqueued()); }
+
+private:
+    std::shared_ptr<detail::QueueState> state_;
+    std::thread thread_;
+};
+
+} // namespace semoe::cpu
