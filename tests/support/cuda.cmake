@@ -1,1 +1,42 @@
-# The CUDA tests come with the CUDA backend.
+# The same tests, built by nvcc for CudaBackend: each test file is included by a generated .cu, and
+# all of them make one program. It runs once for each order in which a software GPU may execute
+# streams; a device takes the first and ignores the variable.
+
+set(cuda_folders backend ops routing gate expert tier comm dispatch layer)
+set(cuda_orders eager lazy random:1 random:2 random:3)
+
+if(NOT SEMOE_CUDA)
+    add_test(NAME cuda COMMAND ${CMAKE_COMMAND} -E echo "skipped: CUDA is ${cuda_status}")
+    set_tests_properties(cuda PROPERTIES LABELS cuda SKIP_REGULAR_EXPRESSION "^skipped: ")
+    return()
+endif()
+
+# Tests that use the list of backends; the others say nothing new here.
+set(units "")
+foreach(file IN LISTS files)
+    cmake_path(GET file PARENT_PATH folder)
+    file(STRINGS ${file} uses REGEX "SEMOE_TEST_BACKENDS" LIMIT_COUNT 1)
+    if(folder IN_LIST cuda_folders AND uses)
+        string(REPLACE ".cpp" ".cu" unit ${CMAKE_CURRENT_BINARY_DIR}/cuda/${file})
+        file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${file}\"\n")
+        list(APPEND units ${unit})
+    endif()
+endforeach()
+if(NOT units)
+    return()
+endif()
+
+add_executable(cuda_tests EXCLUDE_FROM_ALL ${units})
+target_compile_options(cuda_tests PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings>)
+target_link_libraries(cuda_tests PRIVATE semoe_testing semoe_test_main semoe::cuda)
+
+list(GET cuda_orders 0 first_order)
+if(NOT SEMOE_CUDA_TEST_LAUNCHER)
+    set(cuda_orders ${first_order})
+endif()
+foreach(order IN LISTS cuda_orders)
+    add_test(NAME cuda/${order} COMMAND ${SEMOE_CUDA_TEST_LAUNCHER} $<TARGET_FILE:cuda_tests>)
+    set_tests_properties(cuda/${order} PROPERTIES LABELS cuda TIMEOUT 300
+        ENVIRONMENT SOFTGPU_SCHEDULE=${order})
+endforeach()
