@@ -71,43 +71,49 @@ inline FileSystem& default_file_system() {
     return system;
 }
 
-/// @throws store_error "PATH: OPERATION: REASON", the reason being errno's text
-[[noreturn]] inline void throw_file_error(std::string const& path, char const* operation,
-                                          int error) {
-    throw store_error(path + ": " + operation + ": " + std::strerror(error));
-}
+/// A system call that failed: "NAME: OPERATION: REASON".
+struct file_error : store_error {
+    int code; ///< errno
+
+    file_error(std::string const& name, char const* operation, int error)
+      : store_error(name + ": " + operation + ": " + std::strerror(error))
+      , code(error) {}
+};
 
 /// How a file is opened.
 enum class Open {
-    read,    ///< must exist
-    create,  ///< must not exist
-    replace, ///< made when it is missing, emptied when it exists
+    read,      ///< must exist
+    create,    ///< must not exist
+    replace,   ///< made when it is missing, emptied when it exists
+    directory, ///< must exist; only to make what it lists survive a power cut, with sync()
 };
 
 /// An open file: move-only; every transfer is whole or an exception that names the file, the
 /// operation and the system's reason.
 class File {
 public:
-    /// @throws store_error when it cannot be opened
-    File(FileSystem& system, std::string path, Open how)
+    /// @param name what errors call the file, where that is not its path
+    /// @throws file_error when it cannot be opened
+    File(FileSystem& system, std::string const& path, Open how, std::string name = {})
       : system_(&system)
-      , path_(std::move(path)) {
+      , name_(name.empty() ? path : std::move(name)) {
         // Without O_NONBLOCK, opening a pipe by mistake waits for ever.
-        int const flags = how == Open::read     ? O_RDONLY | O_NONBLOCK
-                          : how == Open::create ? O_RDWR | O_CREAT | O_EXCL
-                                                : O_RDWR | O_CREAT | O_TRUNC;
+        int const flags = how == Open::read        ? O_RDONLY | O_NONBLOCK
+                          : how == Open::create    ? O_RDWR | O_CREAT | O_EXCL
+                          : how == Open::directory ? O_RDONLY | O_DIRECTORY
+                                                   : O_RDWR | O_CREAT | O_TRUNC;
         do {
-            descriptor_ = system_->open(path_.c_str(), flags, 0666);
+            descriptor_ = system_->open(path.c_str(), flags, 0666);
         } while (descriptor_ < 0 && errno == EINTR);
-        if (descriptor_ < 0) fail(how == Open::read ? "open" : "create");
+        if (descriptor_ < 0) fail(how == Open::read || how == Open::directory ? "open" : "create");
     }
     File(File&& other) noexcept
       : system_(other.system_)
-      , path_(std::move(other.path_))
+      , name_(std::move(other.name_))
       , descriptor_(std::exchange(other.descriptor_, -1)) {}
     File& operator=(File&& other) noexcept {
         std::swap(system_, other.system_);
-        std::swap(path_, other.path_);
+        std::swap(name_, other.name_);
         std::swap(descriptor_, other.descriptor_);
         return *this;
     }
@@ -119,7 +125,7 @@ public:
     /// @throws store_error, also for what is not a regular file
     index_t size() const {
         index_t const n = system_->size(descriptor_);
-        if (n < 0 && errno == EINVAL) throw store_error(path_ + ": size: not a regular file");
+        if (n < 0 && errno == EINVAL) throw store_error(name_ + ": size: not a regular file");
         if (n < 0) fail("size");
         return n;
     }
@@ -131,7 +137,7 @@ public:
             if (n < 0 && errno == EINTR) continue;
             if (n < 0) fail("read");
             if (n == 0)
-                throw store_error(path_ + ": read: the file ends at byte " +
+                throw store_error(name_ + ": read: the file ends at byte " +
                                   std::to_string(offset) + ", " + std::to_string(to.size()) +
                                   " more were expected");
             to = to.subspan(std::size_t(n));
@@ -139,44 +145,45 @@ public:
         }
     }
 
-    /// Writes all of `from` at `offset`. @throws store_error
+    /// Writes all of `from` at `offset`. @throws file_error
     void write_at(std::span<std::byte const> from, index_t offset) {
         while (!from.empty()) {
             ssize_t const n = system_->write_at(descriptor_, from.data(), from.size(), offset);
             if (n < 0 && errno == EINTR) continue;
             if (n < 0) fail("write");
             // A device that takes nothing and gives no reason is full.
-            if (n == 0) throw_file_error(path_, "write", ENOSPC);
+            if (n == 0) throw file_error(name_, "write", ENOSPC);
             from = from.subspan(std::size_t(n));
             offset += n;
         }
     }
 
-    /// On return the file's bytes are on the device. @throws store_error
+    /// On return the file's bytes are on the device. @throws file_error
     void sync() {
         int result = 0;
         do {
             result = system_->sync(descriptor_);
         } while (result != 0 && errno == EINTR);
-        if (result != 0) fail("fsync");
+        // EINVAL: a file system that has no such thing for directories keeps no list to lose.
+        if (result != 0 && errno != EINVAL) fail("fsync");
     }
 
-    /// @throws store_error; the file is closed in any case
+    /// @throws file_error; the file is closed in any case
     void close() {
         // After EINTR the descriptor's state is the system's secret; Linux has closed it.
         if (system_->close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR) fail("close");
     }
 
-    std::string const& path() const { return path_; }
+    std::string const& name() const { return name_; }
     int descriptor() const { return descriptor_; }
 
 private:
     [[noreturn]] void fail(char const* operation) const {
-        throw_file_error(path_, operation, errno);
+        throw file_error(name_, operation, errno);
     }
 
     FileSystem* system_;
-    std::string path_;
+    std::string name_;
     int descriptor_ = -1;
 };
 

@@ -16,12 +16,12 @@ class MappedFile {
 public:
     MappedFile() = default;
     /// @throws store_error when the file cannot be opened, is no regular file or cannot be mapped
-    explicit MappedFile(std::string path, FileSystem& system = default_file_system()) {
-        File file{system, std::move(path), Open::read};
+    explicit MappedFile(std::string const& path, FileSystem& system = default_file_system()) {
+        File const file{system, path, Open::read};
         auto const size = std::size_t(file.size());
         if (size > 0) { // an empty mapping is an error to the system, not to us
             void* const pages = system.map(file.descriptor(), size);
-            if (pages == MAP_FAILED) throw_file_error(file.path(), "map", errno);
+            if (pages == MAP_FAILED) throw file_error(path, "map", errno);
             bytes_ = {static_cast<std::byte const*>(pages), size};
         }
     }

@@ -31,12 +31,21 @@ inline std::string in_quotes(std::string_view name) {
     return text + (name.size() > longest ? "...'" : "'");
 }
 
-/// "[2,3]", cut after 16 dimensions.
-inline std::string shape_text(std::span<index_t const> shape) {
+/// The text as a JSON string. @throws precondition_error when it is not UTF-8
+inline std::string json_string(std::string const& text) {
+    try {
+        return nlohmann::json(text).dump();
+    } catch (nlohmann::json::exception const&) {
+        throw precondition_error("safetensors: " + in_quotes(text) + " is not UTF-8");
+    }
+}
+
+/// "[2,3]"; for an error's text only the first `limit` dimensions.
+inline std::string shape_text(std::span<index_t const> shape, std::size_t limit = 16) {
     std::string text = "[";
-    for (std::size_t i = 0; i < shape.size() && i < 16; ++i)
+    for (std::size_t i = 0; i < shape.size() && i < limit; ++i)
         text += (i ? "," : "") + std::to_string(shape[i]);
-    return text + (shape.size() > 16 ? ",...]" : "]");
+    return text + (shape.size() > limit ? ",...]" : "]");
 }
 
 /// Elements of a shape, or nothing where the count, or its bytes, pass 2^63 - 1. A zero somewhere
