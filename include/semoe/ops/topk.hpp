@@ -5,20 +5,32 @@
 
 namespace semoe::ops {
 
-namespace detail {
-/// Larger key first, then the lower id: no two elements are equal.
-template <class Key>
-SEMOE_HD bool ranks_before(Key const& key, expert_id a, expert_id b) {
-    auto const x = key(a), y = key(b);
-    return x > y || (x == y && a < b);
+/// The order of every choice: the larger key first, a NaN after all numbers, equal keys by the
+/// lower id. No two ids are equal, so the order is the same wherever it is computed.
+template <class Value, class Id>
+SEMOE_HD constexpr bool ranks_before(Value key_a, Id a, Value key_b, Id b) {
+    if (key_a > key_b) return true;
+    if (key_a < key_b) return false;
+    bool const nan_a = key_a != key_a, nan_b = key_b != key_b;
+    return nan_a == nan_b ? a < b : nan_b;
 }
+
+namespace detail {
 /// Restores the heap below `at`, whose root ranks last.
-template <class Key>
-SEMOE_HD void sift_down(Key const& key, expert_id* heap, index_t at, index_t size) {
-    expert_id const moving = heap[at];
+template <class Key, class Id>
+SEMOE_HD void sift_down(Key const& key, Id* heap, index_t at, index_t size) {
+    Id const moving = heap[at];
+    auto const moving_key = key(moving);
     for (index_t child = 2 * at + 1; child < size; child = 2 * at + 1) {
-        if (child + 1 < size && ranks_before(key, heap[child], heap[child + 1])) ++child;
-        if (!ranks_before(key, moving, heap[child])) break;
+        auto child_key = key(heap[child]);
+        if (child + 1 < size) {
+            auto const right_key = key(heap[child + 1]);
+            if (ranks_before(child_key, heap[child], right_key, heap[child + 1])) {
+                ++child;
+                child_key = right_key;
+            }
+        }
+        if (!ranks_before(moving_key, moving, child_key, heap[child])) break;
         heap[at] = heap[child];
         at = child;
     }
@@ -26,27 +38,30 @@ SEMOE_HD void sift_down(Key const& key, expert_id* heap, index_t at, index_t siz
 }
 } // namespace detail
 
-/// The k best of n candidates, best first; equal keys go to the lower id. For use within functors:
-/// it runs on one thread and needs no memory but its output. NaN keys make the choice arbitrary,
-/// though still k distinct ids.
-/// @param key  key(expert_id) gives a comparable value; called O(n log k) times
-/// @param ids  k elements, overwritten
+/// The k best of n candidates in the order of ranks_before, best first. For use within functors:
+/// it runs on one thread and needs no memory but its output.
+/// @param key  key(id) gives a number; called n times, and O(log k) times for every candidate that
+///             is better than k of those before it
+/// @param ids  k elements, overwritten: of type expert_id or index_t
 /// @pre 0 <= k <= n
-template <class Key>
-SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, expert_id* ids) {
+template <class Key, class Id>
+SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids) {
     if (k <= 0) return;
-    for (index_t i = 0; i < k; ++i) ids[i] = expert_id(i);
+    for (index_t i = 0; i < k; ++i) ids[i] = Id(i);
     for (index_t i = k / 2; i-- > 0;) detail::sift_down(key, ids, i, k);
-    for (index_t e = k; e < n; ++e) {
-        if (!detail::ranks_before(key, expert_id(e), ids[0])) continue;
-        ids[0] = expert_id(e);
+    auto last_key = key(ids[0]);
+    for (index_t i = k; i < n; ++i) {
+        auto const candidate = key(Id(i));
+        if (!ranks_before(candidate, Id(i), last_key, ids[0])) continue;
+        ids[0] = Id(i);
         detail::sift_down(key, ids, 0, k);
+        last_key = key(ids[0]);
     }
-    for (index_t last = k - 1; last > 0; --last) {
-        expert_id const worst = ids[0];
-        ids[0] = ids[last];
-        ids[last] = worst;
-        detail::sift_down(key, ids, 0, last);
+    for (index_t size = k - 1; size > 0; --size) {
+        Id const worst = ids[0];
+        ids[0] = ids[size];
+        ids[size] = worst;
+        detail::sift_down(key, ids, 0, size);
     }
 }
 
@@ -54,7 +69,7 @@ SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, expert_id* ids) 
 template <class T>
 struct RowKey {
     T const* values;
-    SEMOE_HD T operator()(expert_id e) const { return values[e]; }
+    SEMOE_HD T operator()(index_t i) const { return values[i]; }
 };
 
 } // namespace semoe::ops
