@@ -11,7 +11,7 @@
 
 namespace semoe {
 
-/// Where a CpuBackend's memory comes from. Both functions may be called from any thread.
+/// Where a backend's host memory comes from. Both functions may be called from any thread.
 struct CpuAllocator {
     static constexpr std::size_t alignment = 64;
 
@@ -50,7 +50,7 @@ public:
         } catch (std::bad_alloc const&) { // reported below
         }
         auto const text = [&](char const* what) {
-            return std::string("CpuBackend: ") + what + " (" + std::to_string(bytes) +
+            return std::string("backend: ") + what + " (" + std::to_string(bytes) +
                    " bytes asked for, " + std::to_string(counters().bytes_in_use) + " in use)";
         };
         if (!memory) throw backend_error(text("out of memory"));

@@ -38,10 +38,6 @@ public:
         std::lock_guard lock(mutex_);
         return enqueued_;
     }
-    bool done(std::uint64_t ticket) const {
-        std::lock_guard lock(mutex_);
-        return done_ >= ticket;
-    }
     /// Waits until the first `ticket` tasks are done; throws what one of them threw, once.
     void wait(std::uint64_t ticket) {
         std::unique_lock lock(mutex_);
@@ -105,7 +101,6 @@ public:
       : queue_(std::move(queue))
       , ticket_(ticket) {}
 
-    bool done() const { return !queue_ || queue_->done(ticket_); }
     /// The calling thread waits. Throws what the work before the event threw, once.
     void wait() const {
         if (queue_) queue_->wait(ticket_);
