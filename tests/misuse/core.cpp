@@ -1,0 +1,9 @@
+#include "semoe/core/dtype.hpp"
+
+#if defined(CASE_fast_math)
+// with: -ffast-math
+// must print: semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it
+#elif defined(CASE_finite_math_only)
+// with: -ffinite-math-only
+// must print: semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it
+#endif
