@@ -10,6 +10,8 @@
 #include <cuda_runtime.h>
 /// Marks a function that host and device code may both call.
 #define SEMOE_HD __host__ __device__
+/// Marks a kernel. Each translation unit has its own, so units built for different devices link.
+#define SEMOE_KERNEL static __global__
 #else
 #define SEMOE_HD
 #endif

@@ -1,0 +1,134 @@
+#pragma once
+
+#include "semoe/core/config.hpp"
+#include "semoe/core/error.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#if SEMOE_X86
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace semoe {
+
+/// Instruction sets that tuned bodies are written for. A binary holds them all; which one runs is
+/// decided once a process by what the processor is. On x86 each includes those before it.
+enum class Isa {
+    portable,    ///< plain C++: old machines, and the twin that the others are tested against
+    avx2,        ///< AVX2 and FMA
+    avx512,      ///< AVX-512 F, BW, DQ and VL
+    avx512_bf16, ///< and the bf16 dot product
+    amx,         ///< and AMX tiles of bf16
+    neon,        ///< 64-bit ARM
+};
+inline constexpr Isa all_isas[] = {Isa::portable,    Isa::avx2, Isa::avx512,
+                                   Isa::avx512_bf16, Isa::amx,  Isa::neon};
+
+/// The name that SEMOE_ISA takes.
+inline char const* to_string(Isa isa) {
+    switch (isa) {
+    case Isa::portable:
+        return "portable";
+    case Isa::avx2:
+        return "avx2";
+    case Isa::avx512:
+        return "avx512";
+    case Isa::avx512_bf16:
+        return "avx512_bf16";
+    case Isa::amx:
+        return "amx";
+    case Isa::neon:
+        return "neon";
+    }
+    return "unknown";
+}
+
+namespace detail {
+
+#if SEMOE_X86
+/// State that the system saves for a process, by XGETBV.
+inline std::uint64_t enabled_state() {
+    std::uint32_t low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return std::uint64_t(high) << 32 | low;
+}
+/// Tile registers are large, so Linux wants to be asked before a process uses them.
+inline bool request_amx_state() {
+#if defined(__linux__)
+    long const arch_req_xcomp_perm = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, arch_req_xcomp_perm, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+inline Isa detect_isa() {
+    std::uint32_t a = 0, b = 0, c = 0, d = 0;
+    auto const has = [](std::uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::portable;
+    if (!has(c, 27) || !has(c, 28) || !has(c, 12)) return Isa::portable; // OSXSAVE, AVX, FMA
+    std::uint64_t const state = enabled_state();
+    auto const saves = [&](std::uint64_t mask) { return (state & mask) == mask; };
+    if (!saves(0x6) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
+    std::uint32_t const leaves = a, features = b, more = d;
+    if (!has(features, 5)) return Isa::portable;
+    bool const avx512 = saves(0xe6) && has(features, 16) && has(features, 17) &&
+                        has(features, 30) && has(features, 31);
+    if (!avx512) return Isa::avx2;
+    bool const bf16_dot = leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5);
+    if (!bf16_dot) return Isa::avx512;
+    bool const tiles = saves(0x60000) && has(more, 22) && has(more, 24); // AMX-BF16, AMX-TILE
+    return tiles && request_amx_state() ? Isa::amx : Isa::avx512_bf16;
+}
+#elif defined(__aarch64__)
+inline Isa detect_isa() { return Isa::neon; }
+#else
+inline Isa detect_isa() { return Isa::portable; }
+#endif
+
+} // namespace detail
+
+/// The best instruction set of this processor that the system lets us use.
+inline Isa best_isa() {
+    static Isa const isa = detail::detect_isa();
+    return isa;
+}
+
+/// Whether this machine runs code for `isa`.
+inline bool is_available(Isa isa) {
+    if (isa == Isa::portable) return true;
+    return best_isa() == Isa::neon || isa == Isa::neon ? isa == best_isa() : isa <= best_isa();
+}
+
+/// The instruction set of that name; null means the best there is.
+/// @throws precondition_error naming what was asked for and what this machine has
+inline Isa isa_by_name(char const* name) {
+    if (!name) return best_isa();
+    std::string available;
+    bool known = false;
+    for (Isa const isa : all_isas) {
+        if (is_available(isa)) {
+            if (std::string_view(name) == to_string(isa)) return isa;
+            available += std::string(" ") + to_string(isa);
+        }
+        known |= std::string_view(name) == to_string(isa);
+    }
+    throw precondition_error(std::string("SEMOE_ISA: ") + (known ? "this machine lacks " : "no ") +
+                             "instruction set '" + name + "'; it has" + available);
+}
+
+/// What tuned bodies run on, fixed at the first call: the best there is, or what the environment
+/// variable SEMOE_ISA names. Results keep their bits within one instruction set.
+/// @throws precondition_error as isa_by_name
+inline Isa selected_isa() {
+    static Isa const isa = isa_by_name(std::getenv("SEMOE_ISA"));
+    return isa;
+}
+
+} // namespace semoe
