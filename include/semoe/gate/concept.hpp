@@ -5,26 +5,49 @@
 
 #include <concepts>
 #include <string>
+#include <type_traits>
 
 namespace semoe {
 
 /// How a score's weights become a token's weights; the gate does it, a score never sees the row.
 enum class Normalize {
     none,         ///< weight(logit)
-    sum_topk,     ///< divided by the sum over the chosen K
-    softmax_topk, ///< softmax over the chosen K
-    softmax_all,  ///< softmax over all E, taken at the chosen K
+    sum_topk,     ///< weight(logit) divided by its sum over the chosen K
+    softmax_topk, ///< softmax of weight(logit) over the chosen K
+    softmax_all,  ///< softmax of weight(logit) over all E, taken at the chosen K
 };
 
-/// Scalar rule of a row-wise gate: `key` ranks experts, `weight` is what combine multiplies by
-/// (before normalisation). Training also needs `d_weight`, its derivative by the logit; the two
-/// softmax rules take `weight` to be the logit itself and need none.
+/// What experts are ranked by: the larger first, equal keys by the lower id, NaN last.
 template <class S>
-concept ScorePolicy = std::copyable<S> && requires(S const& s, float logit, expert_id e) {
+concept HasScoreKey = requires(S const& s, float logit, expert_id e) {
     { s.key(logit, e) } -> std::convertible_to<float>;
-    { s.weight(logit, e) } -> std::convertible_to<float>;
-    { S::normalize } -> std::convertible_to<Normalize>;
 };
+/// What combine multiplies by, before `normalize`.
+template <class S>
+concept HasScoreWeight = requires(S const& s, float logit, expert_id e) {
+    { s.weight(logit, e) } -> std::convertible_to<float>;
+};
+/// d weight / d logit, for training. The two softmax rules do without: their weight is the logit
+/// unless d_weight says otherwise.
+template <class S>
+concept HasScoreDerivative = requires(S const& s, float logit, expert_id e) {
+    { s.d_weight(logit, e) } -> std::convertible_to<float>;
+};
+/// `static constexpr Normalize normalize`
+template <class S>
+concept HasScoreNormalize = requires {
+    typename std::integral_constant<Normalize, S::normalize>;
+};
+/// Scalar rule of a row-wise gate, called on host or device. Member templates over the type of
+/// the logit make a layer of doubles compute in double; plain float members are rounded to float.
+template <class S>
+concept ScorePolicy =
+    std::is_trivially_copyable_v<S> && HasScoreKey<S> && HasScoreWeight<S> && HasScoreNormalize<S>;
+/// A score whose gate can be trained.
+template <class S>
+concept DifferentiableScore = ScorePolicy<S> &&
+    (HasScoreDerivative<S> || S::normalize == Normalize::softmax_topk ||
+     S::normalize == Normalize::softmax_all);
 
 template <class G>
 concept HasNumExperts = requires(G const& g) {
@@ -56,6 +79,16 @@ concept DifferentiableGate = Gate<G, B, Real> &&
              MatrixView<Real, space_of<B>> d_logits) {
     g.backward(b, input, chosen, d_weights, d_logits);
 };
+
+/// Whether backward may be called: a gate template may have it for some of its arguments only, and
+/// says so by `trainable`.
+template <class G>
+constexpr bool gate_trains() {
+    if constexpr (requires { G::trainable; })
+        return G::trainable;
+    else
+        return true;
+}
 
 /// Choices a gate may make for one token: K, or up to E where experts choose.
 template <HasSlotsPerToken G>

@@ -1,0 +1,139 @@
+#pragma once
+
+#include "semoe/backend/workspace.hpp"
+#include "semoe/gate/concept.hpp"
+#include "semoe/gate/detail/shapes.hpp"
+#include "semoe/gate/detail/softmax_backward.hpp"
+#include "semoe/ops/softmax.hpp"
+#include "semoe/ops/topk.hpp"
+#include "semoe/routing/capacity.hpp"
+
+#include <algorithm>
+#include <string>
+#include <type_traits>
+
+namespace semoe::gate {
+
+namespace detail {
+
+/// A column of probabilities; masked tokens rank behind every number.
+template <class B, class Real>
+struct ColumnKey {
+    RouteInput<B, Real> const& input;
+    MatrixView<Real, space_of<B>> probabilities;
+    index_t e;
+    SEMOE_HD Real operator()(index_t t) const {
+        return input.masked(t) ? Real(-1) : probabilities(t, e);
+    }
+};
+
+/// Column e of ids and weights belongs to expert e; no other thread touches it.
+template <class B, class Real>
+struct ChooseTokens {
+    RouteInput<B, Real> input;
+    Assignment<B, Real> out; // weights hold the probabilities
+    double capacity_factor;
+    MatrixView<index_t, space_of<B>> best; // [E, most tokens of an expert]
+
+    SEMOE_HD void operator()(index_t e) const {
+        index_t const T = input.logits.rows;
+        index_t tokens = 0;
+        for (index_t t = 0; t < T; ++t) {
+            tokens += input.masked(t) ? 0 : 1;
+            out.topk_ids(t, e) = dropped_expert;
+        }
+        index_t const rows = fair_share(capacity_factor, tokens, input.logits.cols);
+        ops::select_topk(ColumnKey<B, Real>{input, out.topk_weights, e}, T, rows, best.row(e));
+        for (index_t i = 0; i < rows; ++i)
+            if (!input.masked(best(e, i))) out.topk_ids(best(e, i), e) = expert_id(e);
+        for (index_t t = 0; t < T; ++t)
+            if (out.topk_ids(t, e) < 0) out.topk_weights(t, e) = 0;
+    }
+};
+
+template <class B, class Real>
+struct ExpertChoiceBackward {
+    RouteInput<B, Real> input;
+    Assignment<B, Real> chosen;
+    MatrixView<Real const, space_of<B>> d_weights;
+    MatrixView<Real, space_of<B>> d_logits;
+
+    SEMOE_HD void operator()(index_t t) const {
+        if (input.masked(t))
+            for (index_t e = 0; e < d_logits.cols; ++e) d_logits(t, e) = 0;
+        else
+            softmax_backward(input.logits.row(t), d_logits.cols, chosen.topk_ids.row(t),
+                             d_weights.row(t), chosen.topk_ids.cols, d_logits.row(t));
+    }
+};
+
+} // namespace detail
+
+/// Experts choose tokens: each takes its C = min(M, ceil(capacity_factor * M / E)) best of the M
+/// unmasked ones, ranked and weighed by the token's softmax over experts, so load is even by
+/// construction and a token may have any number of experts, none included (Zhou et al., arXiv
+/// 2202.09368). A token's experts depend on the whole batch: not for causal decoding.
+struct ExpertChoice {
+    index_t num_experts = 0;
+    double capacity_factor = 2; ///< mean number of experts a token
+
+    /// The layer hands over the tokens of all ranks at once.
+    static constexpr bool needs_global_batch = true;
+
+    /// Choice e of a token is expert e or -1.
+    constexpr index_t slots_per_token() const { return num_experts; }
+
+    index_t scratch_bytes(index_t num_tokens) const {
+        return num_experts * most_tokens(num_tokens) * index_t(sizeof(index_t));
+    }
+
+    /// @throws precondition_error naming the value
+    void validate() const {
+        expects(capacity_factor > 0, [&] {
+            return "gate::ExpertChoice: capacity_factor is " + std::to_string(capacity_factor) +
+                   ", must be positive";
+        });
+    }
+
+    /// @param input  logits [T,E]; mask if there is one; scratch_bytes(T) of scratch
+    /// @param out    topk_ids and topk_weights [T,E], overwritten; ties go to the lower token
+    /// @throws precondition_error naming the shapes that do not fit
+    /// @sync enqueues
+    /// @cost T*E exponentials, O(T log C) an expert on one thread; no allocation
+    template <Backend B, class Real>
+    void forward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> out) const {
+        index_t const T = input.logits.rows, C = most_tokens(T);
+        detail::expects_shapes("gate::ExpertChoice", input, out, num_experts, num_experts);
+        expects(input.scratch.size >= scratch_bytes(T), [&] {
+            return "gate::ExpertChoice: scratch has " + std::to_string(input.scratch.size) +
+                   " bytes, " + std::to_string(scratch_bytes(T)) + " needed";
+        });
+        if (T == 0) return;
+        MatrixView<index_t, space_of<B>> const best(view_as<index_t>(input.scratch).data,
+                                                    num_experts, C);
+        ops::softmax_rows(b, input.logits, out.topk_weights);
+        b.parallel_for(num_experts,
+                       detail::ChooseTokens<B, Real>{input, out, capacity_factor, best});
+    }
+
+    /// Gradient through the softmax, the choice held constant.
+    /// @param chosen    [T,E], what forward wrote
+    /// @param d_logits  [T,E], overwritten
+    /// @sync enqueues
+    template <Backend B, class Real>
+    void backward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> chosen,
+                  MatrixView<std::type_identity_t<Real> const, space_of<B>> d_weights,
+                  MatrixView<std::type_identity_t<Real>, space_of<B>> d_logits) const {
+        detail::expects_shapes("gate::ExpertChoice", input, chosen, d_weights, d_logits,
+                               num_experts, num_experts);
+        b.parallel_for(input.logits.rows,
+                       detail::ExpertChoiceBackward<B, Real>{input, chosen, d_weights, d_logits});
+    }
+
+private:
+    index_t most_tokens(index_t num_tokens) const {
+        return fair_share(capacity_factor, num_tokens, num_experts);
+    }
+};
+
+} // namespace semoe::gate

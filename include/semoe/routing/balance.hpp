@@ -1,0 +1,328 @@
+#pragma once
+
+#include "semoe/routing/detail/choice_blocks.hpp"
+#include "semoe/routing/log_sum_exp.hpp"
+
+#include <span>
+#include <type_traits>
+
+/// Router losses, defined here once. Over the unmasked tokens t of one forward on all ranks, M of
+/// them, with p_t the router's probabilities:
+///
+///   aux_loss            E * sum_e f_e P_e,  f_e = choices of e / all choices,  P_e = sum_t p_te /
+///   M
+///                       1 at perfect balance, for every K; f is constant in the gradient
+///                       (Switch, arXiv 2101.03961)
+///   z_loss              sum_t logsumexp(z_t)^2 / M                       (ST-MoE, arXiv
+///   2202.08906) mutual_information  sum_e P_e ln P_e - sum_t sum_e p_te ln p_te / M  (DS-MoE,
+///   arXiv 2404.05567) entropy             - sum_t sum_e p_te ln p_te / M, a metric
+///
+/// f counts what the gate chose, before capacity dropped any of it. All are sums over tokens, so a
+/// rank makes the sums of its own tokens (router_statistics), ranks add them up, and value and
+/// gradient follow from the result. Losses over less or more than a forward are the same calls:
+/// statistics of one sequence's rows for a loss a sequence, added statistics of several layers for
+/// one over a model.
+
+namespace semoe {
+
+/// What p_t is.
+enum class RouterProbability {
+    softmax, ///< softmax(z_t)
+    sigmoid, ///< sigmoid(z_t) divided by its sum (DeepSeek-V3, arXiv 2412.19437)
+};
+
+/// The probabilities that a gate's losses are of: G::router_probability, or softmax.
+template <class G>
+constexpr RouterProbability router_probability() {
+    if constexpr (requires { G::router_probability; })
+        return G::router_probability;
+    else
+        return RouterProbability::softmax;
+}
+
+/// Where the sums lie in a vector of router statistics.
+struct RouterStatistics {
+    index_t num_experts;
+
+    SEMOE_HD constexpr index_t probability(index_t e) const { return e; }
+    SEMOE_HD constexpr index_t count(index_t e) const { return num_experts + e; }
+    SEMOE_HD constexpr index_t choices() const { return 2 * num_experts; }
+    SEMOE_HD constexpr index_t tokens() const { return 2 * num_experts + 1; }
+    SEMOE_HD constexpr index_t lse_squared() const { return 2 * num_experts + 2; }
+    SEMOE_HD constexpr index_t entropy() const { return 2 * num_experts + 3; }
+    SEMOE_HD constexpr index_t size() const { return 2 * num_experts + 4; }
+};
+
+/// Values of one forward; 0 where no token is unmasked.
+struct RouterSummary {
+    double aux_loss = 0, z_loss = 0, mutual_information = 0;
+    double entropy = 0;
+    index_t num_tokens = 0, num_choices = 0;
+};
+/// What each loss is multiplied by in the gradient.
+struct RouterLossWeights {
+    double aux_loss = 0, z_loss = 0, mutual_information = 0;
+};
+
+namespace detail {
+
+/// Unnormalised probabilities of one token.
+template <class Real>
+struct RouterRow {
+    RouterProbability rule;
+    Real largest; ///< of the row, for softmax
+
+    SEMOE_HD RouterRow(RouterProbability r, Real const* z, index_t n)
+      : rule(r)
+      , largest(z[0]) {
+        for (index_t e = 1; e < n; ++e) largest = max(z[e], largest);
+    }
+    SEMOE_HD Real weight(Real z) const {
+        return rule == RouterProbability::softmax ? exp(z - largest) : sigmoid(z);
+    }
+    SEMOE_HD Real log_weight(Real z) const {
+        return rule == RouterProbability::softmax ? z - largest : -softplus(-z);
+    }
+    /// d weight / d z, from the weight.
+    SEMOE_HD Real slope(Real weight) const {
+        return rule == RouterProbability::softmax ? weight : weight * (Real(1) - weight);
+    }
+};
+
+inline constexpr index_t statistics_block = 64;
+constexpr index_t statistics_blocks(index_t num_tokens) {
+    return (num_tokens + statistics_block - 1) / statistics_block;
+}
+
+template <class Real, class Space>
+struct StatisticsOfBlock {
+    MatrixView<Real const, Space> logits;
+    VectorView<std::uint8_t const, Space> mask;
+    MatrixView<expert_id const, Space> ids;
+    RouterProbability rule;
+    MatrixView<double, Space> sums; // [blocks, size of the statistics + E]
+
+    SEMOE_HD void operator()(index_t i) const {
+        double* const s = sums.row(i);
+        RouterStatistics const at{logits.cols};
+        for (index_t j = 0; j < at.size(); ++j) s[j] = 0;
+        index_t const end = min((i + 1) * statistics_block, logits.rows);
+        for (index_t t = i * statistics_block; t < end; ++t) {
+            if (!mask.empty() && mask[t] == 0) continue;
+            add_probabilities(logits.row(t), at, s, s + at.size());
+            for (index_t k = 0; k < ids.cols; ++k) {
+                expert_id const e = ids(t, k);
+                if (e < 0 || e >= logits.cols) continue;
+                s[at.count(e)] += 1;
+                s[at.choices()] += 1;
+            }
+            s[at.tokens()] += 1;
+        }
+    }
+    SEMOE_HD void add_probabilities(Real const* z, RouterStatistics at, double* s,
+                                    double* weights) const {
+        index_t const n = logits.cols;
+        RouterRow<Real> const row(rule, z, n);
+        Real sum = 0, sum_log = 0;
+        for (index_t e = 0; e < n; ++e) {
+            Real const w = row.weight(z[e]);
+            weights[e] = double(w);
+            sum += w;
+            sum_log += w * row.log_weight(z[e]);
+        }
+        for (index_t e = 0; e < n; ++e) s[at.probability(e)] += weights[e] / double(sum);
+        s[at.entropy()] += double(log(sum) - sum_log / sum);
+        Real const lse = rule == RouterProbability::softmax ? row.largest + log(sum)
+                                                            : log_sum_exp<Real>(z, n).value();
+        s[at.lse_squared()] += double(lse) * double(lse);
+    }
+};
+template <class Sum, class Space>
+struct SumStatistics {
+    MatrixView<double const, Space> sums;
+    VectorView<Sum, Space> out;
+    SEMOE_HD void operator()(index_t j) const {
+        double sum = 0;
+        for (index_t i = 0; i < sums.rows; ++i) sum += sums(i, j);
+        out[j] = Sum(sum);
+    }
+};
+
+template <class Real, class Sum, class Space>
+struct AddRouterGradient {
+    MatrixView<Real const, Space> logits;
+    VectorView<std::uint8_t const, Space> mask;
+    VectorView<Sum const, Space> statistics;
+    RouterProbability rule;
+    RouterLossWeights weights;
+    MatrixView<Real, Space> d_logits;
+
+    struct Scales {
+        double tokens, aux, mutual;
+    };
+    SEMOE_HD Scales scales() const {
+        RouterStatistics const at{logits.cols};
+        double const tokens = double(statistics[at.tokens()]);
+        double const choices = double(statistics[at.choices()]);
+        return {tokens,
+                choices > 0 ? weights.aux_loss * double(logits.cols) / (choices * tokens) : 0,
+                weights.mutual_information / tokens};
+    }
+    /// d loss / d p_te, but for a constant a token, which leaves no trace in d loss / d z.
+    SEMOE_HD Real slope(Scales const& s, index_t e, Real z, RouterRow<Real> const& row) const {
+        RouterStatistics const at{logits.cols};
+        double g = s.aux * double(statistics[at.count(e)]);
+        if (s.mutual != 0) {
+            double const mean = double(statistics[at.probability(e)]) / s.tokens;
+            if (mean > 0) g += s.mutual * (log(mean) - double(row.log_weight(z)));
+        }
+        return Real(g);
+    }
+    SEMOE_HD void operator()(index_t t) const {
+        if (!mask.empty() && mask[t] == 0) return;
+        index_t const n = logits.cols;
+        Real const* const z = logits.row(t);
+        RouterRow<Real> const row(rule, z, n);
+        Scales const s = scales();
+        Real sum = 0, dot = 0;
+        for (index_t e = 0; e < n; ++e) {
+            Real const w = row.weight(z[e]);
+            sum += w;
+            dot += w * slope(s, e, z[e], row);
+        }
+        bool const softmax = rule == RouterProbability::softmax;
+        LogSumExp<Real> const all =
+            softmax ? LogSumExp<Real>{row.largest, sum} : log_sum_exp<Real>(z, n);
+        Real const d_lse = Real(2 * weights.z_loss * double(all.value()) / s.tokens);
+        for (index_t e = 0; e < n; ++e) {
+            Real const w = row.weight(z[e]);
+            d_logits(t, e) += row.slope(w) / sum * (slope(s, e, z[e], row) - dot / sum) +
+                              d_lse * (softmax ? w / sum : all.probability(z[e]));
+        }
+    }
+};
+
+template <class Sum, class Bias, class Space>
+struct StepBias {
+    VectorView<Sum const, Space> statistics;
+    Bias rate;
+    VectorView<Bias, Space> bias;
+    SEMOE_HD void operator()(index_t e) const {
+        RouterStatistics const at{bias.size};
+        double const excess =
+            double(statistics[at.count(e)]) * double(bias.size) - double(statistics[at.choices()]);
+        if (excess > 0) bias[e] -= rate;
+        if (excess < 0) bias[e] += rate;
+    }
+};
+
+inline void expects_statistics(char const* who, index_t size, index_t num_experts) {
+    expects(size == RouterStatistics{num_experts}.size(), [&] {
+        return std::string(who) + ": statistics of " + std::to_string(size) + " elements, " +
+               std::to_string(num_experts) + " experts need " +
+               std::to_string(RouterStatistics{num_experts}.size());
+    });
+}
+
+} // namespace detail
+
+/// Scratch that router_statistics needs, never more for fewer tokens.
+constexpr index_t router_statistics_scratch_bytes(index_t num_tokens, index_t num_experts) {
+    return detail::statistics_blocks(num_tokens) *
+           (RouterStatistics{num_experts}.size() + num_experts) * index_t(sizeof(double));
+}
+
+/// Sums over this rank's tokens; adding up the vectors of all ranks gives those of the forward.
+/// @param logits      [T,E], backend memory
+/// @param mask        [T] or empty; masked tokens count for nothing
+/// @param ids         [T,K], the gate's own choices, -1 is nobody
+/// @param statistics  [RouterStatistics{E}.size()] of float or double, backend memory, overwritten.
+///                    Sums are made in double and rounded once.
+/// @param scratch     router_statistics_scratch_bytes(T, E) bytes of backend memory
+/// @throws precondition_error naming the shapes that do not fit
+/// @sync enqueues
+/// @cost T*E exponentials, no allocation
+template <Backend B, class Real, class Sum>
+void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
+                       VectorView<std::uint8_t const, space_of<B>> mask,
+                       MatrixView<expert_id const, space_of<B>> ids, RouterProbability rule,
+                       VectorView<Sum, space_of<B>> statistics, Bytes<space_of<B>> scratch) {
+    using S = space_of<B>;
+    using R = std::remove_const_t<Real>;
+    index_t const T = logits.rows, E = logits.cols;
+    expects(ids.rows == T && (mask.empty() || mask.size == T), [&] {
+        return "router_statistics: logits of " + std::to_string(T) + " tokens, ids of " +
+               std::to_string(ids.rows) + ", mask of " + std::to_string(mask.size);
+    });
+    detail::expects_statistics("router_statistics", statistics.size, E);
+    detail::expects_scratch("router_statistics", scratch, router_statistics_scratch_bytes(T, E));
+    index_t const blocks = detail::statistics_blocks(T);
+    MatrixView<double, S> const sums(view_as<double>(scratch).data, blocks, statistics.size + E);
+    b.parallel_for(blocks, detail::StatisticsOfBlock<R, S>{logits, mask, ids, rule, sums});
+    b.parallel_for(statistics.size, detail::SumStatistics<Sum, S>{sums, statistics});
+}
+
+/// Losses and metrics from a host copy of the forward's statistics.
+/// @throws precondition_error when the size is not that of E experts
+template <class Sum>
+RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_experts) {
+    detail::expects_statistics("summarize_router", index_t(statistics.size()), num_experts);
+    RouterStatistics const at{num_experts};
+    auto const sum = [&](index_t i) { return double(statistics[std::size_t(i)]); };
+    double const tokens = sum(at.tokens()), choices = sum(at.choices());
+    RouterSummary s;
+    s.num_tokens = index_t(tokens);
+    s.num_choices = index_t(choices);
+    if (tokens == 0) return s;
+    s.z_loss = sum(at.lse_squared()) / tokens;
+    s.entropy = sum(at.entropy()) / tokens;
+    s.mutual_information = s.entropy;
+    for (index_t e = 0; e < num_experts; ++e) {
+        double const mean = sum(at.probability(e)) / tokens;
+        if (choices > 0) s.aux_loss += double(num_experts) * sum(at.count(e)) / choices * mean;
+        if (mean > 0) s.mutual_information += mean * log(mean);
+    }
+    return s;
+}
+
+/// d_logits += sum of weight * d loss / d logits, for this rank's tokens.
+/// @param logits      [T,E], as in router_statistics; so are mask and rule
+/// @param statistics  of the whole forward, all ranks added, backend memory
+/// @param d_logits    [T,E], backend memory; rows of masked tokens are left alone
+/// @throws precondition_error naming the shapes that do not fit
+/// @sync enqueues
+/// @cost 2*T*E exponentials, no allocation
+template <Backend B, class Real, class Sum>
+void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
+                         VectorView<std::uint8_t const, space_of<B>> mask,
+                         VectorView<Sum, space_of<B>> statistics, RouterProbability rule,
+                         RouterLossWeights const& weights,
+                         MatrixView<std::remove_const_t<Real>, space_of<B>> d_logits) {
+    using R = std::remove_const_t<Real>;
+    expects(d_logits.rows == logits.rows && d_logits.cols == logits.cols &&
+                (mask.empty() || mask.size == logits.rows),
+            [&] {
+                return "add_router_gradient: logits are [" + std::to_string(logits.rows) + "," +
+                       std::to_string(logits.cols) + "], d_logits [" +
+                       std::to_string(d_logits.rows) + "," + std::to_string(d_logits.cols) +
+                       "], mask of " + std::to_string(mask.size);
+            });
+    detail::expects_statistics("add_router_gradient", statistics.size, logits.cols);
+    b.parallel_for(logits.rows, detail::AddRouterGradient<R, std::remove_const_t<Sum>, space_of<B>>{
+                                    logits, mask, statistics, rule, weights, d_logits});
+}
+
+/// Balancing without a loss: bias[e] rises by `rate` where an expert was chosen less often than
+/// the mean, and falls where more often (arXiv 2408.15664). Once an update, after the forward's
+/// statistics are added up.
+/// @param bias  [E], backend memory, what gate::SigmoidBias adds to its keys
+/// @sync enqueues
+template <Backend B, class Sum, class Bias>
+void update_balance_bias(B& b, VectorView<Sum, space_of<B>> statistics, double rate,
+                         VectorView<Bias, space_of<B>> bias) {
+    detail::expects_statistics("update_balance_bias", statistics.size, bias.size);
+    b.parallel_for(bias.size, detail::StepBias<std::remove_const_t<Sum>, Bias, space_of<B>>{
+                                  statistics, Bias(rate), bias});
+}
+
+} // namespace semoe

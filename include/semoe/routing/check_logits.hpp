@@ -1,0 +1,49 @@
+#pragma once
+
+#include "semoe/routing/detail/first_row.hpp"
+
+#include <type_traits>
+
+namespace semoe {
+
+namespace detail {
+template <class Real, class Space>
+struct HasBadLogit {
+    MatrixView<Real const, Space> logits;
+    VectorView<std::uint8_t const, Space> mask;
+    SEMOE_HD bool operator()(index_t t) const {
+        if (!mask.empty() && mask[t] == 0) return false;
+        bool bad = false;
+        for (index_t e = 0; e < logits.cols; ++e) bad = bad || !is_finite(logits(t, e));
+        return bad;
+    }
+};
+} // namespace detail
+
+/// Scratch that check_logits needs, never more for fewer tokens.
+constexpr index_t check_logits_scratch_bytes(index_t num_tokens) {
+    return detail::first_row_scratch_bytes(num_tokens);
+}
+
+/// Finds the first token with a logit that is not finite. Only the data show it, so it is no
+/// exception but a status word, which the layer reads together with the counts.
+/// @param logits   [T,E], backend memory
+/// @param mask     [T] or empty; masked tokens may hold anything
+/// @param status   [1], backend memory, overwritten: the token's row, -1 when all are finite
+/// @param scratch  check_logits_scratch_bytes(T) bytes of backend memory
+/// @sync enqueues
+/// @cost reads the logits once; no allocation
+template <Backend B, class Real>
+void check_logits(B& b, MatrixView<Real, space_of<B>> logits,
+                  VectorView<std::uint8_t const, space_of<B>> mask,
+                  VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch) {
+    using R = std::remove_const_t<Real>;
+    expects(mask.empty() || mask.size == logits.rows, [&] {
+        return "check_logits: " + std::to_string(logits.rows) + " tokens, mask of " +
+               std::to_string(mask.size);
+    });
+    detail::find_first_row("check_logits", b, logits.rows,
+                           detail::HasBadLogit<R, space_of<B>>{logits, mask}, status, scratch);
+}
+
+} // namespace semoe

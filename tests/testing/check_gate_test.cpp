@@ -1,0 +1,173 @@
+#include "semoe/testing/check_gate.hpp"
+
+#include "semoe/gate/expert_choice.hpp"
+#include "semoe/gate/switch.hpp"
+#include "semoe/gate/topk.hpp"
+#include "support/backends.hpp"
+#include "support/memory.hpp"
+
+#include <doctest/doctest.h>
+#include <string>
+
+using semoe::testing::check_gate;
+namespace gate = semoe::gate;
+
+// What users write, in a namespace of their own.
+namespace acme {
+
+struct Exponential {
+    static constexpr auto normalize = semoe::Normalize::sum_topk;
+    SEMOE_HD float weight(float logit, semoe::expert_id) const { return semoe::exp(logit); }
+    SEMOE_HD float key(float logit, semoe::expert_id) const { return logit; }
+    SEMOE_HD float d_weight(float logit, semoe::expert_id) const { return semoe::exp(logit); }
+};
+
+template <class B, class Real>
+struct RoundRobinFn {
+    semoe::RouteInput<B, Real> input;
+    semoe::Assignment<B, Real> out;
+    semoe::index_t experts;
+    SEMOE_HD void operator()(semoe::index_t t) const {
+        for (semoe::index_t k = 0; k < out.topk_ids.cols; ++k) {
+            semoe::index_t const e = (input.first_token + t + k) % experts;
+            out.topk_ids(t, k) = input.masked(t) ? semoe::dropped_expert : semoe::expert_id(e);
+            out.topk_weights(t, k) = input.masked(t) ? Real(0) : Real(1) / Real(out.topk_ids.cols);
+        }
+    }
+};
+struct RoundRobin {
+    semoe::index_t num_experts, top_k;
+    template <semoe::Backend B, class Real>
+    void forward(B& b, semoe::RouteInput<B, Real> const& in, semoe::Assignment<B, Real> out) const {
+        b.parallel_for(in.logits.rows, RoundRobinFn<B, Real>{in, out, num_experts});
+    }
+};
+
+} // namespace acme
+
+TEST_CASE_TEMPLATE("testing/check_gate: every gate of the library keeps the contract", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b;
+    check_gate(b, gate::TopK<gate::Softmax>{.num_experts = 7, .top_k = 3, .scale = 2.5});
+    check_gate(b, gate::TopK<gate::TopKSoftmax>{.num_experts = 7, .top_k = 3});
+    check_gate(b, gate::TopK<gate::Sigmoid>{.num_experts = 7, .top_k = 2, .scale = 0.5});
+    check_gate(b, gate::TopK<gate::NormalizedSigmoid>{.num_experts = 7, .top_k = 7});
+    check_gate(b, gate::TopK<gate::SigmoidBias>{.num_experts = 7, .top_k = 2});
+    check_gate(b, gate::TopK<gate::Softmax>{.num_experts = 1, .top_k = 1});
+    check_gate(b, gate::Switch{.num_experts = 5});
+    check_gate(b, gate::Switch{.num_experts = 5, .jitter = 0.5});
+    check_gate(b, gate::ExpertChoice{.num_experts = 4, .capacity_factor = 1.5});
+    check_gate(b, gate::ExpertChoice{.num_experts = 3, .capacity_factor = 99});
+}
+
+TEST_CASE_TEMPLATE("testing/check_gate: a bias reorders ties, and nothing else", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b;
+    auto const bias = semoe::test::to_backend(b, std::vector<float>{.1f, 0, .3f, -.2f, .3f});
+    gate::TopK<gate::SigmoidBias> const biased{
+        .num_experts = 5, .top_k = 2, .score = {bias.data()}, .scale = 2.5};
+    check_gate(b, biased, {.ranks_by_logit = false});
+    CHECK_THROWS_AS(check_gate(b, biased), semoe::testing::contract_violation);
+}
+
+TEST_CASE_TEMPLATE("testing/check_gate: a user's score and a user's gate keep the contract", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b;
+    // The score computes in float, in a layer of doubles too.
+    check_gate(b, gate::TopK<acme::Exponential>{.num_experts = 7, .top_k = 3},
+               {.gradient_tolerance = 1e-3, .difference_step = 1e-2});
+    check_gate(b, acme::RoundRobin{8, 2});
+}
+
+#if !defined(__CUDACC__)
+
+TEST_CASE("testing/check_gate: without a backend it runs on the CPU") {
+    check_gate(gate::TopK<gate::Softmax>{.num_experts = 6, .top_k = 2});
+}
+
+namespace {
+
+/// A correct gate that can be made to break one promise.
+enum class Fault {
+    none,
+    repeats_id,
+    out_of_range,
+    higher_id_wins,
+    ignores_mask,
+    reads_neighbour,
+    counts_calls,
+    wrong_gradient,
+    adds_gradient,
+    writes_padding,
+};
+struct Faulty {
+    semoe::index_t num_experts = 6;
+    semoe::index_t top_k = 2;
+    Fault fault = Fault::none;
+    int* calls = nullptr;
+
+    using Inner = gate::TopK<gate::Softmax>;
+    Inner inner() const { return {.num_experts = num_experts, .top_k = top_k}; }
+
+    void forward(semoe::CpuBackend& b, semoe::RouteInput<semoe::CpuBackend, double> const& in,
+                 semoe::Assignment<semoe::CpuBackend, double> out) const {
+        auto input = in;
+        if (fault == Fault::ignores_mask) input.mask = {};
+        inner().forward(b, input, out);
+        ++*calls;
+        for (semoe::index_t t = 0; t < in.logits.rows; ++t) {
+            if (input.masked(t)) continue;
+            if (fault == Fault::repeats_id) out.topk_ids(t, 1) = out.topk_ids(t, 0);
+            if (fault == Fault::out_of_range) out.topk_ids(t, 1) = 6;
+            if (fault == Fault::higher_id_wins && in.logits(t, 0) == in.logits(t, 1))
+                out.topk_ids(t, 0) = 5;
+            if (fault == Fault::reads_neighbour && t > 0) out.topk_weights(t, 0) *= 0.5;
+            if (fault == Fault::counts_calls) out.topk_weights(t, 0) += *calls;
+            if (fault == Fault::writes_padding) out.topk_ids.row(t)[top_k] = 0;
+        }
+    }
+    void backward(semoe::CpuBackend& b, semoe::RouteInput<semoe::CpuBackend, double> const& in,
+                  semoe::Assignment<semoe::CpuBackend, double> chosen,
+                  semoe::MatrixView<double const, semoe::HostSpace> d_weights,
+                  semoe::MatrixView<double, semoe::HostSpace> d_logits) const {
+        double const before = in.logits.rows ? d_logits(0, 0) : 0;
+        inner().backward(b, in, chosen, d_weights, d_logits);
+        if (in.logits.rows == 0) return;
+        if (fault == Fault::adds_gradient) d_logits(0, 0) += before;
+        if (fault == Fault::wrong_gradient)
+            for (semoe::index_t t = 0; t < in.logits.rows; ++t) d_logits(t, 0) *= 1.00001;
+    }
+};
+
+std::string violation(Fault fault) {
+    int calls = 0;
+    try {
+        semoe::CpuBackend b;
+        check_gate(b, Faulty{.fault = fault, .calls = &calls});
+    } catch (semoe::testing::contract_violation const& v) {
+        return v.what();
+    }
+    return "";
+}
+
+} // namespace
+
+TEST_CASE("testing/check_gate: each broken promise is found and named") {
+    CHECK(violation(Fault::none) == "");
+    auto const names = [](Fault fault, char const* part) {
+        std::string const text = violation(fault);
+        INFO("found: ", text);
+        CHECK(text.find(part) != std::string::npos);
+    };
+    names(Fault::repeats_id, "an expert at most once");
+    names(Fault::out_of_range, "lie in [0, num_experts); 6");
+    names(Fault::higher_id_wins, "equal logits choose the lower ids");
+    names(Fault::ignores_mask, "a masked token gets id -1");
+    names(Fault::reads_neighbour, "depends on its row");
+    names(Fault::counts_calls, "the same");
+    names(Fault::wrong_gradient, "the derivative of forward's weights");
+    names(Fault::adds_gradient, "Gate:");
+    names(Fault::writes_padding, "past its last column");
+}
+
+#endif
