@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <span>
+#include <string>
 
 namespace semoe {
 
@@ -17,29 +18,59 @@ struct BlockInfo {
     friend bool operator==(BlockInfo const&, BlockInfo const&) = default;
 };
 
+/// As error texts name a block: "block (layer 3, expert 5, weight)".
+inline std::string to_string(BlockKey key) {
+    std::string text = "block (layer " + std::to_string(key.layer) + ", ";
+    if (key.expert == router_block)
+        text += "router";
+    else if (key.expert == shared_block)
+        text += "shared expert";
+    else
+        text += "expert " + std::to_string(key.expert);
+    return text + ", " + to_string(key.kind) + ")";
+}
+/// "4096 bytes, row_major".
+inline std::string to_string(BlockInfo info) {
+    return std::to_string(info.bytes) + " bytes, " + to_string(info.layout);
+}
+
 /// What a tier has done so far; tests assert these instead of timing.
 struct TierCounters {
-    index_t acquires = 0, hits = 0, loads = 0, evictions = 0, write_backs = 0;
+    index_t acquires = 0;    ///< leases given
+    index_t hits = 0;        ///< of those, blocks found in a slot or on their way into one
+    index_t loads = 0;       ///< transfers started from the store, prefetches among them
+    index_t evictions = 0;   ///< blocks that lost their slot to another
+    index_t write_backs = 0; ///< transfers started to the store
     index_t bytes_loaded = 0, bytes_stored = 0;
+    friend bool operator==(TierCounters const&, TierCounters const&) = default;
 };
 
-/// Bytes at rest. A handle is cheap to copy; copies are the same store.
-template <class S, class B>
-concept BlockStore = requires(S& s, B& b, BlockKey key, BlockInfo info, Bytes<space_of<B>> dst,
-                              ConstBytes<space_of<B>> src) {
+template <class S>
+concept HasStoredBlocks = requires(S& s, S const& cs, BlockKey key, BlockInfo info) {
     /// Makes the block exist, zero-filled when it is new.
     /// Throws store_error naming both when it exists with another size or layout.
     s.declare(key, info);
-    { s.contains(key) } -> std::same_as<bool>;
-    { s.info(key) } -> std::same_as<BlockInfo>;
-    /// Start a transfer after what b has been given so far; it is done when the event is. May
-    /// complete out of order. An error surfaces where the event is waited for.
+    { cs.contains(key) } -> std::same_as<bool>;
+    /// Throws store_error naming the key when there is no such block.
+    { cs.info(key) } -> std::same_as<BlockInfo>;
+};
+template <class S, class B>
+concept HasTransfers = requires(S& s, B& b, BlockKey key, Bytes<space_of<B>> dst,
+                                ConstBytes<space_of<B>> src) {
+    /// Start a transfer of the whole block after what b has been given so far; it is done when the
+    /// event is. Transfers may complete out of order: who needs an order waits for the event. An
+    /// error is thrown here or where the event is waited for.
     { s.load(b, key, dst) } -> std::same_as<typename B::event_type>;
     { s.store(b, key, src) } -> std::same_as<typename B::event_type>;
 };
+/// Bytes at rest. A handle is cheap to copy; copies are the same store. Any thread may call.
+template <class S, class B>
+concept BlockStore = std::copyable<S> && HasStoredBlocks<S> && HasTransfers<S, B>;
 
 /// Move-only: the block's slot is pinned until the lease dies. Release is queue-ordered: the slot
 /// is reused only after the work, given to the acquiring queue so far, that reads it.
+/// Several leases of one block may live at once: readers on any queues; a writer only beside leases
+/// acquired through the same queue.
 template <class L, class B>
 concept Lease = std::movable<L> &&(!std::copyable<L>)&&requires(L const& l) {
     { l.bytes() } -> std::same_as<Bytes<space_of<B>>>;
@@ -60,8 +91,9 @@ concept HasBlocks = requires(M& m, M const& cm, B& b, BlockKey key, BlockInfo in
 template <class M, class B>
 concept HasAcquire = requires(M& m, B& b, BlockKey key, Access access) {
     /// b's queue waits until the block is in its slot. Throws precondition_error when every slot
-    /// of the kind is leased (the text says which knob to turn), store_error when the bytes could
-    /// not be had.
+    /// of the kind is leased (the text says which knob to turn) or the block was never declared,
+    /// store_error when the bytes could not be had; the block may be acquired again after that. If
+    /// b's queue is not inline, what goes wrong later is thrown where b synchronises.
     { m.acquire(b, key, access) } -> Lease<B>;
 };
 template <class M, class B>

@@ -1,0 +1,119 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/backend/cpu/cpu.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/tier/concept.hpp"
+#include "semoe/tier/detail/cached_state.hpp"
+#include "semoe/tier/detail/slot_lease.hpp"
+#include "semoe/tier/eviction.hpp"
+#include "semoe/tier/store/host.hpp"
+
+#include <memory>
+#include <span>
+#include <utility>
+
+namespace semoe::tier {
+
+/// A few slots of backend memory over a store that holds every block: weights, gradients, masters
+/// and moments may together be larger than the memory they are used in. Copies are the same tier;
+/// any number of threads may use it, each with its own queue.
+///
+///     tier::HostStore store;
+///     tier::Cached tier{backend, store, {.slots = 3}};
+///
+/// Transfers run on a queue forked from the backend, beside the computation. `prefetch` takes the
+/// order in which blocks will be acquired and starts loading them, also later, whenever a lease is
+/// released; a block announced earlier never gives way to one announced later. A released slot is
+/// reused once the work that the acquiring queue had been given by then is done.
+///
+/// Memory is taken in `declare`: as many slots a kind as are allowed, at most one a block, each
+/// as large as the kind's largest block so far. A later, larger block replaces the slots of its
+/// kind, after they were written back. Nothing else allocates.
+///
+/// What a writer leaves is in the slot alone until it is evicted or flushed, and lost if the last
+/// handle dies before. A write-back that fails while an acquire or a flush waits for it leaves the
+/// bytes in their slot, dirty. One that was started by a prefetch, was accepted by the store and
+/// fails afterwards loses them: the error says so, at the next acquire or flush.
+template <class B, class Store, class Eviction = eviction::Lru>
+class Cached {
+    static_assert(HasMemory<B>, "tier::Cached: Backend lacks space, allocate, deallocate or copy "
+                                "(see backend/concept.hpp)");
+    static_assert(HasQueue<B>, "tier::Cached: Backend lacks event_type, record, wait, synchronize "
+                               "or fork (see backend/concept.hpp)");
+    static_assert(HasStoredBlocks<Store>, "tier::Cached: Store lacks declare(key, info), "
+                                          "contains(key) const or info(key) const "
+                                          "(see tier/concept.hpp)");
+    static_assert(HasTransfers<Store, B>,
+                  "tier::Cached: Store lacks load(backend, key, dst) or store(backend, key, src) "
+                  "that return the backend's event_type (see tier/concept.hpp)");
+    static_assert(BlockStore<Store, B>, "tier::Cached: Store must be copyable, a handle whose "
+                                        "copies are the same store (see tier/concept.hpp)");
+    static_assert(eviction::HasSlotState<Eviction>,
+                  "tier::Cached: Eviction must be copyable and have a type SlotState, copyable and "
+                  "default-constructible (see tier/eviction.hpp)");
+    static_assert(eviction::HasNotices<Eviction>,
+                  "tier::Cached: Eviction lacks placed(SlotState&) or used(SlotState&) "
+                  "(see tier/eviction.hpp)");
+    static_assert(eviction::HasVictimOrder<Eviction>,
+                  "tier::Cached: Eviction lacks bool before(Candidate, Candidate) const "
+                  "(see tier/eviction.hpp)");
+    using State = detail::CachedState<B, Store, Eviction>;
+
+public:
+    using lease_type = detail::SlotLease<State, typename State::Slot, B>;
+
+    /// @throws precondition_error naming a value that is out of range
+    /// @cost one forked queue
+    Cached(B backend, Store store, CachedOptions options, Eviction eviction = {})
+      : state_(std::make_shared<State>(backend, std::move(store), options, eviction)) {}
+
+    /// Makes the block exist here and in the store, where it may have existed before.
+    /// @throws precondition_error or store_error naming both sizes and layouts when it exists with
+    ///         others; precondition_error when its kind needs larger slots while one is leased
+    /// @sync none, unless the slots of its kind grow: then as flush
+    /// @cost slots of its kind, as above
+    void declare(B& b, BlockKey key, BlockInfo info) { state_->declare(b, key, info); }
+
+    bool contains(BlockKey key) const { return state_->contains(key); }
+    /// @throws precondition_error naming the key when there is no such block
+    BlockInfo info(BlockKey key) const { return state_->info(key); }
+    /// Whether the block lies in a slot or is on its way into one.
+    bool resident(BlockKey key) const { return state_->resident(key); }
+    index_t max_pinned(BlockKind) const {
+        CachedOptions const& o = state_->options();
+        return o.slots / o.contexts;
+    }
+    TierCounters counters() const { return state_->counters(); }
+    Store& store() { return state_->store(); }
+
+    /// @param access  read or write load the block unless it is in a slot; overwrite loads nothing.
+    ///                After write or overwrite the slot is dirty.
+    /// @throws precondition_error when every slot of the kind is leased, or the block was never
+    ///         declared; store_error naming the block that could not be loaded or written back
+    /// @sync b waits for the block; the host too if b's queue is inline
+    /// @cost on a hit one look-up; else looks at every slot of the kind, one transfer, and one more
+    ///       before it if the evicted block was dirty. No allocation
+    lease_type acquire(B& b, BlockKey key, Access access) {
+        typename State::Slot& slot = state_->acquire(b, key, access);
+        return lease_type(state_, slot, slot.bytes(), b, access);
+    }
+    /// @param upcoming  the order in which blocks will be acquired; replaces the last such list.
+    ///                  Undeclared ones are ignored, as is what goes beyond two announcements for
+    ///                  each declared block of a kind
+    /// @sync enqueues, at most 8 loads at a time: the others follow as these are acquired
+    /// @cost one look-up an entry, no allocation
+    void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }
+    /// @throws precondition_error when a writer's lease is alive; store_error naming the first
+    /// block
+    ///         that could not be written back (it stays, dirty) or that a prefetch could not load
+    /// @sync the host waits for b and for every transfer
+    void flush(B& b) { state_->flush(b); }
+
+private:
+    std::shared_ptr<State> state_;
+};
+
+static_assert(MemoryTier<Cached<CpuBackend, HostStore>, CpuBackend>);
+
+} // namespace semoe::tier

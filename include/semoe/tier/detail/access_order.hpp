@@ -1,0 +1,55 @@
+#pragma once
+
+#include "semoe/core/types.hpp"
+
+namespace semoe::tier::detail {
+
+/// Orders the queues that use one piece of memory: remembers what the next reader and the next
+/// writer have to wait for. Guarded by its owner's lock.
+template <class Event>
+class AccessOrder {
+public:
+    static constexpr int max_readers = 4;
+
+    /// Some events, by value, so that they can be waited for without the lock.
+    struct Events {
+        Event at[max_readers + 1] = {};
+        int size = 0;
+
+        void add(Event const& event) { at[size++] = event; }
+        template <class B>
+        void wait(B& b) const {
+            for (int i = 0; i < size; ++i) b.wait(at[i]);
+        }
+    };
+
+    /// What comes before an access that begins now.
+    Events before(Access access) const {
+        Events events;
+        events.add(written_);
+        if (access != Access::read)
+            for (int i = 0; i < num_readers_; ++i) events.add(readers_[i]);
+        return events;
+    }
+    /// The access on b ends with what b has been given so far.
+    template <class B>
+    void after(B& b, Access access) {
+        if (access != Access::read) return written(b.record());
+        if (num_readers_ == max_readers) { // b's next event stands for them all
+            for (int i = 0; i < max_readers; ++i) b.wait(readers_[i]);
+            num_readers_ = 0;
+        }
+        readers_[num_readers_++] = b.record();
+    }
+    /// A writer that waited for before(Access::write) is done when the event is.
+    void written(Event event) {
+        written_ = event;
+        num_readers_ = 0;
+    }
+
+private:
+    Event written_ = {}, readers_[max_readers] = {};
+    int num_readers_ = 0;
+};
+
+} // namespace semoe::tier::detail

@@ -1,0 +1,43 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/tier/concept.hpp"
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+namespace semoe::tier::detail {
+
+struct BlockKeyHash {
+    std::size_t operator()(BlockKey key) const {
+        std::uint64_t const where =
+            std::uint64_t(std::uint32_t(key.layer)) << 32 | std::uint32_t(key.expert);
+        std::uint64_t const mixed = (where ^ std::uint64_t(key.kind) << 60) * 0x9e3779b97f4a7c15u;
+        return std::size_t(mixed ^ mixed >> 32);
+    }
+};
+
+/// What is known of each declared block; entries stay where they are.
+template <class Entry>
+using BlockMap = std::unordered_map<BlockKey, Entry, BlockKeyHash>;
+
+/// The entry of a declared block.
+/// @throws Error naming the block when there is none
+template <class Error, class Map>
+auto& declared(Map& blocks, BlockKey key, char const* who) {
+    auto const found = blocks.find(key);
+    if (found == blocks.end())
+        throw Error(std::string(who) + ": " + to_string(key) + " was never declared");
+    return found->second;
+}
+
+/// @throws Error naming the block, both sizes and both layouts unless they agree
+template <class Error>
+void expect_same(char const* who, BlockKey key, BlockInfo present, BlockInfo asked) {
+    if (present != asked)
+        throw Error(std::string(who) + ": " + to_string(key) + " is declared with " +
+                    to_string(asked) + ", but it exists with " + to_string(present));
+}
+
+} // namespace semoe::tier::detail

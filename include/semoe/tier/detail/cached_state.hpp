@@ -1,0 +1,428 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/tier/concept.hpp"
+#include "semoe/tier/detail/block_map.hpp"
+#include "semoe/tier/detail/slot_pool.hpp"
+
+#include <array>
+#include <exception>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace semoe::tier {
+
+/// How much backend memory a Cached tier may take.
+struct CachedOptions {
+    index_t slots = 2;    ///< blocks of each kind that lie in backend memory at once
+    index_t contexts = 1; ///< forwards that run at once; each may lease slots / contexts blocks
+
+    /// @throws precondition_error naming the field
+    void validate() const {
+        expects(slots >= 1, [&] {
+            return "CachedOptions: slots is " + std::to_string(slots) + ", must be at least 1";
+        });
+        expects(contexts >= 1 && contexts <= slots, [&] {
+            return "CachedOptions: contexts is " + std::to_string(contexts) +
+                   ", must be between 1 and slots, " + std::to_string(slots);
+        });
+    }
+};
+
+namespace detail {
+
+/// What the copies of a Cached share.
+///
+/// `mutex_` guards the bookkeeping and is never held while the host waits for queued work.
+/// `settling_`, taken before it, is held by whoever waits for transfers that may have failed. A
+/// queue tells of a failure once, to whoever waits first; so one waits at a time, and after a
+/// failure every load is forgotten that nobody has seen succeed.
+template <class B, class Store, class Eviction>
+class CachedState {
+    using Pool = SlotPool<B, Eviction>;
+    using Block = typename Pool::Block;
+    using Event = typename B::event_type;
+    using Events = typename AccessOrder<Event>::Events;
+    using Lock = std::unique_lock<std::mutex>;
+
+public:
+    using Slot = typename Pool::Slot;
+    /// Loads under way at a time: a queue's room for tasks is bounded, and prefetch must not wait.
+    static constexpr int max_in_flight = 8;
+
+    CachedState(B& b, Store store, CachedOptions options, Eviction const& eviction)
+      : options_((options.validate(), options))
+      , store_(std::move(store))
+      , copies_(b.fork())
+      , pools_{Pool(options.slots, eviction), Pool(options.slots, eviction),
+               Pool(options.slots, eviction), Pool(options.slots, eviction)} {}
+    CachedState(CachedState const&) = delete;
+    CachedState& operator=(CachedState const&) = delete;
+    ~CachedState() {
+        for (Pool& pool : pools_) retire(pool);
+        drain();
+    }
+
+    CachedOptions const& options() const { return options_; }
+    Store& store() { return store_; }
+    bool contains(BlockKey key) const {
+        std::lock_guard lock(mutex_);
+        return blocks_.contains(key);
+    }
+    BlockInfo info(BlockKey key) const {
+        std::lock_guard lock(mutex_);
+        return declared<precondition_error>(blocks_, key, name).info;
+    }
+    bool resident(BlockKey key) const {
+        std::lock_guard lock(mutex_);
+        auto const found = blocks_.find(key);
+        return found != blocks_.end() && found->second.slot;
+    }
+    TierCounters counters() const {
+        std::lock_guard lock(mutex_);
+        return counters_;
+    }
+
+    void declare(B& b, BlockKey key, BlockInfo info) {
+        Lock lock(mutex_);
+        if (auto const found = blocks_.find(key); found != blocks_.end())
+            return expect_same<precondition_error>(name, key, found->second.info, info);
+        store_.declare(key, info);
+        Pool& pool = pool_of(key);
+        if (info.bytes > pool.slot_bytes()) {
+            if (!pool.slots().empty()) {
+                lock.unlock();
+                flush(b);
+                lock.lock();
+            }
+            for (Slot const& slot : pool.slots())
+                expects(slot.pins == 0, [&] {
+                    return std::string(name) + ": " + to_string(key) + ", " + to_string(info) +
+                           ", needs larger slots while one is leased; declare it earlier";
+                });
+            std::size_t const present = pool.slots().size();
+            retire(pool);
+            pool.drop_slots(info.bytes);
+            while (pool.slots().size() < present) pool.add_slot(copies_);
+        }
+        if (pool.wants_slot()) pool.add_slot(copies_);
+        pool.add_block();
+        blocks_.emplace(key, Block{key, info});
+    }
+
+    /// The block's slot, pinned; b waits until the bytes are there.
+    Slot& acquire(B& b, BlockKey key, Access access) {
+        for (;;)
+            if (Slot* const slot = try_acquire(b, key, access)) return *slot;
+    }
+    void release(Slot& slot, B& b, Access access) noexcept {
+        std::lock_guard lock(mutex_);
+        try {
+            slot.order.after(b, access);
+        } catch (...) { // the queue has failed, and says so where it is synchronised
+        }
+        if (access != Access::read) slot.dirty = true;
+        unpin(slot, access);
+    }
+
+    void prefetch(std::span<BlockKey const> upcoming) noexcept {
+        std::lock_guard lock(mutex_);
+        for (Pool& pool : pools_) pool.forget();
+        index_t position = 0;
+        for (BlockKey key : upcoming)
+            if (auto const found = blocks_.find(key); found != blocks_.end())
+                pool_of(key).announce(found->second, position++);
+        for (Pool& pool : pools_) pool.link();
+        load_announced();
+    }
+
+    void flush(B& b) {
+        std::lock_guard settling(settling_);
+        b.synchronize();
+        Lock lock(mutex_);
+        for_each_slot([&](Slot& slot) {
+            expects(slot.writers == 0 || !slot.block, [&] {
+                return std::string(name) + ": flush while " + to_string(slot.block->key) +
+                       " is leased for writing; release the lease first";
+            });
+        });
+        std::exception_ptr first;
+        for_each_slot([&](Slot& slot) {
+            try {
+                if (slot.dirty)
+                    clean(b, lock, slot, true);
+                else if (!slot.settled)
+                    observe(b, lock, slot, slot.order.before(Access::read), true);
+            } catch (store_error const&) {
+                if (!first) first = std::current_exception();
+            }
+        });
+        for (auto& [key, block] : blocks_)
+            if (std::exception_ptr failure = std::exchange(block.failure, nullptr); !first)
+                first = failure;
+        if (first) std::rethrow_exception(first);
+    }
+
+private:
+    static constexpr char const* name = "tier::Cached";
+
+    Pool& pool_of(BlockKey key) { return pools_[std::size_t(key.kind)]; }
+    template <class F>
+    void for_each_slot(F const& f) {
+        for (Pool& pool : pools_)
+            for (Slot& slot : pool.slots()) f(slot);
+    }
+    /// What the exception being handled means for the block. @return as store_error
+    static store_error failure_of(Block const& block, char const* what) {
+        std::string text = std::string(name) + ": " + to_string(block.key) + " " + what + ": ";
+        try {
+            throw;
+        } catch (std::exception const& error) {
+            text += error.what();
+        } catch (...) {
+            text += "unknown exception";
+        }
+        return store_error(text);
+    }
+
+    Slot* try_acquire(B& b, BlockKey key, Access access) {
+        Lock lock(mutex_);
+        Block& block = declared<precondition_error>(blocks_, key, name);
+        if (block.failure) std::rethrow_exception(std::exchange(block.failure, nullptr));
+        bool const hit = secure(b, lock, block, access);
+        Slot& slot = *block.slot;
+        ++slot.pins;
+        slot.writers += access != Access::read;
+        ++counters_.acquires;
+        counters_.hits += hit;
+        pool_of(key).used(block);
+        Events const before = slot.order.before(access);
+        auto const give_up = [&] {
+            --counters_.acquires;
+            counters_.hits -= hit;
+            unpin(slot, access);
+        };
+        bool const settled = slot.settled;
+        lock.unlock();
+        try {
+            if (settled) {
+                before.wait(b);
+                return &slot;
+            }
+            std::lock_guard settling(settling_);
+            lock.lock();
+            if (slot.block == &block) {
+                observe(b, lock, slot, before, false);
+                return &slot;
+            }
+        } catch (...) {
+            if (!lock.owns_lock()) lock.lock();
+            give_up();
+            throw;
+        }
+        give_up(); // forgotten when another load failed: once more
+        return nullptr;
+    }
+    void unpin(Slot& slot, Access access) noexcept {
+        --slot.pins;
+        slot.writers -= access != Access::read;
+        load_announced();
+    }
+
+    /// Brings the block into a slot, or on its way there. @return whether it was
+    bool secure(B& b, Lock& lock, Block& block, Access access) {
+        Pool& pool = pool_of(block.key);
+        Lock settling(settling_, std::defer_lock);
+        while (!block.slot) {
+            Slot* const slot = pool.victim();
+            expects(slot != nullptr, [&] {
+                return std::string(name) + ": all " + std::to_string(pool.slots().size()) + " " +
+                       to_string(block.key.kind) + " slots are leased while " +
+                       to_string(block.key) +
+                       " is acquired; raise CachedOptions::slots or release leases earlier";
+            });
+            if (!slot->dirty) {
+                take(block, *slot, access);
+                return false;
+            }
+            if (settling.owns_lock()) {
+                clean(b, lock, *slot, false);
+            } else {
+                lock.unlock();
+                settling.lock();
+                lock.lock();
+            }
+        }
+        return true;
+    }
+    /// Gives the block a slot, evicting what lies there, and starts the load.
+    void take(Block& block, Slot& slot, Access access) {
+        if (slot.block) {
+            ++counters_.evictions;
+            forget(slot);
+        }
+        if (access != Access::overwrite) {
+            try {
+                slot.order.before(Access::write).wait(copies_);
+                slot.order.written(
+                    store_.load(copies_, block.key, slot.memory.view().part(0, block.info.bytes)));
+            } catch (...) {
+                slot.order.written(copies_.record()); // some of it may have been enqueued
+                throw failure_of(block, "could not be loaded");
+            }
+            ++counters_.loads;
+            counters_.bytes_loaded += block.info.bytes;
+        }
+        pool_of(block.key).place(slot, block);
+        slot.settled = false;
+        ++in_flight_;
+    }
+    void forget(Slot& slot) {
+        if (!slot.settled) --in_flight_;
+        pool_of(slot.block->key).remove(slot);
+    }
+    /// Starts writing a dirty slot back. Later transfers start after it.
+    void write_back(Slot& slot) {
+        slot.store_failed = true;
+        try {
+            slot.order.before(Access::read).wait(copies_);
+            copies_.wait(store_.store(copies_, slot.block->key, slot.bytes()));
+            slot.stored = copies_.record();
+            slot.order.after(copies_, Access::read);
+        } catch (...) {
+            throw failure_of(*slot.block, "could not be written back");
+        }
+        slot.dirty = slot.store_failed = false;
+        ++counters_.write_backs;
+        counters_.bytes_stored += slot.block->info.bytes;
+    }
+
+    /// Writes a dirty slot back and lets b wait for it; the slot stays dirty if that fails.
+    /// @pre settling_ and lock are held; the lock is let go while b waits
+    void clean(B& b, Lock& lock, Slot& slot, bool on_host) {
+        write_back(slot);
+        Event const stored = slot.stored;
+        ++slot.pins;
+        lock.unlock();
+        try {
+            b.wait(stored);
+            if (on_host) b.synchronize();
+        } catch (...) {
+            store_error const failure = failure_of(*slot.block, "could not be written back");
+            lock.lock();
+            --slot.pins;
+            slot.dirty = slot.store_failed = true;
+            drop_suspects(lock);
+            throw failure;
+        }
+        lock.lock();
+        --slot.pins;
+    }
+    /// Lets b wait for what lies `before` an access to a slot that may still be loading.
+    /// @pre settling_ and lock are held; the lock is let go while b waits
+    void observe(B& b, Lock& lock, Slot& slot, Events const& before, bool on_host) {
+        Block const *const block = slot.block, *const displaced = slot.displaced;
+        Event const stored = slot.stored;
+        ++slot.pins;
+        lock.unlock();
+        bool written_back = !displaced;
+        try {
+            if (displaced) {
+                b.wait(stored);
+                if (on_host) b.synchronize();
+                written_back = true;
+            }
+            before.wait(b);
+            if (on_host) b.synchronize();
+        } catch (...) {
+            store_error const failure =
+                written_back ? failure_of(*block, "could not be loaded")
+                             : failure_of(*displaced, "could not be written back and is lost");
+            lock.lock();
+            --slot.pins;
+            drop_suspects(lock);
+            throw failure;
+        }
+        lock.lock();
+        --slot.pins;
+        if (slot.settled) return;
+        slot.settled = true;
+        slot.displaced = nullptr;
+        --in_flight_;
+        load_announced();
+    }
+    /// After a failed transfer: forgets every load that nobody has seen succeed.
+    void drop_suspects(Lock& lock) {
+        lock.unlock();
+        drain();
+        lock.lock();
+        for_each_slot([&](Slot& slot) {
+            if (!slot.settled) forget(slot);
+        });
+    }
+    /// Waits for all transfers. What failed among them has been dealt with, or is suspect.
+    void drain() noexcept {
+        try {
+            copies_.synchronize();
+        } catch (...) {
+        }
+    }
+    /// Before slots are freed: our queue waits for whoever uses them.
+    void retire(Pool& pool) noexcept {
+        for (Slot& slot : pool.slots()) {
+            if (slot.block) slot.block->slot = nullptr;
+            try {
+                slot.order.before(Access::write).wait(copies_);
+            } catch (...) { // what that work threw belongs to whoever gave it
+            }
+        }
+    }
+
+    /// Starts loads of announced blocks, the nearest first, while there are slots for them.
+    void load_announced() noexcept {
+        bool full[num_block_kinds] = {};
+        while (in_flight_ < max_in_flight) {
+            Pool* nearest = nullptr;
+            for (Pool& pool : pools_)
+                if (!full[&pool - pools_.data()] && pool.next() &&
+                    (!nearest || pool.next_position() < nearest->next_position()))
+                    nearest = &pool;
+            if (!nearest) return;
+            if (Slot* const slot = nearest->victim_for_next())
+                load_ahead(*nearest->next(), *slot);
+            else
+                full[nearest - pools_.data()] = true;
+        }
+    }
+    /// One load, behind the write-back of what lay in the slot.
+    void load_ahead(Block& block, Slot& slot) noexcept {
+        Block* const displaced = slot.dirty ? slot.block : nullptr;
+        try {
+            if (slot.dirty) write_back(slot);
+        } catch (...) {
+            return; // it stays where it is; whoever has to evict or flush it will be told
+        }
+        try {
+            take(block, slot, Access::read);
+            slot.displaced = displaced;
+        } catch (...) {
+            block.failure = std::current_exception();
+        }
+    }
+
+    CachedOptions options_;
+    Store store_;
+    B copies_;
+    mutable std::mutex mutex_;
+    std::mutex settling_;
+    std::array<Pool, num_block_kinds> pools_;
+    BlockMap<Block> blocks_;
+    int in_flight_ = 0; ///< slots that are not settled
+    TierCounters counters_;
+};
+
+} // namespace detail
+} // namespace semoe::tier
