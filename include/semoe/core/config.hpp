@@ -28,6 +28,14 @@
 #define SEMOE_X86 0
 #endif
 
+/// Before a loop whose turns touch different elements: it becomes vector code without a question
+/// at run time whether its pointers overlap, which GCC's -O2 would not ask. Others need no word.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define SEMOE_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define SEMOE_INDEPENDENT
+#endif
+
 /// Compiles one function for an instruction set other than the translation unit's.
 /// Lambdas inside such a function do not inherit the target: write loops.
 #define SEMOE_TARGET(isa) __attribute__((target(isa)))

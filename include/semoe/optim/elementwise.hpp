@@ -1,0 +1,133 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/dtype.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/optim/concept.hpp"
+
+#include <concepts>
+#include <string>
+#include <type_traits>
+
+namespace semoe::optim {
+
+/// What an elementwise optimizer does to one element: parameter p and its moments are updated in
+/// place by gradient g. Rules are trivially copyable and callable from device code.
+template <class R, class Real>
+concept ElementRule = std::is_trivially_copyable_v<R> &&
+    ((R::moments_per_element == 0 && requires(R const& rule, Real& p, Real g) { rule(p, g); }) ||
+     (R::moments_per_element == 1 &&
+      requires(R const& rule, Real& p, Real g, Real& m) { rule(p, g, m); }) ||
+     (R::moments_per_element == 2 &&
+      requires(R const& rule, Real& p, Real g, Real& m, Real& v) { rule(p, g, m, v); }));
+
+namespace detail {
+
+/// Runs a rule over a range of elements, `lanes` at a time: a loop of constant length becomes
+/// vector code under a plain -O2. The last, shorter run is padded and goes through the same
+/// instructions, so an element's bits do not depend on where ranges end.
+template <class T, class Space, class Rule, int lanes>
+struct UpdateElements {
+    using Real = accumulate_t<T>;
+    static constexpr int moments = Rule::moments_per_element;
+
+    ParameterBlock<T, Space> block;
+    Rule rule;
+    Real gradient_scale;
+    index_t elements_per_call;
+
+    SEMOE_HD void operator()(index_t call) const {
+        index_t const first = call * elements_per_call;
+        index_t const left = block.weight.size - first;
+        index_t const last = first + (left < elements_per_call ? left : elements_per_call);
+        Real zeros[lanes] = {};
+        Rule const copy = rule; // what `this` points to might change with every store
+        index_t i = first;
+        for (; i + lanes <= last; i += lanes) {
+            Real const* g = block.gradient.empty() ? zeros : block.gradient.data + i;
+            apply(copy, gradient_scale, parameter() + i, g, moment(0, i), moment(1, i));
+            if (!block.master.empty()) round(block.master.data + i, block.weight.data + i);
+        }
+        if (i < last) update_tail(i, int(last - i));
+    }
+
+private:
+    SEMOE_HD Real* parameter() const {
+        if constexpr (!needs_master<T>)
+            if (block.master.empty()) return block.weight.data;
+        return block.master.data;
+    }
+    SEMOE_HD Real* moment(int j, index_t i) const {
+        return j < moments ? block.moments.data + j * block.weight.size + i : nullptr;
+    }
+    SEMOE_HD static void apply(Rule rule, Real scale, Real* p, Real const* g, Real* m, Real* v) {
+        SEMOE_INDEPENDENT
+        for (int k = 0; k < lanes; ++k) {
+            Real const scaled = g[k] * scale;
+            if constexpr (moments == 0) rule(p[k], scaled);
+            if constexpr (moments == 1) rule(p[k], scaled, m[k]);
+            if constexpr (moments == 2) rule(p[k], scaled, m[k], v[k]);
+        }
+    }
+    SEMOE_HD static void round(Real const* p, T* weight) {
+        SEMOE_INDEPENDENT
+        for (int k = 0; k < lanes; ++k) weight[k] = convert<T>(p[k]);
+    }
+    SEMOE_HD void update_tail(index_t first, int count) const {
+        Real p[lanes] = {}, g[lanes] = {}, m[2][lanes] = {};
+        for (int k = 0; k < count; ++k) {
+            p[k] = parameter()[first + k];
+            if (!block.gradient.empty()) g[k] = block.gradient[first + k];
+            for (int j = 0; j < moments; ++j) m[j][k] = *moment(j, first + k);
+        }
+        apply(rule, gradient_scale, p, g, m[0], m[1]);
+        for (int k = 0; k < count; ++k) {
+            for (int j = 0; j < moments; ++j) *moment(j, first + k) = m[j][k];
+            if (!block.master.empty()) block.master[first + k] = p[k];
+            block.weight[first + k] = convert<T>(p[k]);
+        }
+    }
+};
+
+} // namespace detail
+
+/// Applies an ElementRule to every element of a block, in accumulate_t<T>: the master (or, where
+/// there is none, the weight) is the parameter; the weight receives it rounded to T. The whole
+/// body of an optimizer whose elements do not depend on one another.
+/// @param block  n elements each, backend memory; see optim/concept.hpp
+/// @param gradient_scale  multiplies every gradient first
+/// @param rule  ElementRule over accumulate_t<T>, copied into the queue
+/// @throws precondition_error when a view's size does not fit, naming both, or when 16-bit
+///         weights come without their master
+/// @sync  enqueues on b
+/// @cost  one parallel_for; reads and writes each view once; no allocation
+template <Backend B, class T, class Rule>
+void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block, double gradient_scale,
+                     Rule rule) {
+    using Real = accumulate_t<T>;
+    static_assert(ElementRule<Rule, Real>,
+                  "update_elements: the rule needs moments_per_element (0, 1 or 2) and a const "
+                  "operator()(Real& p, Real g, Real&... moments), and must be trivially copyable; "
+                  "see semoe/optim/elementwise.hpp");
+    index_t const n = block.weight.size;
+    auto const fits = [&](char const* name, index_t size, index_t wanted, bool may_lack) {
+        expects(size == wanted || (may_lack && size == 0), [&] {
+            return "optimizer: " + std::string(name) + " has " + std::to_string(size) +
+                   " elements, the weight's " + std::to_string(n) + " need " +
+                   std::to_string(wanted);
+        });
+    };
+    fits("master", block.master.size, n, !needs_master<T>);
+    fits("gradient", block.gradient.size, n, true);
+    fits("moments", block.moments.size, n * Rule::moments_per_element, false);
+    if (n == 0) return;
+
+    // Host workers want long runs; a device wants neighbouring elements on neighbouring threads.
+    constexpr int lanes = host_reachable<B> ? 16 : 1;
+    constexpr index_t per_call = host_reachable<B> ? 4096 : 1;
+    b.parallel_for((n + per_call - 1) / per_call,
+                   detail::UpdateElements<T, space_of<B>, Rule, lanes>{
+                       block, rule, Real(gradient_scale), per_call});
+}
+
+} // namespace semoe::optim

@@ -1,0 +1,66 @@
+#pragma once
+
+#include "semoe/core/types.hpp"
+#include "semoe/optim/detail/expects_number.hpp"
+
+#include <cmath>
+#include <concepts>
+
+/// Schedules of the learning rate: step -> factor in [0, 1] for UpdateStep::lr_factor. Step 0 is
+/// the first update. A schedule of one's own is any callable of this form.
+namespace semoe::optim::learning_rate {
+
+template <class S>
+concept Schedule = requires(S const& s, index_t step) {
+    { s(step) } -> std::convertible_to<double>;
+};
+
+namespace detail {
+/// Share of the way from the end of the warm-up to `total`, held at 1 past it.
+inline double progress(index_t step, index_t warmup, index_t total) {
+    if (step >= total) return 1;
+    return double(step - warmup) / double(total - warmup);
+}
+inline void validate(char const* name, index_t warmup, index_t total) {
+    optim::detail::expects_number(warmup >= 0 && warmup <= total, name, double(warmup),
+                                  "lie in [0, total]");
+}
+} // namespace detail
+
+/// Rises linearly from 0 over `warmup` steps, then stays 1.
+struct Constant {
+    index_t warmup = 0;
+
+    double operator()(index_t step) const {
+        return step < warmup ? double(step) / double(warmup) : 1.0;
+    }
+};
+
+/// Rises linearly from 0 over `warmup` steps, then falls linearly to `minimum` at `total`, where
+/// it stays.
+struct Linear {
+    index_t warmup = 0, total = 0;
+    double minimum = 0;
+
+    double operator()(index_t step) const {
+        detail::validate("learning_rate::Linear: warmup", warmup, total);
+        if (step < warmup) return double(step) / double(warmup);
+        return minimum + (1 - minimum) * (1 - detail::progress(step, warmup, total));
+    }
+};
+
+/// Rises linearly from 0 over `warmup` steps, then falls along half a cosine to `minimum` at
+/// `total`, where it stays (Loshchilov and Hutter, ICLR 2017, without restarts).
+struct Cosine {
+    index_t warmup = 0, total = 0;
+    double minimum = 0;
+
+    double operator()(index_t step) const {
+        detail::validate("learning_rate::Cosine: warmup", warmup, total);
+        if (step < warmup) return double(step) / double(warmup);
+        double const angle = 3.14159265358979323846 * detail::progress(step, warmup, total);
+        return minimum + (1 - minimum) * 0.5 * (1 + std::cos(angle));
+    }
+};
+
+} // namespace semoe::optim::learning_rate
