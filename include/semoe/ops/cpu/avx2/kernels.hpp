@@ -1,0 +1,106 @@
+#pragma once
+
+#include "semoe/core/dtype.hpp"
+#include "semoe/ops/cpu/panel.hpp"
+
+#if SEMOE_X86
+#include <immintrin.h>
+#include <utility>
+
+#define SEMOE_AVX2 SEMOE_TARGET("avx2,fma")
+
+namespace semoe::ops::cpu {
+
+/// Tiles of 6 rows by one panel: 12 chains in 16 registers.
+struct Avx2Kernels {
+    template <class T>
+    static void multiply(PanelProduct<T> const& product) {
+        for (index_t p = 0; p < product.panels; ++p) rows(product.from_panel(p));
+    }
+
+    template <class T>
+    SEMOE_AVX2 static void transpose(T const* from, index_t ld, int rows, index_t depth,
+                                     float* out) {
+        index_t k = 0;
+        std::make_integer_sequence<int, 8> const lines;
+        for (; k + 8 <= depth; k += 8) {
+            transpose_8(from + k, ld, rows, out + k * 16, lines);
+            transpose_8(from + 8 * ld + k, ld, rows - 8, out + k * 16 + 8, lines);
+        }
+        for (; k < depth; ++k)
+            for (int j = 0; j < 16; ++j)
+                out[k * 16 + j] = j < rows ? float(from[j * ld + k]) : 0.0f;
+    }
+
+private:
+    SEMOE_AVX2 SEMOE_INLINE static __m256 load(float const* p) { return _mm256_loadu_ps(p); }
+    SEMOE_AVX2 SEMOE_INLINE static __m256 load(bf16 const* p) {
+        __m128i const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(p));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+
+    template <class T>
+    static void rows(PanelProduct<T> const& product) {
+        index_t r = 0;
+        // 8 rows that are left make two tiles of 4, not one of 6 and a slow one of 2.
+        for (; r + 6 <= product.rows && r + 8 != product.rows; r += 6)
+            tile(product.from_row(r), std::make_integer_sequence<int, 6>{});
+        for (; r + 4 <= product.rows; r += 4)
+            tile(product.from_row(r), std::make_integer_sequence<int, 4>{});
+        if (r + 2 <= product.rows) {
+            tile(product.from_row(r), std::make_integer_sequence<int, 2>{});
+            r += 2;
+        }
+        if (r < product.rows) tile(product.from_row(r), std::make_integer_sequence<int, 1>{});
+    }
+
+    template <class T, int... R>
+    SEMOE_AVX2 static void tile(PanelProduct<T> const product, std::integer_sequence<int, R...>) {
+        float* const c = product.c;
+        index_t const c_row = product.c_row;
+        __m256 low[sizeof...(R)], high[sizeof...(R)];
+        if (product.add)
+            ((low[R] = _mm256_loadu_ps(c + R * c_row),
+              high[R] = _mm256_loadu_ps(c + R * c_row + 8)),
+             ...);
+        else
+            ((low[R] = _mm256_setzero_ps(), high[R] = _mm256_setzero_ps()), ...);
+        float const* a = product.a;
+        T const* b = product.b;
+        index_t const a_row = product.a_row, a_k = product.a_k, b_k = product.b_k;
+        for (index_t k = product.depth; k > 0; --k, a += a_k, b += b_k) {
+            __m256 const b0 = load(b), b1 = load(b + 8);
+            __m256 a_r;
+            ((a_r = _mm256_set1_ps(a[R * a_row]), low[R] = _mm256_fmadd_ps(a_r, b0, low[R]),
+              high[R] = _mm256_fmadd_ps(a_r, b1, high[R])),
+             ...);
+        }
+        ((_mm256_storeu_ps(c + R * c_row, low[R]), _mm256_storeu_ps(c + R * c_row + 8, high[R])),
+         ...);
+    }
+
+    /// Three rounds of exchanges between lines 1, 2 and 4 apart.
+    template <class T, int... I>
+    SEMOE_AVX2 SEMOE_INLINE static void transpose_8(T const* from, index_t ld, int rows, float* out,
+                                                    std::integer_sequence<int, I...>) {
+        __m256 x[8], t[8];
+        ((x[I] = I < rows ? load(from + I * ld) : _mm256_setzero_ps()), ...);
+        ((t[I] = exchange_1<I % 2 != 0>(x[I & ~1], x[I | 1])), ...);
+        ((x[I] = exchange_2<I % 2 != 0>(t[(I & ~3) + I / 2 % 2], t[(I & ~3) + I / 2 % 2 + 2])),
+         ...);
+        ((t[I] = _mm256_permute2f128_ps(x[I % 4], x[I % 4 + 4], I < 4 ? 0x20 : 0x31)), ...);
+        (_mm256_storeu_ps(out + I * 16, t[I]), ...);
+    }
+    template <bool High>
+    SEMOE_AVX2 SEMOE_INLINE static __m256 exchange_1(__m256 a, __m256 b) {
+        return High ? _mm256_unpackhi_ps(a, b) : _mm256_unpacklo_ps(a, b);
+    }
+    template <bool High>
+    SEMOE_AVX2 SEMOE_INLINE static __m256 exchange_2(__m256 a, __m256 b) {
+        __m256d const x = _mm256_castps_pd(a), y = _mm256_castps_pd(b);
+        return _mm256_castpd_ps(High ? _mm256_unpackhi_pd(x, y) : _mm256_unpacklo_pd(x, y));
+    }
+};
+
+} // namespace semoe::ops::cpu
+#endif

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "semoe/core/dtype.hpp"
+#include "semoe/ops/cpu/panel.hpp"
+
+#include <cmath>
+
+namespace semoe::ops::cpu {
+
+/// The definition of what the tuned kernels compute. Where the compiler knows no instruction for
+/// it, std::fma is a call, and on processors without one it is slow: for old machines and tests.
+struct PortableKernels {
+    template <class T>
+    static void multiply(PanelProduct<T> const& product) {
+        for (index_t p = 0; p < product.panels; ++p)
+            for (index_t r = 0; r < product.rows; ++r) row(product.from_panel(p).from_row(r));
+    }
+
+    /// out[k][j] = from[j * ld + k] for j < rows; zero for the other j of 16.
+    template <class T>
+    static void transpose(T const* from, index_t ld, int rows, index_t depth, float* out) {
+        for (index_t k = 0; k < depth; ++k)
+            for (int j = 0; j < panel_columns; ++j)
+                out[k * panel_columns + j] = j < rows ? float(from[j * ld + k]) : 0.0f;
+    }
+
+private:
+    template <class T>
+    static void row(PanelProduct<T> const& product) {
+        float sum[panel_columns] = {};
+        if (product.add)
+            for (int j = 0; j < panel_columns; ++j) sum[j] = product.c[j];
+        for (index_t k = 0; k < product.depth; ++k) {
+            float const a = product.a[k * product.a_k];
+            T const* b = product.b + k * product.b_k;
+            for (int j = 0; j < panel_columns; ++j) sum[j] = std::fma(a, float(b[j]), sum[j]);
+        }
+        for (int j = 0; j < panel_columns; ++j) product.c[j] = sum[j];
+    }
+};
+
+} // namespace semoe::ops::cpu
