@@ -61,6 +61,12 @@ struct MatrixView {
     }
 };
 
+/// All elements of a matrix without gaps between its rows. @pre m.ld == m.cols
+template <class T, class Space>
+SEMOE_HD constexpr VectorView<T, Space> flat(MatrixView<T, Space> m) {
+    return {m.data, m.rows * m.cols};
+}
+
 /// Untyped bytes of one space; blocks and messages travel as these.
 template <class Space>
 using Bytes = VectorView<std::byte, Space>;

@@ -1,0 +1,214 @@
+#pragma once
+
+#include "semoe/core/dtype.hpp"
+#include "semoe/expert/concept.hpp"
+#include "semoe/expert/initialize.hpp"
+#include "semoe/ops/cast.hpp"
+#include "semoe/ops/fill.hpp"
+#include "semoe/tier/concept.hpp"
+
+#include <algorithm>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace semoe {
+
+/// A parameter's logical shape.
+struct Shape {
+    index_t rows = 0, cols = 0;
+    friend bool operator==(Shape const&, Shape const&) = default;
+};
+
+namespace detail {
+
+/// The routed expert's description, with or without a shared one beside it.
+template <class X>
+auto const& routed_part(X const& expert) {
+    if constexpr (HasSharedExpert<X>)
+        return expert.routed;
+    else
+        return expert;
+}
+
+template <class X>
+using RoutedPart = std::remove_cvref_t<decltype(routed_part(std::declval<X const&>()))>;
+
+/// The blocks of one layer on one rank: the router's, the shared expert's and those of the local
+/// experts, with a flag for each that says whether its gradient block holds anything.
+template <class B, class X, class M>
+class LayerBlocks {
+public:
+    using T = typename X::value_type;
+    using Real = accumulate_t<T>;
+    using S = space_of<B>;
+    static constexpr bool has_shared = HasSharedExpert<X>;
+
+    /// Declares every weight block. @cost what the tier does at declare
+    LayerBlocks(B& b, X const& expert, M tier, layer_id layer, index_t num_experts,
+                std::vector<expert_id> local_experts)
+      : tier_(std::move(tier))
+      , layer_(layer)
+      , local_(std::move(local_experts))
+      , expert_layout_(routed_part(expert).layout(b)) {
+        router_layout_.add("weight", num_experts, expert.hidden);
+        if constexpr (has_shared) {
+            if (expert.sigmoid_gate) router_layout_.add("shared_gate", 1, expert.hidden);
+            shared_layout_ = expert.shared.layout(b);
+            ids_.push_back(shared_block);
+        }
+        ids_.push_back(router_block);
+        ids_.insert(ids_.end(), local_.begin(), local_.end());
+        has_gradient_.assign(std::size_t(num_experts) + dense_ids, 0);
+        upcoming_.reserve(ids_.size() * std::size_t(num_block_kinds));
+        for (expert_id id : ids_) declare(b, id, BlockKind::weight, layout(id).elements());
+    }
+
+    M& tier() { return tier_; }
+    /// Expert numbers of this rank, rising.
+    std::vector<expert_id> const& local_experts() const { return local_; }
+    /// Every block of this rank: shared, router, then the local experts.
+    std::vector<expert_id> const& ids() const { return ids_; }
+
+    BlockLayout const& layout(expert_id id) const {
+        if (id == router_block) return router_layout_;
+        if (id == shared_block) return shared_layout_;
+        return expert_layout_;
+    }
+    BlockKey key(expert_id id, BlockKind kind) const { return {layer_, id, kind}; }
+    /// Whether the block's weights are of Real, so that they need no master.
+    static constexpr bool is_real(expert_id id) { return id == router_block || !needs_master<T>; }
+    bool has_master(expert_id id) const { return !is_real(id); }
+
+    bool has_gradient(expert_id id) const { return has_gradient_[flag(id)] != 0; }
+    void set_gradient(expert_id id, bool present) { has_gradient_[flag(id)] = present; }
+    void clear_gradients() { has_gradient_.assign(has_gradient_.size(), 0); }
+
+    /// Elements of the largest gradient.
+    index_t largest_primary() const {
+        index_t n = 0;
+        for (expert_id id : ids_) n = std::max(n, layout(id).primary_elements());
+        return n;
+    }
+
+    auto acquire(B& b, expert_id id, BlockKind kind, Access access) {
+        return tier_.acquire(b, key(id, kind), access);
+    }
+    /// The block's gradient: loaded only when there is something in it to add to.
+    auto acquire_gradient(B& b, expert_id id) {
+        return acquire(b, id, BlockKind::gradient,
+                       has_gradient(id) ? Access::write : Access::overwrite);
+    }
+
+    /// Makes the gradient blocks exist; called once, by the first training context.
+    void declare_gradients(B& b) {
+        if (std::exchange(gradients_declared_, true)) return;
+        for (expert_id id : ids_)
+            declare(b, id, BlockKind::gradient, layout(id).primary_elements());
+    }
+    /// Makes masters and moments exist: masters from the weights, moments zero.
+    void declare_states(B& b, int moments_per_element) {
+        declare_gradients(b);
+        if (moments_ == moments_per_element) return;
+        expects(moments_ < 0, "train_step: the layer has states of another optimizer");
+        for (expert_id id : ids_) {
+            index_t const n = layout(id).primary_elements();
+            if (has_master(id)) declare(b, id, BlockKind::master, n);
+            if (moments_per_element > 0)
+                declare(b, id, BlockKind::moments, n * moments_per_element);
+        }
+        moments_ = moments_per_element;
+        refresh_masters(b);
+    }
+    int moments_per_element() const { return moments_ < 0 ? 0 : moments_; }
+    bool has_states() const { return moments_ >= 0; }
+
+    /// Tells the tier the order in which an update goes through the blocks.
+    void announce_update(B& b) {
+        upcoming_.clear();
+        for (expert_id id : ids_) {
+            upcoming_.push_back(key(id, BlockKind::weight));
+            if (has_gradient(id)) upcoming_.push_back(key(id, BlockKind::gradient));
+            if (has_master(id)) upcoming_.push_back(key(id, BlockKind::master));
+            if (moments_ > 0) upcoming_.push_back(key(id, BlockKind::moments));
+        }
+        tier_.prefetch(b, upcoming_);
+    }
+
+    /// Copies weights into masters; after weights were set from outside.
+    void refresh_masters(B& b) {
+        if (!has_states()) return;
+        if constexpr (needs_master<T>)
+            for (expert_id id : ids_) {
+                if (!has_master(id)) continue;
+                auto weight = acquire(b, id, BlockKind::weight, Access::read);
+                auto master = acquire(b, id, BlockKind::master, Access::overwrite);
+                auto const from = view_as<T>(weight.bytes());
+                ops::cast(b, VectorView<T const, S>(from.part(0, layout(id).primary_elements())),
+                          view_as<Real>(master.bytes()));
+            }
+    }
+
+    /// Calls f(name, view, shape) for every slice of one kind, in a fixed order: the view is a
+    /// MatrixView in backend memory whose element type follows the kind. Of moments, part m of
+    /// n has the name suffix ".m".
+    template <class F>
+    void visit(B& b, BlockKind kind, Access access, F&& f) {
+        for (expert_id id : ids_) visit_block(b, id, kind, access, f);
+    }
+    template <class F>
+    void visit_block(B& b, expert_id id, BlockKind kind, Access access, F&& f) {
+        if (kind == BlockKind::master && !has_master(id)) return;
+        auto lease = acquire(b, id, kind, access);
+        if (kind == BlockKind::weight && !is_real(id))
+            visit_slices<T>(id, lease.bytes(), 0, "", f);
+        else if (kind != BlockKind::moments)
+            visit_slices<Real>(id, lease.bytes(), 0, "", f);
+        else
+            for (int m = 0; m < moments_per_element(); ++m)
+                visit_slices<Real>(id, lease.bytes(), m * layout(id).primary_elements(),
+                                   "." + std::to_string(m), f);
+    }
+
+    /// "router.weight", "shared.up_proj", "experts.3.down_proj".
+    std::string name(expert_id id, char const* slice) const {
+        if (id == router_block) return std::string("router.") + slice;
+        if (id == shared_block) return std::string("shared.") + slice;
+        return "experts." + std::to_string(id) + "." + slice;
+    }
+
+private:
+    static constexpr std::size_t dense_ids = 2;
+    static std::size_t flag(expert_id id) { return std::size_t(id + expert_id(dense_ids)); }
+
+    void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
+        bool const narrow = kind == BlockKind::weight && !is_real(id);
+        index_t const size = narrow ? index_t(sizeof(T)) : index_t(sizeof(Real));
+        LayoutId const order = kind == BlockKind::weight ? layout(id).id() : LayoutId::row_major;
+        tier_.declare(b, key(id, kind), BlockInfo{elements * size, order});
+    }
+    template <class Element, class F>
+    void visit_slices(expert_id id, Bytes<S> bytes, index_t first, std::string const& suffix,
+                      F& f) {
+        auto const all = view_as<Element>(bytes);
+        for (Slice const& s : layout(id)) {
+            if (s.derived) continue;
+            f(name(id, s.name) + suffix,
+              MatrixView<Element, S>{all.data + first + s.offset, s.rows, s.cols},
+              Shape{s.rows, s.cols});
+        }
+    }
+
+    M tier_;
+    layer_id layer_;
+    std::vector<expert_id> local_, ids_;
+    BlockLayout expert_layout_, router_layout_, shared_layout_;
+    std::vector<char> has_gradient_;
+    std::vector<BlockKey> upcoming_;
+    bool gradients_declared_ = false;
+    int moments_ = -1;
+};
+
+} // namespace detail
+} // namespace semoe

@@ -1,0 +1,109 @@
+#pragma once
+
+#include "semoe/dispatch/exchange.hpp"
+#include "semoe/gate/concept.hpp"
+#include "semoe/layer/blocks.hpp"
+#include "semoe/layer/config.hpp"
+#include "semoe/layer/context_views.hpp"
+#include "semoe/routing/check_ids.hpp"
+#include "semoe/routing/check_logits.hpp"
+#include "semoe/routing/drop.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace semoe::detail {
+
+/// Rows that this rank's experts can receive at most, all ranks sending as much as they may.
+template <class G>
+index_t most_rows(G const& gate, Capacity const& capacity, index_t all_tokens,
+                  index_t local_experts) {
+    index_t const E = index_t(gate.num_experts), K = slots_per_token(gate);
+    index_t rows = all_tokens * std::min(K, local_experts);
+    if constexpr (requires { gate.max_rows_per_expert(all_tokens); })
+        rows = std::min(rows, local_experts * index_t(gate.max_rows_per_expert(all_tokens)));
+    if (!capacity.dropless())
+        rows = std::min(rows, local_experts * capacity_of(capacity, all_tokens, K, E));
+    return rows;
+}
+
+/// How large a context for max_tokens tokens of this rank is. Collective with several ranks: every
+/// rank says how many tokens it will bring at most.
+template <class B, class G, class X, class C, class Sch>
+ContextShape context_shape(index_t max_tokens, Mode mode, G const& gate, X const& expert, C& comm,
+                           Placement const& placement, Sch const& schedule, MoeConfig const& config,
+                           BlockLayout const& router, BlockLayout const& shared) {
+    using T = typename X::value_type;
+    using Real = accumulate_t<T>;
+    expects(max_tokens >= 0, [&] {
+        return "MoeLayer: max_tokens is " + std::to_string(max_tokens) + ", must not be negative";
+    });
+    auto const& routed = routed_part(expert);
+    ContextShape n;
+    n.max_tokens = n.largest_tokens = max_tokens;
+    n.hidden = index_t(expert.hidden);
+    n.num_experts = index_t(gate.num_experts);
+    n.num_slots = slots_per_token(gate);
+    n.num_chunks = index_t(schedule.chunks);
+    n.num_ranks = comm.size();
+    n.training = mode == Mode::training;
+    n.recompute = config.recompute;
+
+    std::vector<index_t> of_ranks(std::size_t(comm.size()), max_tokens);
+    if (comm.size() > 1) {
+        std::vector<index_t> const mine = of_ranks;
+        comm.exchange_counts(mine, of_ranks);
+    }
+    index_t all_tokens = 0, all_chunk = 0;
+    for (index_t tokens : of_ranks) {
+        all_tokens += tokens;
+        all_chunk += (tokens + n.num_chunks - 1) / n.num_chunks;
+        n.largest_tokens = std::max(n.largest_tokens, tokens);
+    }
+    index_t const local = placement.num_local_experts(comm.rank());
+    n.max_rows = most_rows(gate, config.capacity, all_tokens, local);
+    n.max_chunk_rows = std::min(n.max_rows, all_chunk * std::min(n.num_slots, local));
+    n.max_slots = std::min(max_tokens * n.num_slots,
+                           most_rows(gate, config.capacity, all_tokens, n.num_experts));
+
+    bool const ranks = comm.size() > 1;
+    bool const limited = !config.capacity.dropless();
+    n.limits_capacity = limited;
+    n.counts_choices = limited && config.capacity.drop == Drop::position;
+    n.gathers_choices = limited && ranks && config.capacity.drop == Drop::probability;
+    n.gathers_logits = ranks && needs_global_batch<G>();
+
+    n.saved_columns = routed.saved_columns();
+    n.scratch_columns = routed.scratch_columns();
+    if constexpr (requires { routed.backward_scratch_columns(); })
+        n.backward_scratch_columns = routed.backward_scratch_columns();
+    n.router_elements = router.primary_elements();
+    if constexpr (HasSharedExpert<X>) {
+        n.shared = true;
+        n.sigmoid_gate = expert.sigmoid_gate;
+        n.shared_saved_columns = expert.shared.saved_columns();
+        n.shared_scratch_columns = expert.shared.scratch_columns();
+        if constexpr (requires { expert.shared.backward_scratch_columns(); })
+            n.shared_backward_columns = expert.shared.backward_scratch_columns();
+        n.shared_elements = shared.primary_elements();
+    }
+
+    index_t const gathered = n.largest_tokens * n.num_ranks;
+    n.gate_scratch_bytes = gate_scratch_bytes(gate, n.gathers_logits ? gathered : n.largest_tokens);
+    n.plan_scratch_bytes = make_plan_scratch_bytes(max_tokens, n.num_slots, n.num_experts);
+    if (n.counts_choices)
+        n.capacity_scratch_bytes =
+            drop_by_position_scratch_bytes(max_tokens, n.num_slots, n.num_experts);
+    else if (limited)
+        n.capacity_scratch_bytes = drop_by_probability_scratch_bytes<B, Real>(
+            ranks ? gathered : max_tokens, n.num_slots, n.num_experts);
+    n.check_scratch_bytes =
+        std::max(check_logits_scratch_bytes(max_tokens), check_ids_scratch_bytes(max_tokens));
+    n.balance_scratch_bytes = router_statistics_scratch_bytes(max_tokens, n.num_experts);
+    n.exchange_table_bytes = exchange_table_bytes(placement, comm.rank());
+    n.exchange_staging_bytes = exchange_staging_bytes(
+        placement, comm.rank(), n.max_slots, n.max_chunk_rows, n.hidden * index_t(sizeof(T)));
+    return n;
+}
+
+} // namespace semoe::detail

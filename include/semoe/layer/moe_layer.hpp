@@ -1,0 +1,566 @@
+#pragma once
+
+#include "semoe/comm/self.hpp"
+#include "semoe/core/trace.hpp"
+#include "semoe/layer/blocks.hpp"
+#include "semoe/layer/context.hpp"
+#include "semoe/layer/context_shape.hpp"
+#include "semoe/layer/route.hpp"
+#include "semoe/layer/shared.hpp"
+#include "semoe/layer/stages.hpp"
+#include "semoe/ops/gemm.hpp"
+#include "semoe/ops/reduce.hpp"
+#include "semoe/optim/concept.hpp"
+#include "semoe/routing/placement.hpp"
+#include "semoe/schedule/sequential.hpp"
+#include "semoe/tier/resident.hpp"
+
+#include <string>
+#include <type_traits>
+#include <utility>
+
+namespace semoe {
+
+/// A Mixture-of-Experts layer, y[t] = sum over the chosen experts e of weight[t,e] * expert_e(x[t])
+/// plus, where there is one, a shared expert: composed at compile time from a backend, a gate, an
+/// expert, a communicator, a memory tier, a schedule and a tracer.
+///
+/// The layer owns its gate and expert; backend, communicator and tier are shared handles. Its
+/// parameters are blocks of the tier. Everything that a forward leaves for backward lies in a
+/// context, so several host threads may run inference on one layer, each with its own context.
+/// With several ranks every call below is collective unless it says otherwise.
+///
+/// Element type T of x and y is X::value_type; logits, weights, gradients and the router are
+/// Real = accumulate_t<T>.
+template <class B, class G, class X, class C = comm::Self, class M = tier::Resident<B>,
+          class Sch = schedule::Sequential, class Tr = trace::Null>
+class MoeLayer {
+    static_assert(HasMemory<B>,
+                  "MoeLayer: Backend lacks allocate/deallocate/copy (see backend/concept.hpp)");
+    static_assert(HasQueue<B>,
+                  "MoeLayer: Backend lacks record/wait/synchronize/fork (see backend/concept.hpp)");
+    static_assert(HasParallelFor<B>,
+                  "MoeLayer: Backend lacks parallel_for(n, functor) (see backend/concept.hpp)");
+    static_assert(HasExpertShape<X>,
+                  "MoeLayer: Expert lacks value_type or hidden (see expert/concept.hpp)");
+    static_assert(HasExpertLayout<X, B>, "MoeLayer: Expert lacks layout(backend), saved_columns() "
+                                         "or scratch_columns() (see expert/concept.hpp)");
+    static_assert(HasForwardGrouped<X, B>, "MoeLayer: Expert lacks forward_grouped(backend, "
+                                           "weights, rows) (see expert/concept.hpp)");
+    static_assert(HasNumExperts<G>,
+                  "MoeLayer: Gate lacks the member num_experts (see gate/concept.hpp)");
+    static_assert(HasSlotsPerToken<G>, "MoeLayer: Gate lacks the member top_k or "
+                                       "slots_per_token() (see gate/concept.hpp)");
+    static_assert(HasGateForward<G, B, accumulate_t<typename X::value_type>>,
+                  "MoeLayer: Gate lacks forward(backend, RouteInput, Assignment) for the layer's "
+                  "type of logits (see gate/concept.hpp)");
+    static_assert(HasRanks<C>,
+                  "MoeLayer: Communicator lacks rank/size/topology (see comm/concept.hpp)");
+    static_assert(
+        HasExchangeCounts<C>,
+        "MoeLayer: Communicator lacks exchange_counts(send, recv) (see comm/concept.hpp)");
+    static_assert(HasAllToAll<C, B>, "MoeLayer: Communicator lacks all_to_all_rows returning a "
+                                     "Ticket (see comm/concept.hpp)");
+    static_assert(HasReductions<C, B>, "MoeLayer: Communicator lacks all_gather, all_reduce_sum or "
+                                       "reduce_scatter_sum (see comm/concept.hpp)");
+    static_assert(HasBlocks<M, B>, "MoeLayer: MemoryTier lacks declare/contains/info/resident/"
+                                   "max_pinned/counters (see tier/concept.hpp)");
+    static_assert(HasAcquire<M, B>, "MoeLayer: MemoryTier lacks acquire(backend, key, access) "
+                                    "returning a Lease (see tier/concept.hpp)");
+    static_assert(HasPrefetch<M, B>, "MoeLayer: MemoryTier lacks a noexcept prefetch(backend, "
+                                     "upcoming) (see tier/concept.hpp)");
+    static_assert(HasFlush<M, B>,
+                  "MoeLayer: MemoryTier lacks flush(backend) (see tier/concept.hpp)");
+    static_assert(Schedule<Sch>,
+                  "MoeLayer: Schedule lacks chunks or run(stages) (see schedule/concept.hpp)");
+
+public:
+    using value_type = typename X::value_type;
+    using T = value_type;
+    using Real = accumulate_t<T>;
+    using space = space_of<B>;
+    using Context = MoeContext<B, T, C>;
+    static constexpr bool trainable =
+        DifferentiableGate<G, B, Real> && DifferentiableExpert<X, B> && [] {
+            if constexpr (HasSharedExpert<X>)
+                return DifferentiableExpert<std::remove_cvref_t<decltype(std::declval<X>().shared)>,
+                                            B>;
+            else
+                return true;
+        }();
+
+    /// @throws precondition_error naming a value that is out of range, store_error when the tier
+    ///         holds blocks of another size or layout
+    /// @cost declares 1 + local experts (+ 1 shared) blocks
+    MoeLayer(B backend, G gate, X expert, C comm, M tier, Sch schedule, MoeConfig config = {},
+             Tr tracer = {})
+      : backend_(std::move(backend))
+      , gate_(checked(std::move(gate)))
+      , expert_(checked_expert(std::move(expert)))
+      , comm_(std::move(comm))
+      , schedule_(checked_schedule(schedule))
+      , tracer_(std::move(tracer))
+      , config_(checked_config(config))
+      , placement_(Placement::contiguous(index_t(gate_.num_experts), comm_.size()))
+      , blocks_(backend_, expert_, std::move(tier), config_.layer, index_t(gate_.num_experts),
+                local_of(placement_, comm_.rank()))
+      , norm_(backend_, index_t(gate_.num_experts) + 2)
+      , norm_scratch_(backend_, ops::sum_squares_scratch(blocks_.largest_primary()))
+      , norm_host_(std::size_t(norm_.size())) {}
+    MoeLayer(B backend, G gate, X expert, C comm, M tier, MoeConfig config = {})
+      : MoeLayer(backend, std::move(gate), std::move(expert), std::move(comm), std::move(tier),
+                 Sch{}, config) {}
+    MoeLayer(B backend, G gate, X expert, C comm, MoeConfig config = {})
+      : MoeLayer(backend, std::move(gate), std::move(expert), std::move(comm), M{backend}, Sch{},
+                 config) {}
+    MoeLayer(B backend, G gate, X expert, MoeConfig config = {})
+      : MoeLayer(backend, std::move(gate), std::move(expert), C{}, M{backend}, Sch{}, config) {}
+
+    B& backend() { return backend_; }
+    G const& gate() const { return gate_; }
+    X const& expert() const { return expert_; }
+    C& comm() { return comm_; }
+    M& tier() { return blocks_.tier(); }
+    Tr& tracer() { return tracer_; }
+    MoeConfig const& config() const { return config_; }
+    index_t hidden() const { return index_t(expert_.hidden); }
+    index_t num_experts() const { return index_t(gate_.num_experts); }
+    /// Expert numbers of this rank, rising.
+    std::vector<expert_id> const& local_experts() const { return blocks_.local_experts(); }
+
+    /// Backend memory that make_context would take for this many tokens. Collective.
+    /// @cost one exchange of counts with several ranks
+    index_t workspace_bytes(index_t max_tokens, Mode mode = Mode::inference) {
+        return Context::measure(shape_of(max_tokens, mode));
+    }
+    /// A context for forwards of at most max_tokens tokens on this rank. Collective.
+    /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
+    ///         that has no backward
+    /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
+    Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
+        if (mode == Mode::training) {
+            expects(trainable, "MoeLayer: the gate or the expert lacks backward, so a training "
+                               "context cannot be made (see DifferentiableGate, "
+                               "DifferentiableExpert)");
+            blocks_.declare_gradients(backend_);
+        }
+        return Context(backend_, comm_, placement_, shape_of(max_tokens, mode));
+    }
+
+    /// y = the layer of x.
+    /// @param x  [T,H] backend memory, ld free, T <= the context's max_tokens; in training x must
+    ///           stay as it is until backward
+    /// @param y  [T,H] backend memory, overwritten; masked rows become 0
+    /// @post context.losses and context.counters cover this forward on all ranks
+    /// @throws precondition_error on shapes; data_error on every rank, naming rank and token, when
+    ///         a logit is not finite; comm_error; store_error
+    /// @sync waits once on the host for the counts; y is complete when the queue gets there
+    /// @cost 2*T*H*E flops of router, the expert's flops for each kept choice, no allocation; with
+    ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
+    void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
+                 ForwardOptions<space> options = {}) {
+        auto& s = begin(x, y, context, options, false);
+        {
+            auto span = tracer_.span("route", 0);
+            auto const logits = s.views.logits.row_range(0, s.num_tokens);
+            {
+                auto router = acquire_router();
+                ops::gemm_nt(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
+            }
+            check_logits(backend_, logits, options.mask, s.views.status, s.views.check_scratch);
+            detail::run_gate(backend_, gate_, comm_, config_, s);
+            detail::gather_statistics<G>(backend_, comm_, s);
+            detail::limit_capacity(backend_, comm_, config_, s);
+        }
+        finish_forward(context, "a logit that is not finite");
+    }
+
+    /// As forward, for those with a router of their own; gate and router take no part.
+    /// @param topk_ids      [T,K] backend memory, K = slots_per_token(gate), distinct in a row, -1
+    ///                      chooses nobody
+    /// @param topk_weights  [T,K] backend memory
+    /// @throws data_error on every rank, naming rank and token, for an id out of range or repeated
+    /// @post context.losses is zero; after backward, context.weight_gradients() is [T,K]
+    void forward_routed(MatrixView<T const, space> x, MatrixView<expert_id const, space> topk_ids,
+                        MatrixView<Real const, space> topk_weights, MatrixView<T, space> y,
+                        Context& context, ForwardOptions<space> options = {}) {
+        expect_choices("topk_ids", topk_ids, x.rows);
+        expect_choices("topk_weights", topk_weights, x.rows);
+        auto& s = begin(x, y, context, options, true);
+        check_ids(backend_, topk_ids, num_experts(), s.views.status, s.views.check_scratch);
+        backend_.parallel_for(s.num_tokens,
+                              detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
+                                                            s.assignment().topk_ids,
+                                                            s.assignment().topk_weights});
+        ops::fill(backend_, s.views.balance, 0.0);
+        detail::limit_capacity(backend_, comm_, config_, s);
+        finish_forward(context, "an expert number that is out of range or repeated");
+    }
+
+    /// Gradients of the forward that `context` holds.
+    /// @param dy  [T,H] backend memory
+    /// @param dx  [T,H] backend memory, overwritten
+    /// @post parameter gradients have been added to; those of router and shared expert are summed
+    ///       over ranks
+    /// @throws precondition_error without a forward in a training context; after any error
+    ///         midway the layer refuses further use until reset_after_error() or initialize()
+    /// @sync enqueues; with several ranks it communicates
+    /// @cost twice forward's flops, no allocation; with several ranks two all-to-alls a chunk and
+    ///       one all-reduce of router and shared gradients
+    void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
+                  BackwardOptions options = {}) requires trainable {
+        auto& s = context.state_;
+        expect_usable();
+        expects(s.shape.training, "MoeLayer::backward: the context was made for inference");
+        expects(s.complete, "MoeLayer::backward: the context holds no forward");
+        expect_shape("dy", dy, s.num_tokens);
+        expect_shape("dx", dx, s.num_tokens);
+        s.complete = false;
+        guarded([&] {
+            detail::split_gradient(backend_, dy, s);
+            s.has_base = false;
+            if constexpr (HasSharedExpert<X>) backward_shared(dy, s);
+            if (!s.routed_outside || sigmoid_gate()) backward_router(s, options);
+            detail::BackwardStages<B, X, M, T, C, Tr> stages{
+                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx};
+            stages.groups.announce(backend_, true);
+            schedule_.run(stages);
+        });
+    }
+
+    /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
+    /// @sync enqueues
+    void initialize(std::uint64_t seed) {
+        for (expert_id id : blocks_.ids()) {
+            auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::overwrite);
+            BlockKey const key = blocks_.key(id, BlockKind::weight);
+            if (blocks_.is_real(id))
+                expert::initialize<Real>(backend_, blocks_.layout(id), seed, key, lease.bytes());
+            else
+                expert::initialize<T>(backend_, blocks_.layout(id), seed, key, lease.bytes());
+        }
+        weights_changed();
+    }
+    /// Lets the layer be used again after a step that failed midway; parameters and gradients are
+    /// whatever that step left, so load them anew first.
+    void reset_after_error() { unusable_ = false; }
+
+    /// Calls f(name, view, shape) for every parameter on this rank, in a fixed order; view is a
+    /// MatrixView in backend memory: T for weights of experts, Real for the router and for every
+    /// other kind. Names: "router.weight", "experts.3.gate_proj", "shared.up_proj"; of moments,
+    /// with ".0", ".1" behind.
+    /// @param access  write: f may change values through the queue (then call weights_changed())
+    /// @sync enqueues what f enqueues; with a tier of few slots it moves blocks
+    template <class F>
+    void for_each_parameter(F&& f, BlockKind kind = BlockKind::weight,
+                            Access access = Access::read) {
+        for (expert_id id : blocks_.ids()) {
+            if (kind == BlockKind::gradient) materialise_gradient(id);
+            blocks_.visit_block(backend_, id, kind, access, f);
+        }
+    }
+    /// After weights were set from outside: renews derived slices and masters.
+    /// @param masters_too  false when the masters were set as well
+    void weights_changed(bool masters_too = true) {
+        for (expert_id id : blocks_.ids()) rebuild_derived(id);
+        if (masters_too) blocks_.refresh_masters(backend_);
+        unusable_ = false;
+    }
+
+    /// Forgets all gradients. @cost no memory traffic: the next gradient is written, not added
+    void zero_grad() { blocks_.clear_gradients(); }
+
+    /// The squared Euclidean norm of all gradients, those of all ranks' experts and, once, of
+    /// router and shared expert. The same bits on every rank and for any number of ranks.
+    /// @sync waits on the host; with several ranks one all-reduce of E doubles
+    double grad_norm_squared() {
+        std::fill(norm_host_.begin(), norm_host_.end(), 0.0);
+        for (expert_id id : blocks_.ids()) {
+            if (!blocks_.has_gradient(id)) continue;
+            double* const place = norm_.data() + id + 2;
+            auto lease = blocks_.acquire(backend_, id, BlockKind::gradient, Access::read);
+            ops::sum_squares(backend_,
+                             VectorView<Real const, space>(view_as<Real>(lease.bytes()))
+                                 .part(0, blocks_.layout(id).primary_elements()),
+                             norm_scratch_.view(), place);
+            backend_.copy(&norm_host_[std::size_t(id + 2)], place, sizeof(double));
+        }
+        backend_.synchronize();
+        if (comm_.size() > 1) {
+            // Router and shared expert are the same everywhere; each expert has one owner.
+            backend_.copy(norm_.data(), norm_host_.data(), norm_host_.size() * sizeof(double));
+            comm_.all_reduce_sum(backend_, norm_.view().part(2, num_experts()));
+            backend_.copy(norm_host_.data(), norm_.data(), norm_host_.size() * sizeof(double));
+            backend_.synchronize();
+        }
+        double sum = 0;
+        for (double v : norm_host_) sum += v;
+        return sum;
+    }
+
+    /// One optimizer step over every block of this rank. Experts without a gradient are updated
+    /// with zeros unless config().skip_untouched. The first call declares masters and moments.
+    /// @throws precondition_error after a failed step, or for another kind of optimizer than before
+    /// @sync enqueues @cost reads and writes each block once; allocates at the first call alone
+    template <class O>
+    void update(O const& optimizer, UpdateStep step) {
+        static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
+                                       "update(backend, block, step) (see optim/concept.hpp)");
+        expect_usable();
+        blocks_.declare_states(backend_, O::moments_per_element);
+        guarded([&] {
+            blocks_.announce_update(backend_);
+            for (expert_id id : blocks_.ids()) {
+                if (config_.skip_untouched && id >= 0 && !blocks_.has_gradient(id)) continue;
+                if (blocks_.is_real(id))
+                    update_block<Real>(optimizer, id, step);
+                else
+                    update_block<T>(optimizer, id, step);
+                rebuild_derived(id);
+            }
+        });
+    }
+    /// Declares masters and moments now, so that the first update allocates nothing.
+    template <class O>
+    void prepare(O const&) {
+        blocks_.declare_states(backend_, O::moments_per_element);
+    }
+    /// Moments in a block per parameter; 0 before the first update.
+    int moments_per_element() const { return blocks_.moments_per_element(); }
+    bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
+
+private:
+    using State = detail::ContextState<B, T, C>;
+    using Rows = MatrixView<Real, space>;
+
+    static G checked(G gate) {
+        validate_gate(gate);
+        return gate;
+    }
+    static X checked_expert(X expert) {
+        expects(index_t(expert.hidden) >= 1, "MoeLayer: the expert's hidden must be at least 1");
+        if constexpr (requires { expert.validate(); }) expert.validate();
+        return expert;
+    }
+    static Sch checked_schedule(Sch schedule) {
+        if constexpr (requires { schedule.validate(); }) schedule.validate();
+        return schedule;
+    }
+    static MoeConfig checked_config(MoeConfig config) {
+        config.validate();
+        if constexpr (!RecomputableExpert<detail::RoutedPart<X>, B>)
+            expects(!config.recompute, "MoeConfig: recompute needs an expert with "
+                                       "recompute_grouped (see RecomputableExpert)");
+        return config;
+    }
+    static std::vector<expert_id> local_of(Placement const& placement, int rank) {
+        auto const own = placement.experts_of(rank);
+        return {own.begin(), own.end()};
+    }
+
+    ContextShape shape_of(index_t max_tokens, Mode mode) {
+        return detail::context_shape<B>(max_tokens, mode, gate_, expert_, comm_, placement_,
+                                        schedule_, config_, blocks_.layout(router_block),
+                                        blocks_.layout(shared_block));
+    }
+
+    void expect_usable() const {
+        expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
+                            "then call reset_after_error()");
+    }
+    template <class E>
+    void expect_shape(char const* name, MatrixView<E, space> m, index_t rows) const {
+        expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols, [&] {
+            return std::string("MoeLayer: ") + name + " must be [" + std::to_string(rows) + "," +
+                   std::to_string(hidden()) + "], is [" + std::to_string(m.rows) + "," +
+                   std::to_string(m.cols) + "] with ld " + std::to_string(m.ld);
+        });
+    }
+    template <class E>
+    void expect_choices(char const* name, MatrixView<E, space> m, index_t rows) const {
+        index_t const K = slots_per_token(gate_);
+        expects(m.rows == rows && m.cols == K, [&] {
+            return std::string("MoeLayer::forward_routed: ") + name + " must be [" +
+                   std::to_string(rows) + "," + std::to_string(K) + "], is [" +
+                   std::to_string(m.rows) + "," + std::to_string(m.cols) + "]";
+        });
+    }
+    /// Work that leaves the layer unusable when it fails midway.
+    template <class F>
+    void guarded(F&& work) {
+        unusable_ = true;
+        work();
+        unusable_ = false;
+    }
+
+    State& begin(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
+                 ForwardOptions<space> const& options, bool routed_outside) {
+        auto& s = context.state_;
+        expect_usable();
+        expect_shape("x", x, x.rows);
+        expect_shape("y", y, x.rows);
+        expects(x.rows <= s.shape.max_tokens, [&] {
+            return "MoeLayer: " + std::to_string(x.rows) + " tokens in a context made for " +
+                   std::to_string(s.shape.max_tokens);
+        });
+        expects(options.mask.empty() || options.mask.size == x.rows, [&] {
+            return "MoeLayer: a mask of " + std::to_string(options.mask.size) + " for " +
+                   std::to_string(x.rows) + " tokens";
+        });
+        s.begin(comm_, x, y, options, routed_outside);
+        return s;
+    }
+    void finish_forward(Context& context, char const* nonsense) {
+        auto& s = context.state_;
+        detail::make_plans(backend_, nonsense, s);
+        context.count();
+        if constexpr (HasSharedExpert<X>) forward_shared(s);
+        detail::ForwardStages<B, X, M, T, C, Tr> stages{
+            {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}};
+        stages.groups.announce(backend_, false);
+        schedule_.run(stages);
+        s.complete = true;
+    }
+
+    auto acquire_router() {
+        return blocks_.acquire(backend_, router_block, BlockKind::weight, Access::read);
+    }
+    /// The router's block as rows of H: E of the router, then one of the shared expert's gate.
+    template <class Lease>
+    Rows router_rows(Lease const& lease) const {
+        return {view_as<Real>(lease.bytes()).data, router_height(), hidden()};
+    }
+    index_t router_height() const { return num_experts() + (sigmoid_gate() ? 1 : 0); }
+    bool sigmoid_gate() const {
+        if constexpr (HasSharedExpert<X>)
+            return expert_.sigmoid_gate;
+        else
+            return false;
+    }
+
+    void forward_shared(State& s) requires HasSharedExpert<X> {
+        if (sigmoid_gate()) {
+            auto router = acquire_router();
+            detail::shared_factor(backend_, router_rows(router).row_range(num_experts(), 1), s);
+        }
+        auto weight = blocks_.acquire(backend_, shared_block, BlockKind::weight, Access::read);
+        detail::forward_shared(backend_, expert_.shared, ConstBytes<space>(weight.bytes()), s);
+    }
+    void backward_shared(MatrixView<T const, space> dy, State& s) requires HasSharedExpert<X> {
+        add_dense_gradient(shared_block, s, [&](VectorView<Real, space> to, bool add) {
+            auto weight = blocks_.acquire(backend_, shared_block, BlockKind::weight, Access::read);
+            detail::backward_shared(backend_, expert_.shared, ConstBytes<space>(weight.bytes()), to,
+                                    add, sigmoid_gate(), dy, s);
+        });
+    }
+    /// d_logits from d_weights and losses; views.base grows by the router's and the sigmoid gate's
+    /// part of dx, the router's block by their gradients.
+    void backward_router(State& s, BackwardOptions const& options) {
+        auto& v = s.views;
+        index_t const E = num_experts(), tokens = s.num_tokens;
+        auto const d_logits = v.d_logits.row_range(0, tokens);
+        Rows const d_factor{v.d_shared_factor.data, tokens, 1};
+        if (!s.routed_outside)
+            detail::logit_gradient(backend_, gate_, config_, options.loss_scale, s);
+        {
+            auto router = acquire_router();
+            if (!s.routed_outside)
+                ops::gemm_nn(backend_, d_logits, router_rows(router).row_range(0, E),
+                             v.base.row_range(0, tokens), s.grow_base());
+            if (sigmoid_gate())
+                ops::gemm_nn(backend_, d_factor, router_rows(router).row_range(E, 1),
+                             v.base.row_range(0, tokens), s.grow_base());
+        }
+        add_dense_gradient(router_block, s, [&](VectorView<Real, space> to, bool add) {
+            Rows const all{to.data, router_height(), hidden()};
+            auto const mode = add ? ops::Accumulate::yes : ops::Accumulate::no;
+            if (s.routed_outside && !add) ops::fill(backend_, to, Real(0));
+            if (!s.routed_outside) ops::gemm_tn(backend_, d_logits, s.x, all.row_range(0, E), mode);
+            if (sigmoid_gate()) ops::gemm_tn(backend_, d_factor, s.x, all.row_range(E, 1), mode);
+        });
+    }
+    /// Runs write(to, add), which writes this rank's gradient of a block that all ranks hold, or
+    /// adds to it; with several ranks the sum over them is what the block's gradient grows by.
+    template <class F>
+    void add_dense_gradient(expert_id id, State& s, F&& write) {
+        bool const had = blocks_.has_gradient(id);
+        index_t const n = blocks_.layout(id).primary_elements();
+        if (comm_.size() == 1) {
+            auto lease = blocks_.acquire_gradient(backend_, id);
+            write(view_as<Real>(lease.bytes()).part(0, n), had);
+        } else {
+            auto const part = s.views.reduced.part(0, n);
+            write(part, false);
+            comm_.all_reduce_sum(backend_, part);
+            auto lease = blocks_.acquire_gradient(backend_, id);
+            auto const to = view_as<Real>(lease.bytes()).part(0, n);
+            backend_.parallel_for(n, detail::AddOrCopy<Real>{part.data, had, to.data});
+        }
+        blocks_.set_gradient(id, true);
+    }
+
+    /// A gradient block that holds zeros where none was computed.
+    void materialise_gradient(expert_id id) {
+        blocks_.declare_gradients(backend_);
+        if (blocks_.has_gradient(id)) return;
+        auto lease = blocks_.acquire_gradient(backend_, id);
+        ops::fill(backend_, view_as<Real>(lease.bytes()), Real(0));
+        blocks_.set_gradient(id, true);
+    }
+    void rebuild_derived(expert_id id) {
+        if (id == router_block) return;
+        auto const rebuild = [&](auto const& x) {
+            if constexpr (HasDerivedSlices<std::remove_cvref_t<decltype(x)>, B>) {
+                auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);
+                x.rebuild_derived(backend_, lease.bytes());
+            }
+        };
+        if constexpr (HasSharedExpert<X>)
+            if (id == shared_block) return rebuild(expert_.shared);
+        rebuild(detail::routed_part(expert_));
+    }
+    template <class W, class O>
+    void update_block(O const& optimizer, expert_id id, UpdateStep const& step) {
+        index_t const n = blocks_.layout(id).primary_elements();
+        auto weight = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);
+        ParameterBlock<W, space> block;
+        block.weight = view_as<W>(weight.bytes()).part(0, n);
+        using Lease = decltype(weight);
+        std::optional<Lease> gradient, master, moments;
+        if (blocks_.has_gradient(id)) {
+            gradient.emplace(blocks_.acquire(backend_, id, BlockKind::gradient, Access::read));
+            block.gradient = view_as<Real>(gradient->bytes()).part(0, n);
+        }
+        if (blocks_.has_master(id)) {
+            master.emplace(blocks_.acquire(backend_, id, BlockKind::master, Access::write));
+            block.master = view_as<Real>(master->bytes()).part(0, n);
+        }
+        if (O::moments_per_element > 0) {
+            moments.emplace(blocks_.acquire(backend_, id, BlockKind::moments, Access::write));
+            block.moments = view_as<Real>(moments->bytes()).part(0, n * O::moments_per_element);
+        }
+        optimizer.update(backend_, block, step);
+    }
+
+    B backend_;
+    G gate_;
+    X expert_;
+    C comm_;
+    Sch schedule_;
+    Tr tracer_;
+    MoeConfig config_;
+    Placement placement_;
+    detail::LayerBlocks<B, X, M> blocks_;
+    Buffer<double, B> norm_; // [2+E], squared norms: shared, router, experts
+    Buffer<double, B> norm_scratch_;
+    std::vector<double> norm_host_;
+    bool unusable_ = false;
+};
+
+/// One optimizer step over a layer's blocks; see MoeLayer::update.
+template <class L, class O>
+void train_step(L& layer, O const& optimizer, UpdateStep step) {
+    layer.update(optimizer, step);
+}
+
+} // namespace semoe

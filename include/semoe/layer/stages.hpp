@@ -1,0 +1,231 @@
+#pragma once
+
+#include "semoe/dispatch/combine.hpp"
+#include "semoe/layer/blocks.hpp"
+#include "semoe/layer/context.hpp"
+#include "semoe/ops/permute.hpp"
+
+#include <array>
+#include <optional>
+
+namespace semoe::detail {
+
+/// Experts of one chunk in groups that the tier can hold at once, those in slots already first:
+/// calls work(group of expert numbers, first rows, rows). Grouping never changes a result.
+template <class B, class W, class M, class T, class C>
+class ExpertGroups {
+public:
+    using Lease = decltype(std::declval<M&>().acquire(std::declval<B&>(), BlockKey{}, Access{}));
+    using Leases = std::array<std::optional<Lease>, ops::Group<>::capacity>;
+
+    ExpertGroups(LayerBlocks<B, W, M>& blocks, ContextState<B, T, C>& state)
+      : blocks_(blocks)
+      , state_(state) {}
+
+    /// Fixes the order of experts in every chunk, those in slots already first, and tells the tier.
+    void announce(B& b, bool gradients) {
+        auto& order = state_.expert_order;
+        order.clear();
+        state_.upcoming.clear();
+        auto const& experts = blocks_.local_experts();
+        for (index_t c = 0; c < state_.shape.num_chunks; ++c) {
+            auto const offsets = state_.exchanges[std::size_t(c)].local_offsets();
+            for (bool const resident : {true, false})
+                for (std::size_t l = 0; l < experts.size(); ++l) {
+                    auto const key = blocks_.key(experts[l], BlockKind::weight);
+                    if (offsets[l + 1] == offsets[l] || blocks_.tier().resident(key) != resident)
+                        continue;
+                    order.push_back(index_t(l));
+                    state_.upcoming.push_back(key);
+                    if (gradients)
+                        state_.upcoming.push_back(blocks_.key(experts[l], BlockKind::gradient));
+                }
+            state_.order_end[std::size_t(c)] = order.size();
+        }
+        blocks_.tier().prefetch(b, state_.upcoming);
+    }
+    /// forward(group) for each group of a chunk.
+    template <class F>
+    void forward(B& b, index_t chunk, F&& f) {
+        Leases weights;
+        ops::Group<std::byte const> group;
+        index_t const limit = group_limit(false);
+        auto const flush = [&] {
+            if (group.size > 0) f(group);
+            for (int i = 0; i < group.size; ++i) weights[std::size_t(i)].reset();
+            group.size = 0;
+        };
+        for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+            weights[std::size_t(group.size)].emplace(
+                blocks_.acquire(b, id, BlockKind::weight, Access::read));
+            group.add(first, rows, weights[std::size_t(group.size)]->bytes().data);
+            if (group.size == limit) flush();
+        });
+        flush();
+    }
+    /// backward(weights, gradients, accumulate) for each group of a chunk.
+    template <class F>
+    void backward(B& b, index_t chunk, F&& f) {
+        Leases weights, gradients;
+        ops::Group<std::byte const> group;
+        ops::Group<std::byte> gradient_group;
+        ops::GroupMask accumulate = 0;
+        index_t const limit = group_limit(true);
+        auto const flush = [&] {
+            if (group.size > 0) f(group, gradient_group, accumulate);
+            for (int i = 0; i < group.size; ++i) {
+                weights[std::size_t(i)].reset();
+                gradients[std::size_t(i)].reset();
+            }
+            group.size = gradient_group.size = 0;
+            accumulate = 0;
+        };
+        for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+            auto const i = std::size_t(group.size);
+            weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
+            gradients[i].emplace(blocks_.acquire_gradient(b, id));
+            if (blocks_.has_gradient(id)) accumulate |= ops::GroupMask(1) << i;
+            blocks_.set_gradient(id, true);
+            group.add(first, rows, weights[i]->bytes().data);
+            gradient_group.add(first, rows, gradients[i]->bytes().data);
+            if (group.size == limit) flush();
+        });
+        flush();
+    }
+
+private:
+    index_t group_limit(bool gradients) {
+        index_t n = ops::Group<>::capacity;
+        n = std::min(n, index_t(blocks_.tier().max_pinned(BlockKind::weight)));
+        if (gradients) n = std::min(n, index_t(blocks_.tier().max_pinned(BlockKind::gradient)));
+        return n;
+    }
+    /// f(expert, first row, rows) in the announced order. First rows count from the chunk's own.
+    template <class F>
+    void for_each_expert(index_t chunk, F&& f) {
+        auto const offsets = state_.exchanges[std::size_t(chunk)].local_offsets();
+        std::size_t const begin = chunk == 0 ? 0 : state_.order_end[std::size_t(chunk) - 1];
+        for (std::size_t i = begin; i < state_.order_end[std::size_t(chunk)]; ++i) {
+            auto const l = std::size_t(state_.expert_order[i]);
+            f(blocks_.local_experts()[l], offsets[l], offsets[l + 1] - offsets[l]);
+        }
+    }
+
+    LayerBlocks<B, W, M>& blocks_;
+    ContextState<B, T, C>& state_;
+};
+
+/// What the stages of forward and of backward share.
+template <class B, class X, class M, class T, class C, class Tr>
+struct StagesBase {
+    using S = space_of<B>;
+    using Real = accumulate_t<T>;
+
+    using Routed = RoutedPart<X>;
+
+    B& backend;
+    Routed const& expert;
+    ExpertGroups<B, X, M, T, C> groups;
+    ContextState<B, T, C>& s;
+    Tr& tracer;
+
+    B& compute() { return backend; }
+    B& wire() { return s.wire ? *s.wire : backend; }
+
+    Exchange<B, C>& exchange(index_t c) { return s.exchanges[std::size_t(c)]; }
+    MatrixView<index_t const, S> slot_of(index_t c) const { return s.plan(c).slot_of; }
+    template <class E>
+    MatrixView<E, S> of_tokens(MatrixView<E, S> all, index_t c) const {
+        auto const [first, count] = s.chunk_tokens(c);
+        return all.row_range(first, count);
+    }
+    template <class E>
+    VectorView<E, S> of_tokens(VectorView<E, S> all, index_t c) const {
+        auto const [first, count] = s.chunk_tokens(c);
+        return all.empty() ? all : all.part(first, count);
+    }
+    /// What experts save lies by row where backward needs it, else in one chunk's buffer.
+    MatrixView<T, S> saved(index_t c) const {
+        return s.shape.training && !s.shape.recompute ? s.by_row(s.views.saved, c)
+                                                      : s.views.saved.row_range(0, s.num_rows(c));
+    }
+};
+
+/// The stages of forward, as a schedule sees them.
+template <class B, class X, class M, class T, class C, class Tr>
+struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
+    using Base = StagesBase<B, X, M, T, C, Tr>;
+    using Base::s, Base::of_tokens;
+
+    void dispatch(B& q, index_t c) {
+        auto span = this->tracer.span("dispatch", c);
+        auto const send = s.by_slot(s.views.send, c);
+        ops::gather_rows(
+            q, of_tokens(s.x, c),
+            VectorView<index_t const, space_of<B>>(s.plan(c).token_of_slot.part(0, s.num_slots(c))),
+            send);
+        this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
+    }
+    void experts(B& q, index_t c) {
+        auto span = this->tracer.span("experts", c);
+        ExpertRows<T, space_of<B>> const rows{s.by_row(s.views.rows, c),
+                                              s.by_row(s.views.out_rows, c), this->saved(c),
+                                              s.views.scratch.row_range(0, s.num_rows(c))};
+        this->groups.forward(
+            q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
+    }
+    void combine(B& q, index_t c) {
+        auto span = this->tracer.span("combine", c);
+        auto const slots = s.by_slot(s.views.slots, c);
+        this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
+                                    s.views.exchange_staging);
+        TokenBase<T, space_of<B>> base;
+        if (s.shape.shared)
+            base = {of_tokens(s.views.shared_out, c), of_tokens(s.views.shared_factor, c)};
+        semoe::combine(q, slots, this->slot_of(c), of_tokens(s.views.assignment.topk_weights, c),
+                       base, of_tokens(s.options.mask, c), of_tokens(s.y, c));
+    }
+};
+
+/// The stages of backward: the backward of combine is a dispatch and the other way round.
+template <class B, class X, class M, class T, class C, class Tr>
+struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
+    using Base = StagesBase<B, X, M, T, C, Tr>;
+    using Base::s, Base::of_tokens;
+
+    MatrixView<T, space_of<B>> dx;
+
+    void dispatch(B& q, index_t c) {
+        auto span = this->tracer.span("dispatch backward", c);
+        this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
+                                     s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
+    }
+    void experts(B& q, index_t c) {
+        auto span = this->tracer.span("experts backward", c);
+        auto const in = s.by_row(s.views.rows, c);
+        auto const kept = this->saved(c);
+        ExpertGradientRows<T, space_of<B>> const rows{
+            in, kept, s.by_row(s.views.d_out_rows, c), s.by_row(s.views.d_rows, c),
+            s.views.backward_scratch.row_range(0, s.num_rows(c))};
+        this->groups.backward(
+            q, c, [&](auto const& weights, auto const& gradients, ops::GroupMask accumulate) {
+                if constexpr (RecomputableExpert<typename Base::Routed, B>)
+                    if (s.shape.recompute)
+                        this->expert.recompute_grouped(q, weights, in, kept,
+                                                       s.views.scratch.row_range(0, in.rows));
+                this->expert.backward_grouped(q, weights, gradients, accumulate, rows);
+            });
+    }
+    void combine(B& q, index_t c) {
+        auto span = this->tracer.span("combine backward", c);
+        auto const rows = s.by_row(s.views.d_rows, c);
+        bool const local = this->exchange(c).is_local();
+        auto const slots = local ? rows : s.by_slot(s.views.d_slots, c);
+        this->exchange(c).to_tokens(q, rows, slots, s.views.exchange_staging);
+        TokenBase<accumulate_t<T>, space_of<B>> base;
+        if (s.has_base) base.rows = of_tokens(s.views.base, c);
+        dispatch_backward(q, slots, this->slot_of(c), base, of_tokens(dx, c));
+    }
+};
+
+} // namespace semoe::detail
