@@ -107,19 +107,21 @@ public:
         release_job(job);
     }
 
-    /// Calls f() while no task runs. Not from inside a task.
+    /// Calls f() while no task runs; submitters wait for it. Not from inside a task.
     template <class F>
     void while_quiet(F const& f) {
-        while (growing_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+        while (closed_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
         for (Job& job : jobs_)
             while (job.taken.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
-        struct Release {
+        struct Reopen {
             Pool& pool;
-            ~Release() {
-                for (Job& job : pool.jobs_) pool.release_job(job);
-                pool.growing_.clear(std::memory_order_release);
+            ~Reopen() {
+                for (Job& job : pool.jobs_) job.taken.store(false, std::memory_order_release);
+                pool.closed_.store(false, std::memory_order_release);
+                pool.releases_.fetch_add(1, std::memory_order_release);
+                pool.releases_.notify_all();
             }
-        } release{*this};
+        } reopen{*this};
         f();
     }
 
@@ -178,7 +180,8 @@ private:
     int acquire_job() {
         for (;;) {
             std::uint32_t const seen = releases_.load(std::memory_order_acquire);
-            for (int i = 0; i < max_submitters; ++i) {
+            bool const closed = closed_.load(std::memory_order_acquire);
+            for (int i = 0; !closed && i < max_submitters; ++i) {
                 Job& job = jobs_[std::size_t(i)];
                 if (!job.taken.load(std::memory_order_relaxed) &&
                     !job.taken.exchange(true, std::memory_order_acquire))
@@ -204,7 +207,7 @@ private:
     std::array<Job, std::size_t(max_submitters)> jobs_;
     alignas(64) std::atomic<std::uint32_t> submissions_{0};
     alignas(64) std::atomic<std::uint32_t> releases_{0};
-    std::atomic_flag growing_ = ATOMIC_FLAG_INIT;
+    std::atomic<bool> closed_{false}; ///< while_quiet wants all jobs
     std::atomic<bool> stopping_{false};
     std::vector<std::thread> threads_;
 };

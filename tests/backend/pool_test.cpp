@@ -1,0 +1,130 @@
+#include "semoe/backend/cpu/pool.hpp"
+
+#include <atomic>
+#include <ctime>
+#include <doctest/doctest.h>
+#include <sched.h>
+#include <thread>
+#include <vector>
+
+using namespace semoe;
+using cpu::Pool;
+using cpu::TaskRef;
+
+namespace {
+
+/// Runs n tasks and returns whether each ran once, on a lane of its own.
+bool runs_each_task_once(Pool& pool, index_t n) {
+    std::vector<std::atomic<int>> count(static_cast<std::size_t>(n));
+    std::vector<std::atomic<int>> busy(static_cast<std::size_t>(pool.lanes()));
+    std::atomic<bool> good{true};
+    auto const task = [&](index_t i, int lane) {
+        if (busy[std::size_t(lane)].fetch_add(1) != 0) good = false;
+        ++count[std::size_t(i)];
+        busy[std::size_t(lane)].fetch_sub(1);
+    };
+    pool.run(n, TaskRef(task));
+    for (auto const& c : count)
+        if (c != 1) good = false;
+    return good;
+}
+
+double process_seconds() {
+    timespec time{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+}
+
+} // namespace
+
+TEST_CASE("backend/pool: every task runs once, for any number of threads and tasks") {
+    for (int threads : {1, 2, 3, 8}) {
+        Pool pool(threads);
+        CHECK(pool.concurrency() == threads);
+        for (index_t n : {0, 1, 2, 3, 7, 8, 9, 1000}) CHECK(runs_each_task_once(pool, n));
+    }
+}
+
+TEST_CASE("backend/pool: one thread takes its tasks in rising order") {
+    Pool pool(1);
+    std::vector<index_t> order;
+    auto const task = [&](index_t i, int) { order.push_back(i); };
+    pool.run(5, TaskRef(task));
+    CHECK(order == std::vector<index_t>{0, 1, 2, 3, 4});
+}
+
+TEST_CASE("backend/pool: tasks of one job run at the same time") {
+    Pool pool(3);
+    std::atomic<int> arrived{0};
+    auto const task = [&](index_t, int) {
+        ++arrived;
+        while (arrived < 3) std::this_thread::yield();
+    };
+    pool.run(3, TaskRef(task)); // hangs unless three threads meet
+    CHECK(arrived == 3);
+}
+
+TEST_CASE("backend/pool: more submitters than jobs share the threads") {
+    Pool pool(3);
+    constexpr int submitters = Pool::max_submitters + 5;
+    std::vector<int> good(submitters);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < submitters; ++t)
+        threads.emplace_back([&, t] {
+            bool all = true;
+            for (int round = 0; round < 30; ++round)
+                all = runs_each_task_once(pool, 1 + (t + round) % 20) && all;
+            good[std::size_t(t)] = all;
+        });
+    for (std::thread& thread : threads) thread.join();
+    for (int g : good) CHECK(g == 1);
+}
+
+TEST_CASE("backend/pool: while_quiet runs alone among busy submitters") {
+    Pool pool(3);
+    std::atomic<int> running{0};
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+        threads.emplace_back([&] {
+            auto const task = [&](index_t, int) {
+                ++running;
+                std::this_thread::yield();
+                --running;
+            };
+            while (!stop) pool.run(5, TaskRef(task));
+        });
+    int intruders = 0;
+    for (int round = 0; round < 50; ++round)
+        pool.while_quiet([&] {
+            for (int i = 0; i < 100; ++i) intruders += running;
+        });
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    CHECK(intruders == 0);
+}
+
+TEST_CASE("backend/pool: idle threads sleep") {
+    Pool pool(8);
+    CHECK(runs_each_task_once(pool, 100));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50)); // spinning and yielding end
+    double const before = process_seconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    CHECK(process_seconds() - before < 0.05);
+    CHECK(runs_each_task_once(pool, 100));
+}
+
+TEST_CASE("backend/pool: available_processors follows the affinity mask") {
+    CHECK(cpu::available_processors() >= 1);
+    int seen = 0;
+    std::thread([&] {
+        cpu_set_t all, one;
+        sched_getaffinity(0, sizeof all, &all);
+        CPU_ZERO(&one);
+        for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++i)
+            if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+        sched_setaffinity(0, sizeof one, &one);
+        seen = cpu::available_processors();
+    }).join();
+    CHECK(seen == 1);
+}
