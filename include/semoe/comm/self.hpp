@@ -1,0 +1,95 @@
+#pragma once
+
+#include "semoe/comm/arrival.hpp"
+#include "semoe/comm/concept.hpp"
+#include "semoe/core/error.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <string>
+
+namespace semoe::comm {
+
+/// One rank alone: every message comes straight back. Unlike other communicators it may be used by
+/// several threads at once, since there is nobody whose calls could be mixed up.
+class Self {
+public:
+    /// @cost one small allocation, for the counters that all copies share
+    Self()
+      : collectives_(std::make_shared<std::atomic<index_t>>(0)) {}
+
+    int rank() const { return 0; }
+    int size() const { return 1; }
+    CommTopology topology() const { return {1, 1}; }
+    CommCounters counters() const { return {collectives_->load(), 0, 0, 0}; }
+
+    /// recv = send. @throws precondition_error naming both sizes when they differ
+    void exchange_counts(std::span<index_t const> send, std::span<index_t> recv) {
+        expects(send.size() == recv.size(), [&] {
+            return "comm::Self: exchange_counts of " + std::to_string(send.size()) +
+                   " numbers into " + std::to_string(recv.size());
+        });
+        count();
+        if (send.data() != recv.data()) std::copy(send.begin(), send.end(), recv.begin());
+    }
+
+    /// Copies the rows; nothing moves when send and recv are the same memory.
+    /// @throws precondition_error naming the counts or sizes that do not fit
+    /// @sync enqueues
+    template <Backend B>
+    Arrival<B> all_to_all_rows(B& b, ConstBytes<space_of<B>> send,
+                               std::span<index_t const> send_counts, Bytes<space_of<B>> recv,
+                               std::span<index_t const> recv_counts, std::size_t row_bytes) {
+        expects(send_counts.size() == 1 && recv_counts.size() == 1,
+                "comm::Self: all_to_all_rows takes one count a side");
+        expects(send_counts[0] == recv_counts[0] && send_counts[0] >= 0, [&] {
+            return "comm::Self: all_to_all_rows sends " + std::to_string(send_counts[0]) +
+                   " rows and expects " + std::to_string(recv_counts[0]);
+        });
+        count();
+        copy(b, send, recv, send_counts[0] * index_t(row_bytes));
+        return Arrival<B>(b.record());
+    }
+
+    /// whole = part. @sync enqueues
+    template <Backend B>
+    void all_gather(B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole) {
+        count();
+        copy(b, part, whole, part.size);
+    }
+    /// The sum over one rank: v stays as it is.
+    template <Backend B, class Real>
+    void all_reduce_sum(B&, VectorView<Real, space_of<B>>) {
+        count();
+    }
+    /// out = v. @sync enqueues
+    template <Backend B, class Real>
+    void reduce_scatter_sum(B& b, VectorView<Real const, space_of<B>> v,
+                            VectorView<Real, space_of<B>> out) {
+        count();
+        copy(b, as_bytes(v), as_writable_bytes(out), v.size * index_t(sizeof(Real)));
+    }
+
+    /// A communicator of its own, with counters of its own.
+    Self split(int /*color*/, int /*key*/) {
+        count();
+        return {};
+    }
+
+private:
+    void count() { collectives_->fetch_add(1, std::memory_order_relaxed); }
+
+    template <Backend B>
+    static void copy(B& b, ConstBytes<space_of<B>> from, Bytes<space_of<B>> to, index_t bytes) {
+        expects(bytes <= from.size && bytes <= to.size, [&] {
+            return "comm::Self: " + std::to_string(bytes) + " bytes to move out of " +
+                   std::to_string(from.size) + " into " + std::to_string(to.size);
+        });
+        if (bytes > 0 && from.data != to.data) b.copy(to.data, from.data, std::size_t(bytes));
+    }
+
+    std::shared_ptr<std::atomic<index_t>> collectives_;
+};
+
+} // namespace semoe::comm
