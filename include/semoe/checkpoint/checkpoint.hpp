@@ -1,0 +1,348 @@
+#pragma once
+
+#include "semoe/backend/cpu/isa.hpp"
+#include "semoe/checkpoint/number.hpp"
+#include "semoe/checkpoint/reader.hpp"
+#include "semoe/checkpoint/writer.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/core/types.hpp"
+#include "semoe/version.hpp"
+
+#include <concepts>
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+
+/// Saving and resuming a run: one safetensors file a checkpoint, written between two steps, that
+/// replaces the previous one whole or not at all. It holds every parameter's weight and, for
+/// training, master and moments, as logical row-major tensors of exactly the bits that memory has,
+/// so that a resumed run continues byte for byte. Gradients are no part of it.
+///
+///     layer            file
+///     experts.3.w      layers.7.experts.3.w   master.layers.7.experts.3.w   moments.layers.7...w.0
+///
+/// What a model has besides layers joins by a function that names its tensors:
+///
+///     auto const tensors = [&](auto& visit) {
+///         visit(backend, "embedding", embedding.view());
+///         checkpoint::visit_layer(layer, visit);
+///     };
+///     checkpoint::save("run/7.safetensors", {.step = 7, .seed = seed}, tensors);
+///     checkpoint::Resumed const resumed = checkpoint::load("run/7.safetensors", tensors);
+namespace semoe::checkpoint {
+
+/// What a run is besides its tensors.
+struct RunState {
+    index_t step = 0; ///< updates done so far
+    std::uint64_t seed = 0;
+    /// The caller's own, UTF-8; numbers exactly through to_text() and number().
+    std::map<std::string, std::string> fields = {};
+};
+
+/// A run as a file tells it.
+struct Resumed {
+    RunState state;
+    std::string version;         ///< of semoe, when it was written
+    std::string instruction_set; ///< of every backend it was written from
+    /// Empty, or why the run will not continue bit for bit: for the user to read.
+    std::string warning = {};
+};
+
+/// What the low bits of b's results depend on: what b says itself, on processors the instruction
+/// set chosen for this process, else the kind of memory.
+template <class B>
+std::string instruction_set_of(B const& b) {
+    if constexpr (requires { std::string(b.instruction_set()); })
+        return std::string(b.instruction_set());
+    else if constexpr (host_reachable<B>)
+        return to_string(selected_isa());
+    else
+        return space_of<B>::name;
+}
+
+namespace detail {
+
+inline constexpr char const* format_version = "1";
+inline constexpr char const* own_prefix = "semoe.";
+inline std::string own(std::string_view key) { return own_prefix + std::string(key); }
+
+/// Which instruction sets the visited tensors live on.
+class InstructionSets {
+public:
+    template <class B>
+    void add(B const& b) {
+        names_.insert(instruction_set_of(b));
+    }
+    std::string text() const {
+        std::string text;
+        for (std::string const& name : names_) text += (text.empty() ? "" : "+") + name;
+        return text;
+    }
+
+private:
+    std::set<std::string> names_;
+};
+
+// The four passes over a model's tensors. Each is called as visit(backend, name, view), and with
+// property() for what must be equal in file and model.
+
+struct Declaring {
+    static constexpr Access access = Access::read;
+    static constexpr bool states = true;
+    Writer& writer;
+    InstructionSets& instruction_sets;
+
+    template <Backend B, class View>
+    void operator()(B& b, std::string const& name, View view) {
+        instruction_sets.add(b);
+        writer.declare(name, view);
+    }
+    void property(std::string const& name, std::string const& value, char const*) {
+        writer.metadata(own(name), value);
+    }
+};
+
+struct Writing {
+    static constexpr Access access = Access::read;
+    static constexpr bool states = true;
+    Writer& writer;
+
+    template <Backend B, class View>
+    void operator()(B& b, std::string const& name, View view) {
+        writer.write(b, name, view);
+    }
+    void property(std::string const&, std::string const&, char const*) {}
+};
+
+struct Checking {
+    static constexpr Access access = Access::read;
+    bool states;
+    Reader& reader;
+    InstructionSets& instruction_sets;
+
+    template <Backend B, class View>
+    void operator()(B& b, std::string const& name, View view) {
+        instruction_sets.add(b);
+        reader.check(name, view);
+    }
+    void property(std::string const& name, std::string const& value, char const* hint) {
+        auto const& metadata = reader.file().metadata();
+        auto const it = metadata.find(own(name));
+        std::string const found = it == metadata.end() ? "missing" : it->second;
+        if (found != value)
+            throw store_error(reader.file().path() + ": " + name + " is " + found +
+                              ", this model has " + value + hint);
+    }
+};
+
+struct Reading {
+    static constexpr Access access = Access::write;
+    bool states;
+    Reader& reader;
+
+    template <Backend B, class View>
+    void operator()(B& b, std::string const& name, View view) {
+        reader.read(b, name, view);
+    }
+    void property(std::string const&, std::string const&, char const*) {}
+};
+
+inline std::string required(SafetensorsFile const& file, std::string const& key) {
+    auto const it = file.metadata().find(key);
+    if (it == file.metadata().end())
+        throw store_error(file.path() + ": metadata " + in_quotes(key) +
+                          ": missing; not a checkpoint of a run");
+    return it->second;
+}
+
+inline Resumed resumed_from(SafetensorsFile const& file) {
+    std::string const format = required(file, own("format"));
+    if (format != format_version)
+        throw store_error(file.path() + ": metadata 'semoe.format': " + in_quotes(format) +
+                          ", this version of semoe reads '" + format_version + "'");
+    auto const whole = [&](auto& to, char const* key) {
+        std::string const text = required(file, own(key));
+        if (!number(text, to))
+            throw store_error(file.path() + ": metadata " + in_quotes(own(key)) + ": " +
+                              in_quotes(text) + " is not a whole number in range");
+    };
+    Resumed resumed;
+    whole(resumed.state.step, "step");
+    whole(resumed.state.seed, "seed");
+    resumed.version = required(file, own("version"));
+    resumed.instruction_set = required(file, own("instruction_set"));
+    for (auto const& [key, value] : file.metadata())
+        if (!key.starts_with(own_prefix)) resumed.state.fields.emplace(key, value);
+    return resumed;
+}
+
+template <class Tensors>
+InstructionSets load_tensors(Reader& reader, bool states, Tensors& tensors) {
+    InstructionSets instruction_sets;
+    Checking checking{states, reader, instruction_sets};
+    tensors(checking);
+    reader.expect_all_read();
+    Reading reading{states, reader};
+    tensors(reading);
+    return instruction_sets;
+}
+
+} // namespace detail
+
+/// What save() and load() ask of a layer; MoeLayer has it.
+template <class L>
+concept HasParameters = requires(L& layer, BlockKind kind, Access access) {
+    layer.backend();
+    { layer.config().layer } -> std::convertible_to<layer_id>;
+    /// f(name, view, shape) for every parameter, each view valid during its call.
+    layer.for_each_parameter([](std::string const&, auto, auto const&) {}, kind, access);
+    { layer.moments_per_element() } -> std::convertible_to<int>;
+    { layer.has_masters() } -> std::same_as<bool>;
+    layer.weights_changed(false);
+    layer.zero_grad();
+};
+
+/// Names every tensor of a layer to one of the passes of save() and load(), as
+/// "layers.I.NAME" with I = config().layer, "master.layers.I.NAME" and "moments.layers.I.NAME".
+template <class L, class Visit>
+void visit_layer(L& layer, Visit& visit) {
+    static_assert(HasParameters<L>,
+                  "checkpoint: the layer lacks backend(), config().layer, for_each_parameter(f, "
+                  "kind, access), moments_per_element(), has_masters(), weights_changed(bool) or "
+                  "zero_grad() (see HasParameters in checkpoint/checkpoint.hpp)");
+    std::string const prefix = "layers." + std::to_string(layer.config().layer) + ".";
+    auto const visit_kind = [&](BlockKind kind, std::string const& before) {
+        layer.for_each_parameter(
+            [&](std::string const& name, auto view, auto const&) {
+                visit(layer.backend(), before + prefix + name, view);
+            },
+            kind, visit.access);
+    };
+    visit_kind(BlockKind::weight, "");
+    if (visit.states) {
+        constexpr char const* hint = "; before load(), call prepare() with the run's optimizer";
+        visit.property(prefix + "moments_per_element", std::to_string(layer.moments_per_element()),
+                       hint);
+        visit.property(prefix + "has_masters", layer.has_masters() ? "true" : "false", hint);
+        if (layer.has_masters()) visit_kind(BlockKind::master, "master.");
+        if (layer.moments_per_element() > 0) visit_kind(BlockKind::moments, "moments.");
+    }
+    if (visit.access == Access::write) {
+        layer.zero_grad();
+        layer.weights_changed(!visit.states);
+    }
+}
+
+/// Writes a checkpoint.
+/// @param tensors  tensors(visit) calls visit(backend, name, view) for every tensor of the run, and
+///                 visit_layer(layer, visit); it is called twice and must name the same ones. A
+///                 view is a MatrixView or VectorView of backend memory, needed during its call
+///                 alone
+/// @throws store_error naming the file, and whatever tensors() throws: the previous checkpoint is
+///         then whole and no other file is left; precondition_error for a name that comes twice or
+///         a field that begins with "semoe."
+/// @sync waits for the backends and the device
+/// @cost reads every tensor once; 4 MiB of host memory
+template <class Tensors>
+    requires(!HasParameters<Tensors>)
+void save(std::string const& path, RunState const& state, Tensors&& tensors,
+          io::FileSystem& system = io::default_file_system()) {
+    Writer writer{path, system};
+    for (auto const& field : state.fields) {
+        expects(!field.first.starts_with(detail::own_prefix), [&] {
+            return "checkpoint::save: the field " + detail::in_quotes(field.first) +
+                   " begins with 'semoe.', which is reserved";
+        });
+        writer.metadata(field.first, field.second);
+    }
+    detail::InstructionSets instruction_sets;
+    detail::Declaring declaring{writer, instruction_sets};
+    tensors(declaring);
+    writer.metadata(detail::own("format"), detail::format_version);
+    writer.metadata(detail::own("version"), std::to_string(SEMOE_VERSION_MAJOR) + "." +
+                                                std::to_string(SEMOE_VERSION_MINOR) + "." +
+                                                std::to_string(SEMOE_VERSION_PATCH));
+    writer.metadata(detail::own("step"), std::to_string(state.step));
+    writer.metadata(detail::own("seed"), std::to_string(state.seed));
+    writer.metadata(detail::own("instruction_set"), instruction_sets.text());
+    detail::Writing writing{writer};
+    tensors(writing);
+    writer.commit();
+}
+/// As above, for layers alone.
+template <HasParameters L, HasParameters... Ls>
+void save(std::string const& path, RunState const& state, L& layer, Ls&... layers) {
+    save(path, state, [&](auto& visit) {
+        visit_layer(layer, visit);
+        (visit_layer(layers, visit), ...);
+    });
+}
+
+/// What a checkpoint says of its run, without its tensors.
+/// @throws store_error, as load() does
+inline Resumed read_state(std::string const& path,
+                          io::FileSystem& system = io::default_file_system()) {
+    return detail::resumed_from(SafetensorsFile{path, Gaps::refuse, system});
+}
+
+/// That a run has the fields which a checkpoint was made with: the model's sizes, for instance.
+/// @throws store_error naming the file and the first field that differs, with both values
+inline void expect_fields(std::string const& path, Resumed const& resumed,
+                          std::map<std::string, std::string> const& fields) {
+    for (auto const& [key, value] : fields) {
+        auto const it = resumed.state.fields.find(key);
+        std::string const found = it == resumed.state.fields.end() ? "missing" : it->second;
+        if (found != value)
+            throw store_error(path + ": " + key + " is " + found + ", this model has " + value);
+    }
+}
+
+/// Resumes from a checkpoint: every tensor that `tensors` names is overwritten, layers' gradients
+/// are forgotten. A layer that was saved with an optimizer's states needs prepare(optimizer) first.
+/// @throws store_error naming the file and what is missing, unknown, or of another shape or type:
+///         checked for every tensor before the first is written
+/// @sync waits for the backends
+template <class Tensors>
+    requires(!HasParameters<Tensors>)
+Resumed load(std::string const& path, Tensors&& tensors,
+             io::FileSystem& system = io::default_file_system()) {
+    Reader reader{path, system};
+    Resumed resumed = detail::resumed_from(reader.file());
+    std::string const here = detail::load_tensors(reader, true, tensors).text();
+    if (here != resumed.instruction_set)
+        resumed.warning = path + ": written with the instruction set " + resumed.instruction_set +
+                          ", resumed with " + here +
+                          ": the run continues, but not bit for bit as it would have there";
+    return resumed;
+}
+template <HasParameters L, HasParameters... Ls>
+Resumed load(std::string const& path, L& layer, Ls&... layers) {
+    return load(path, [&](auto& visit) {
+        visit_layer(layer, visit);
+        (visit_layer(layers, visit), ...);
+    });
+}
+
+/// As load(), but takes weights alone, of a run or of any other file with the same names; masters
+/// are made from them. What else of a layer or with a name in "master." and "moments." the file has
+/// is left out.
+template <class Tensors>
+    requires(!HasParameters<Tensors>)
+void load_weights(std::string const& path, Tensors&& tensors,
+                  io::FileSystem& system = io::default_file_system()) {
+    Reader reader{path, system};
+    reader.ignore("master.");
+    reader.ignore("moments.");
+    detail::load_tensors(reader, false, tensors);
+}
+template <HasParameters L, HasParameters... Ls>
+void load_weights(std::string const& path, L& layer, Ls&... layers) {
+    load_weights(path, [&](auto& visit) {
+        visit_layer(layer, visit);
+        (visit_layer(layers, visit), ...);
+    });
+}
+
+} // namespace semoe::checkpoint

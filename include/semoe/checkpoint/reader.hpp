@@ -1,0 +1,109 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/checkpoint/dtype.hpp"
+#include "semoe/checkpoint/safetensors.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/core/view.hpp"
+
+#include <algorithm>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+namespace semoe::checkpoint {
+
+/// Loads tensors by name into views of backend memory. Nothing is converted: a checkpoint that
+/// differs in a name, a shape or a type is of another model, and the error says in what.
+class Reader {
+public:
+    /// @throws store_error, as SafetensorsFile
+    explicit Reader(std::string path, io::FileSystem& system = io::default_file_system())
+      : file_(std::move(path), Gaps::refuse, system) {
+        for (std::string& name : file_.names()) unread_.insert(std::move(name));
+    }
+
+    SafetensorsFile const& file() const { return file_; }
+
+    /// That the tensor is there and would fit.
+    /// @throws store_error naming the tensor, and of shapes or types both
+    template <class T, class Space>
+    void check(std::string const& name, MatrixView<T, Space> view) {
+        index_t const shape[] = {view.rows, view.cols};
+        check(name, dtype_of<T>, shape);
+    }
+    template <class T, class Space>
+    void check(std::string const& name, VectorView<T, Space> view) {
+        index_t const shape[] = {view.size};
+        check(name, dtype_of<T>, shape);
+    }
+
+    /// Overwrites the view with the tensor, after the work enqueued on b so far.
+    /// @throws store_error as check() does, with nothing written
+    /// @sync waits for b
+    template <Backend B, class T, class Space>
+        requires(!std::is_const_v<T>)
+    void read(B& b, std::string const& name, MatrixView<T, Space> view) {
+        check(name, view);
+        auto const bytes = file_.tensor(name).bytes;
+        bool const packed = view.ld == view.cols;
+        index_t const rows = packed ? 1 : view.rows;
+        auto const row_bytes = rows > 0 ? bytes.size() / std::size_t(rows) : 0;
+        for (index_t r = 0; r < rows && row_bytes > 0; ++r)
+            b.copy(view.row(r), bytes.data() + std::size_t(r) * row_bytes, row_bytes);
+        b.synchronize();
+    }
+    template <Backend B, class T, class Space>
+        requires(!std::is_const_v<T>)
+    void read(B& b, std::string const& name, VectorView<T, Space> view) {
+        check(name, view);
+        auto const bytes = file_.tensor(name).bytes;
+        if (!bytes.empty()) b.copy(view.data, bytes.data(), bytes.size());
+        b.synchronize();
+    }
+
+    /// Tensors with this beginning may stay unread.
+    void ignore(std::string_view prefix) {
+        std::erase_if(unread_, [&](std::string const& name) { return name.starts_with(prefix); });
+    }
+
+    /// @throws store_error naming tensors of the file that nobody has checked or read
+    void expect_all_read() const {
+        if (unread_.empty()) return;
+        std::string text = file_.path() + ": " + std::to_string(unread_.size()) +
+                           " tensors that this model does not have:";
+        int shown = 0;
+        for (std::string const& name : unread_) {
+            if (shown++ == 4) {
+                text += " ...";
+                break;
+            }
+            text += " " + detail::in_quotes(name);
+        }
+        throw store_error(text);
+    }
+
+private:
+    void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
+        auto const fail = [&](std::string const& what) {
+            throw store_error(file_.path() + ": tensor " + detail::in_quotes(name) + ": " + what);
+        };
+        if (!file_.contains(name)) fail("missing");
+        StoredTensor const t = file_.tensor(name);
+        if (t.dtype != dtype)
+            fail(std::string("dtype is ") + to_string(t.dtype) + ", this model has " +
+                 to_string(dtype));
+        if (!std::ranges::equal(t.shape, shape))
+            fail("shape is " + detail::shape_text(t.shape) + ", this model has " +
+                 detail::shape_text(shape));
+        unread_.erase(name);
+    }
+
+    SafetensorsFile file_;
+    std::set<std::string> unread_;
+};
+
+} // namespace semoe::checkpoint

@@ -1,0 +1,92 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/checkpoint/dtype.hpp"
+#include "semoe/checkpoint/safetensors_writer.hpp"
+#include "semoe/core/view.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace semoe::checkpoint {
+
+/// A SafetensorsWriter that takes views of backend memory. Every view comes twice: to declare()
+/// with the others, then to write(); in between it need not exist, so blocks that do not fit in
+/// memory together are leased one by one.
+class Writer {
+public:
+    /// @param chunk_bytes  of host memory that backend memory passes through
+    /// @throws store_error when the directory is missing or takes no files
+    explicit Writer(std::string path, io::FileSystem& system = io::default_file_system(),
+                    index_t chunk_bytes = index_t(4) << 20)
+      : file_(std::move(path), system)
+      , chunk_(std::size_t(std::max<index_t>(chunk_bytes, 1))) {}
+
+    /// Adds a string that the file carries. @pre before the first write; UTF-8
+    void metadata(std::string const& key, std::string const& value) { file_.metadata(key, value); }
+
+    /// A matrix is stored as [rows,cols] without its padding, a vector as [size].
+    /// @throws precondition_error when the name is taken
+    template <class T, class Space>
+    void declare(std::string const& name, MatrixView<T, Space> view) {
+        index_t const shape[] = {view.rows, view.cols};
+        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape);
+    }
+    template <class T, class Space>
+    void declare(std::string const& name, VectorView<T, Space> view) {
+        index_t const shape[] = {view.size};
+        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape);
+    }
+
+    /// The values that the view has when the work enqueued on b so far is done.
+    /// @throws precondition_error when the name was not declared, or with another size; store_error
+    /// @sync waits for b, once a chunk
+    template <Backend B, class T, class Space>
+    void write(B& b, std::string const& name, MatrixView<T, Space> view) {
+        // Rows without padding between them are one long row.
+        bool const packed = view.ld == view.cols;
+        index_t const rows = packed ? 1 : view.rows;
+        index_t const cols = packed ? view.rows * view.cols : view.cols;
+        for (index_t r = 0; r < rows; ++r)
+            gather(b, name, as_bytes(VectorView<T, Space>(view.row(r), cols)));
+        flush(b, name);
+    }
+    template <Backend B, class T, class Space>
+    void write(B& b, std::string const& name, VectorView<T, Space> view) {
+        gather(b, name, as_bytes(view));
+        flush(b, name);
+    }
+
+    /// On return the file is in its place, on the device; before, the previous one was.
+    /// @throws precondition_error naming a tensor that was declared and not written; store_error
+    void commit() { file_.commit(); }
+
+private:
+    template <class B, class Space>
+    void gather(B& b, std::string const& name, ConstBytes<Space> bytes) {
+        auto const limit = index_t(chunk_.size());
+        while (!bytes.empty()) {
+            index_t const n = std::min(bytes.size, limit - filled_);
+            b.copy(chunk_.data() + filled_, bytes.data, std::size_t(n));
+            filled_ += n;
+            bytes = bytes.part(n, bytes.size - n);
+            if (filled_ == limit) flush(b, name);
+        }
+    }
+    template <class B>
+    void flush(B& b, std::string const& name) {
+        b.synchronize();
+        file_.write(name, std::span(chunk_).first(std::size_t(std::exchange(filled_, 0))));
+    }
+
+    SafetensorsWriter file_;
+    std::vector<std::byte> chunk_;
+    index_t filled_ = 0;
+};
+
+} // namespace semoe::checkpoint
