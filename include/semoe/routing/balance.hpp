@@ -66,26 +66,25 @@ struct RouterLossWeights {
 
 namespace detail {
 
-/// Unnormalised probabilities of one token.
+/// Probabilities of one token, relative to the largest: no row is too small or too large for them.
 template <class Real>
 struct RouterRow {
     RouterProbability rule;
-    Real largest; ///< of the row, for softmax
+    Real largest = 0; ///< of log_weight + largest
 
     SEMOE_HD RouterRow(RouterProbability r, Real const* z, index_t n)
-      : rule(r)
-      , largest(z[0]) {
-        for (index_t e = 1; e < n; ++e) largest = max(z[e], largest);
-    }
-    SEMOE_HD Real weight(Real z) const {
-        return rule == RouterProbability::softmax ? exp(z - largest) : sigmoid(z);
+      : rule(r) {
+        Real top = z[0];
+        for (index_t e = 1; e < n; ++e) top = max(z[e], top);
+        largest = log_weight(top);
     }
     SEMOE_HD Real log_weight(Real z) const {
-        return rule == RouterProbability::softmax ? z - largest : -softplus(-z);
+        return (rule == RouterProbability::softmax ? z : -softplus(-z)) - largest;
     }
-    /// d weight / d z, from the weight.
-    SEMOE_HD Real slope(Real weight) const {
-        return rule == RouterProbability::softmax ? weight : weight * (Real(1) - weight);
+    SEMOE_HD Real weight(Real z) const { return exp(log_weight(z)); }
+    /// d log_weight / d z
+    SEMOE_HD Real slope(Real z) const {
+        return rule == RouterProbability::softmax ? Real(1) : sigmoid(-z);
     }
 };
 
@@ -196,7 +195,7 @@ struct AddRouterGradient {
         Real const d_lse = Real(2 * weights.z_loss * double(all.value()) / s.tokens);
         for (index_t e = 0; e < n; ++e) {
             Real const w = row.weight(z[e]);
-            d_logits(t, e) += row.slope(w) / sum * (slope(s, e, z[e], row) - dot / sum) +
+            d_logits(t, e) += w / sum * row.slope(z[e]) * (slope(s, e, z[e], row) - dot / sum) +
                               d_lse * (softmax ? w / sum : all.probability(z[e]));
         }
     }
