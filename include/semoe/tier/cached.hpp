@@ -99,8 +99,8 @@ public:
         return lease_type(state_, slot, slot.bytes(), b, access);
     }
     /// @param upcoming  the order in which blocks will be acquired; replaces the last such list.
-    ///                  Undeclared ones are ignored, as is what goes beyond two announcements for
-    ///                  each declared block of a kind
+    ///                  Undeclared ones are ignored, as is what goes beyond eight times the
+    ///                  number of declared blocks of a kind
     /// @sync enqueues, at most 8 loads at a time: the others follow as these are acquired
     /// @cost one look-up an entry, no allocation
     void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }

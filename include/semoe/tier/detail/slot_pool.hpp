@@ -19,6 +19,7 @@ public:
     using Event = typename B::event_type;
     using Candidate = eviction::Candidate<typename Eviction::SlotState>;
     static constexpr index_t never = Candidate::never;
+    static constexpr std::size_t announcements_per_block = 8;
 
     struct Slot;
     struct Block {
@@ -53,10 +54,10 @@ public:
     index_t slot_bytes() const { return slot_bytes_; }
     bool wants_slot() const { return index_t(slots_.size()) < max_slots_; }
 
-    /// Announcements are kept in memory reserved here: two a block, the rest of a list is ignored.
+    /// Announcements are kept in memory reserved here; the rest of a longer list is ignored.
     void add_block() {
-        ++num_blocks_;
-        if (announced_.capacity() < 2 * num_blocks_) announced_.reserve(4 * num_blocks_);
+        max_announced_ += announcements_per_block;
+        if (announced_.capacity() < max_announced_) announced_.reserve(2 * max_announced_);
     }
     void add_slot(B& b) {
         slots_.push_back({Buffer<std::byte, B>(b, slot_bytes_)});
@@ -74,7 +75,7 @@ public:
         next_ = 0;
     }
     void announce(Block& block, index_t position) {
-        if (announced_.size() < 2 * num_blocks_) announced_.push_back({&block, position, never});
+        if (announced_.size() < max_announced_) announced_.push_back({&block, position, never});
     }
     /// Once all are announced.
     void link() {
@@ -144,7 +145,7 @@ private:
     Eviction eviction_;
     std::vector<Slot> slots_;
     std::vector<Announcement> announced_;
-    std::size_t next_ = 0, num_blocks_ = 0;
+    std::size_t next_ = 0, max_announced_ = 0;
     index_t max_slots_, slot_bytes_ = 0;
 };
 

@@ -1,0 +1,118 @@
+#include "semoe/tier/resident.hpp"
+
+#include "semoe/testing/check_tier.hpp"
+#include "support/backends.hpp"
+#include "support/memory.hpp"
+
+#include <doctest/doctest.h>
+
+#include <thread>
+
+using namespace semoe;
+
+namespace {
+
+constexpr BlockKey key{3, 5, BlockKind::weight};
+
+template <class B>
+std::vector<std::byte> contents(B& b, tier::Resident<B>& tier, BlockKey which) {
+    auto const lease = tier.acquire(b, which, Access::read);
+    return test::to_host(b, lease.bytes().data, lease.bytes().size);
+}
+
+} // namespace
+
+TEST_CASE_TEMPLATE("tier/resident: keeps the promises of a tier", B, SEMOE_TEST_BACKENDS) {
+    testing::check_tier(B{}, [](B& b) { return tier::Resident<B>{b}; });
+}
+
+TEST_CASE_TEMPLATE("tier/resident: adopted memory is the block, not a copy, and is never freed", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b;
+    std::vector<std::byte> const mine(64, std::byte{42});
+    auto memory = test::to_backend(b, mine);
+    for (bool const declared_first : {false, true}) {
+        {
+            tier::Resident<B> tier{b};
+            if (declared_first) tier.declare(b, key, {64, LayoutId::row_major});
+            tier.adopt(key, memory.view(), {64, LayoutId::row_major});
+            tier.declare(b, key, {64, LayoutId::row_major}); // as a layer does, and keeps the bytes
+            CHECK(contents(b, tier, key) == mine);
+            auto const lease = tier.acquire(b, key, Access::write);
+            CHECK(lease.bytes().data == memory.data());
+            ops::fill(b, lease.bytes(), std::byte{7});
+        }
+        CHECK(test::to_host(b, memory) == std::vector<std::byte>(64, std::byte{7}));
+        b.copy(memory.data(), mine.data(), 64);
+        b.synchronize();
+    }
+}
+
+TEST_CASE("tier/resident: adopting or declaring with another size or layout names both") {
+    CpuBackend b;
+    tier::Resident<CpuBackend> tier{b};
+    Buffer<std::byte, CpuBackend> memory(b, 64);
+    CHECK_THROWS_WITH_AS(tier.adopt(key, memory.view(), {48, LayoutId::row_major}),
+                         "tier::Resident: block (layer 3, expert 5, weight) is declared with 48 "
+                         "bytes, row_major, but the memory to adopt has 64 bytes",
+                         precondition_error);
+    CHECK_FALSE(tier.contains(key));
+    tier.adopt(key, memory.view(), {64, LayoutId::row_major});
+    auto const other_layout = "tier::Resident: block (layer 3, expert 5, weight) is declared with "
+                              "64 bytes, panels_16, but it exists with 64 bytes, row_major";
+    CHECK_THROWS_WITH_AS(tier.declare(b, key, {64, LayoutId::panels_16}), other_layout,
+                         precondition_error);
+    CHECK_THROWS_WITH_AS(tier.adopt(key, memory.view(), {64, LayoutId::panels_16}), other_layout,
+                         precondition_error);
+    CHECK_THROWS_WITH_AS((void)tier.acquire(b, {0, router_block}, Access::read),
+                         "tier::Resident: block (layer 0, router, weight) was never declared",
+                         precondition_error);
+}
+
+TEST_CASE("tier/resident: one allocation a block, none for adopted memory, none in acquire") {
+    CpuBackend b;
+    index_t const before = b.counters().allocations;
+    {
+        tier::Resident<CpuBackend> tier{b};
+        std::vector<std::byte> mine(100);
+        tier.adopt({0, 0}, {mine.data(), 100}, {100, LayoutId::row_major});
+        for (int i = 1; i < 6; ++i) tier.declare(b, {0, i}, {100 * i, LayoutId::row_major});
+        CHECK(b.counters().allocations == before + 5);
+        for (int i = 0; i < 6; ++i) auto const lease = tier.acquire(b, {0, i}, Access::write);
+        CHECK(b.counters().allocations == before + 5);
+        CHECK(tier.counters().acquires == 6);
+        CHECK(tier.counters().hits == 6);
+        CHECK(tier.counters().loads == 0);
+    }
+    CHECK(b.counters().deallocations == b.counters().allocations);
+}
+
+TEST_CASE("tier/resident: threads acquire blocks of one tier at once") {
+    CpuBackend b{.threads = 1};
+    tier::Resident<CpuBackend> tier{b};
+    constexpr int num_blocks = 4;
+    for (int i = 0; i < num_blocks; ++i) {
+        tier.declare(b, {0, i}, {256, LayoutId::row_major});
+        auto const lease = tier.acquire(b, {0, i}, Access::overwrite);
+        ops::fill(b, lease.bytes(), std::byte(i));
+    }
+    std::atomic<int> wrong = 0;
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+        threads.emplace_back([&, t] {
+            CpuBackend queue = t == 0 ? b : b.fork();
+            std::vector<std::byte> seen(256);
+            for (int n = 0; n < 200; ++n) {
+                int const i = (n + t) % num_blocks;
+                {
+                    auto const lease = tier.acquire(queue, {0, i}, Access::read);
+                    queue.copy(seen.data(), lease.bytes().data, 256);
+                }
+                queue.synchronize();
+                wrong += seen != std::vector<std::byte>(256, std::byte(i));
+            }
+        });
+    for (auto& thread : threads) thread.join();
+    CHECK(wrong == 0);
+    CHECK(tier.counters().acquires == num_blocks + 600);
+}
