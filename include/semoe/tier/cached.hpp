@@ -24,8 +24,9 @@ namespace semoe::tier {
 ///
 /// Transfers run on a queue forked from the backend, beside the computation. `prefetch` takes the
 /// order in which blocks will be acquired and starts loading them, also later, whenever a lease is
-/// released; a block announced earlier never gives way to one announced later. A released slot is
-/// reused once the work that the acquiring queue had been given by then is done.
+/// released: always the first that is missing, into the slot whose block is needed last, never one
+/// needed before it (the aggressive rule of Cao, Felten, Karlin and Li, SIGMETRICS 1995). A
+/// released slot is reused once the work that the acquiring queue had been given by then is done.
 ///
 /// Memory is taken in `declare`: as many slots a kind as are allowed, at most one a block, each
 /// as large as the kind's largest block so far. A later, larger block replaces the slots of its

@@ -11,9 +11,10 @@ class AccessOrder {
 public:
     static constexpr int max_readers = 4;
 
-    /// Some events, by value, so that they can be waited for without the lock.
+    /// Some events, by value, so that they can be waited for without the lock. One more than
+    /// before() returns fits in.
     struct Events {
-        Event at[max_readers + 1] = {};
+        Event at[max_readers + 2] = {};
         int size = 0;
 
         void add(Event const& event) { at[size++] = event; }

@@ -199,7 +199,8 @@ private:
         ++counters_.acquires;
         counters_.hits += hit;
         pool_of(key).used(block);
-        Events const before = slot.order.before(access);
+        Events before = slot.order.before(access);
+        if (access != Access::read) before.add(slot.stored); // a write-back may still be reading
         auto const give_up = [&] {
             --counters_.acquires;
             counters_.hits -= hit;
@@ -284,14 +285,14 @@ private:
         if (!slot.settled) --in_flight_;
         pool_of(slot.block->key).remove(slot);
     }
-    /// Starts writing a dirty slot back. Later transfers start after it.
+    /// Starts writing a dirty slot back. Later transfers start after it. Our queue never waits for
+    /// this event of its own: an error would move on, past those who wait to hear of it.
     void write_back(Slot& slot) {
         slot.store_failed = true;
         try {
             slot.order.before(Access::read).wait(copies_);
             copies_.wait(store_.store(copies_, slot.block->key, slot.bytes()));
             slot.stored = copies_.record();
-            slot.order.after(copies_, Access::read);
         } catch (...) {
             throw failure_of(*slot.block, "could not be written back");
         }

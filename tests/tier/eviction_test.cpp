@@ -1,0 +1,217 @@
+#include "semoe/tier/eviction.hpp"
+
+#include "semoe/tier/cached.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <random>
+#include <vector>
+
+using namespace semoe;
+
+namespace {
+
+constexpr index_t block_bytes = 40;
+constexpr int num_blocks = 6;
+BlockKey key(int i) { return {0, i, BlockKind::weight}; }
+
+/// What Cached<..., Lru> must do when nothing is announced.
+struct LruModel {
+    struct Slot {
+        int block;
+        bool dirty;
+        int pins;
+    };
+    std::size_t slots;
+    std::deque<Slot> order = {}; // least recently used first
+    TierCounters counters = {};
+
+    void acquire(int block, Access access) {
+        ++counters.acquires;
+        auto found = std::find_if(order.begin(), order.end(),
+                                  [&](Slot const& s) { return s.block == block; });
+        Slot slot{block, false, 0};
+        if (found != order.end()) {
+            ++counters.hits;
+            slot = *found;
+            order.erase(found);
+        } else {
+            if (order.size() == slots) {
+                auto const victim = std::find_if(order.begin(), order.end(),
+                                                 [](Slot const& s) { return s.pins == 0; });
+                ++counters.evictions;
+                write_back(*victim);
+                order.erase(victim);
+            }
+            if (access != Access::overwrite) {
+                ++counters.loads;
+                counters.bytes_loaded += block_bytes;
+            }
+        }
+        ++slot.pins;
+        order.push_back(slot);
+    }
+    void release(int block, Access access) {
+        for (Slot& slot : order)
+            if (slot.block == block) {
+                --slot.pins;
+                slot.dirty |= access != Access::read;
+            }
+    }
+    void flush() {
+        for (Slot& slot : order) write_back(slot);
+    }
+    void write_back(Slot& slot) {
+        if (!slot.dirty) return;
+        slot.dirty = false;
+        ++counters.write_backs;
+        counters.bytes_stored += block_bytes;
+    }
+};
+
+template <class M>
+void declare_all(CpuBackend& b, M& tier) {
+    for (int i = 0; i < num_blocks; ++i)
+        tier.declare(b, key(i), {block_bytes, LayoutId::row_major});
+}
+
+} // namespace
+
+TEST_CASE("tier/eviction: without announcements, counters are those of a least-recently-used "
+          "model") {
+    CpuBackend b;
+    for (index_t slots = 1; slots <= num_blocks; ++slots)
+        for (std::uint64_t seed = 0; seed < 3; ++seed) {
+            tier::Cached tier{b, tier::HostStore{}, {.slots = slots}};
+            declare_all(b, tier);
+            LruModel model{std::size_t(slots)};
+            std::mt19937_64 random(seed);
+            using Lease = decltype(tier)::lease_type;
+            std::vector<std::pair<int, std::pair<Access, Lease>>> leases;
+            for (int step = 0; step < 400; ++step) {
+                if (random() % 50 == 0) {
+                    while (!leases.empty()) {
+                        model.release(leases.back().first, leases.back().second.first);
+                        leases.pop_back();
+                    }
+                    tier.flush(b);
+                    model.flush();
+                } else if (leases.size() == std::size_t(slots) || random() % 3 == 0) {
+                    if (leases.empty()) continue;
+                    auto const at = leases.begin() + std::ptrdiff_t(random() % leases.size());
+                    model.release(at->first, at->second.first);
+                    leases.erase(at);
+                } else {
+                    int const block = int(random() % num_blocks);
+                    auto const access = Access(random() % 3);
+                    leases.emplace_back(block,
+                                        std::pair(access, tier.acquire(b, key(block), access)));
+                    model.acquire(block, access);
+                }
+                REQUIRE(tier.counters() == model.counters);
+            }
+        }
+}
+
+TEST_CASE("tier/eviction: announced blocks are there in time, each slot holding what is needed "
+          "soonest") {
+    CpuBackend b;
+    for (index_t slots = 1; slots <= num_blocks; ++slots)
+        for (std::uint64_t seed = 0; seed < 20; ++seed) {
+            tier::Cached tier{b, tier::HostStore{}, {.slots = slots}};
+            declare_all(b, tier);
+            std::mt19937_64 random(seed);
+            std::vector<BlockKey> trace(40);
+            for (BlockKey& block : trace) block = key(int(random() % num_blocks));
+            tier.prefetch(b, trace);
+            for (std::size_t i = 0; i < trace.size(); ++i) {
+                (void)tier.acquire(b, trace[i], Access::read).bytes();
+                auto const next_use = [&](BlockKey block) {
+                    return std::find(trace.begin() + std::ptrdiff_t(i) + 1, trace.end(), block);
+                };
+                auto const missing =
+                    std::find_if(trace.begin() + std::ptrdiff_t(i) + 1, trace.end(),
+                                 [&](BlockKey block) { return !tier.resident(block); });
+                for (int block = 0; block < num_blocks && missing != trace.end(); ++block)
+                    if (tier.resident(key(block))) REQUIRE(next_use(key(block)) < missing);
+            }
+            CHECK(tier.counters().hits == 40);
+        }
+}
+
+TEST_CASE("tier/eviction: what is announced earlier never gives way to what is announced later") {
+    CpuBackend b;
+    tier::Cached tier{b, tier::HostStore{}, {.slots = 2}};
+    declare_all(b, tier);
+    auto const resident = [&] {
+        std::vector<int> blocks;
+        for (int i = 0; i < num_blocks; ++i)
+            if (tier.resident(key(i))) blocks.push_back(i);
+        return blocks;
+    };
+    std::vector<BlockKey> const upcoming{key(3), key(1), key(0), key(2)};
+    tier.prefetch(b, upcoming);
+    CHECK(resident() == std::vector{1, 3});
+    {
+        auto const unannounced = tier.acquire(b, key(5), Access::read);
+        CHECK(resident() == std::vector{3, 5});
+    }
+    CHECK(resident() == std::vector{1, 3}); // 5 was not announced
+    {
+        auto const lease = tier.acquire(b, key(3), Access::read);
+        CHECK(resident() == std::vector{1, 3});
+    }
+    CHECK(resident() == std::vector{0, 1});
+    tier.prefetch(b, std::vector{key(4)}); // another list: the old one no longer counts
+    CHECK(tier.resident(key(4)));
+    CHECK(tier.counters().hits == 1);
+}
+
+namespace acme {
+
+/// The least often used block goes first; counts fade, so that old fame does not last.
+struct Lfu {
+    struct SlotState {
+        double uses = 0;
+        int faded = 0;
+    };
+    int period = 16, requests = 0;
+
+    double uses(SlotState const& s) const {
+        double value = s.uses;
+        for (int n = s.faded; n < requests / period; ++n) value *= 0.5;
+        return value;
+    }
+    void placed(SlotState& s) { s = {0, requests / period}; }
+    void used(SlotState& s) {
+        ++requests;
+        s = {uses(s) + 1, requests / period};
+    }
+    bool before(tier::eviction::Candidate<SlotState> a,
+                tier::eviction::Candidate<SlotState> b) const {
+        return uses(a.state) < uses(b.state);
+    }
+};
+static_assert(tier::eviction::EvictionPolicy<Lfu>);
+
+} // namespace acme
+
+TEST_CASE("tier/eviction: a policy of one's own keeps what it counts as hot") {
+    CpuBackend b;
+    auto const loads_of_hot = [&](auto policy) {
+        tier::Cached tier{b, tier::HostStore{}, {.slots = 2}, policy};
+        declare_all(b, tier);
+        for (int n = 0; n < 4; ++n) (void)tier.acquire(b, key(0), Access::read).bytes();
+        index_t lost = 0;
+        for (int i = 1; i < num_blocks; ++i) {
+            (void)tier.acquire(b, key(i), Access::read).bytes();
+            lost += !tier.resident(key(0));
+        }
+        return lost;
+    };
+    CHECK(loads_of_hot(acme::Lfu{}) == 0);
+    CHECK(loads_of_hot(tier::eviction::Lru{}) == 4);
+}
