@@ -1,0 +1,146 @@
+#pragma once
+
+#include "semoe/expert/concept.hpp"
+#include "semoe/expert/packing.hpp"
+#include "semoe/ops/activation.hpp"
+#include "semoe/ops/grouped_gemm.hpp"
+#include "semoe/ops/pack.hpp"
+
+#include <string>
+
+namespace semoe::expert::detail {
+
+/// act(pre), between two matrices.
+template <class Act>
+struct PlainUnit {
+    static constexpr index_t inputs = 1;
+    static constexpr bool backward_in_place = true; ///< d_pre may lie where d_act does
+    Act act;
+
+    template <class B, class Pre, class T>
+    void forward(B& b, ops::Group<std::byte const> const& g, Pre pre, T out) const {
+        ops::grouped_activate(b, g, act, pre, out);
+    }
+    template <class B, class Pre, class D, class T>
+    void backward(B& b, ops::Group<std::byte const> const& g, Pre pre, D d_act, T d_pre) const {
+        ops::grouped_activate_backward(b, g, act, pre, d_act, d_pre);
+    }
+};
+/// act(gate) * up, where the columns of the gate come first.
+template <class Act>
+struct GatedUnit {
+    static constexpr index_t inputs = 2;
+    static constexpr bool backward_in_place = false;
+    Act act;
+
+    template <class B, class Pre, class T>
+    void forward(B& b, ops::Group<std::byte const> const& g, Pre pre, T out) const {
+        ops::grouped_gate(b, g, act, pre, out);
+    }
+    template <class B, class Pre, class D, class T>
+    void backward(B& b, ops::Group<std::byte const> const& g, Pre pre, D d_act, T d_pre) const {
+        ops::grouped_gate_backward(b, g, act, pre, d_act, d_pre);
+    }
+};
+
+/// unit(x in^T + in_bias) down^T + down_bias: what experts of two products have in common. `in`
+/// is one matrix of Unit::inputs * I rows, however many names its parts have.
+/// @tparam Unit  PlainUnit or GatedUnit
+template <Element T, class Unit>
+struct FeedForward {
+    index_t hidden, intermediate; // H, I
+    bool bias;
+    Unit unit;
+
+    index_t pre_columns() const { return Unit::inputs * intermediate; }
+    index_t d_pre_column() const { return Unit::backward_in_place ? 0 : intermediate; }
+    index_t backward_scratch_columns() const { return d_pre_column() + pre_columns(); }
+    double flops_per_row() const {
+        return 2.0 * double(hidden) * double(pre_columns() + intermediate);
+    }
+
+    // Where the slices lie in a block. Primary ones as BlockLayout puts them, one after another.
+    ops::BlockSlice in() const { return {0, pre_columns(), hidden}; }
+    ops::BlockSlice down() const { return {pre_columns() * hidden, hidden, intermediate}; }
+    ops::BlockSlice in_bias() const {
+        return {(pre_columns() + intermediate) * hidden, 1, pre_columns()};
+    }
+    ops::BlockSlice down_bias() const { return {in_bias().offset + pre_columns(), 1, hidden}; }
+
+    void add_derived(BlockLayout& layout) const {
+        layout.add_derived("in_panels", pre_columns(), hidden,
+                           ops::panel_elements(pre_columns(), hidden));
+        layout.add_derived("down_panels", hidden, intermediate,
+                           ops::panel_elements(hidden, intermediate));
+    }
+    static ops::BlockSlice packed(ops::BlockSlice slice, BlockLayout const& layout,
+                                  char const* panels) {
+        if (layout.contains(panels)) slice.panels = layout.slice(panels).offset;
+        return slice;
+    }
+    ops::BlockSlice in(BlockLayout const& l) const { return packed(in(), l, "in_panels"); }
+    ops::BlockSlice down(BlockLayout const& l) const { return packed(down(), l, "down_panels"); }
+
+    template <Backend B>
+    void pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+             MatrixView<T const, space_of<B>> x, MatrixView<T, space_of<B>> saved) const {
+        ops::grouped_gemm_nt(b, weights, x, in(layout), saved);
+        if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
+    }
+    template <Backend B>
+    void forward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+                 ExpertRows<T, space_of<B>> const& rows) const {
+        pre(b, layout, weights, rows.in, rows.saved);
+        unit.forward(b, weights, rows.saved, rows.scratch);
+        ops::grouped_gemm_nt(b, weights, rows.scratch, down(layout), rows.out);
+        if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
+    }
+    template <Backend B>
+    void backward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+                  ops::Group<std::byte> const& gradients, ops::GroupMask accumulate,
+                  ExpertGradientRows<T, space_of<B>> const& rows) const {
+        auto const act = rows.scratch.col_range(0, intermediate); // later its gradient
+        auto const d_pre = rows.scratch.col_range(d_pre_column(), pre_columns());
+
+        unit.forward(b, weights, rows.saved, act);
+        ops::grouped_gemm_tn(b, gradients, accumulate, rows.d_out, act, down());
+        if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, rows.d_out, down_bias());
+
+        ops::grouped_gemm_nn(b, weights, rows.d_out, down(layout), act);
+        unit.backward(b, weights, rows.saved, act, d_pre);
+        ops::grouped_gemm_tn(b, gradients, accumulate, d_pre, rows.in, in());
+        if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, d_pre, in_bias());
+        ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);
+    }
+    template <Backend B>
+    void rebuild_derived(B& b, BlockLayout const& layout, Bytes<space_of<B>> block) const {
+        for (auto const& slice : {in(layout), down(layout)}) {
+            if (slice.panels < 0) continue;
+            auto const all = view_as<T>(block);
+            MatrixView<T const, space_of<B>> const rows{all.data + slice.offset, slice.rows,
+                                                        slice.cols};
+            ops::pack_panels(b, rows,
+                             all.part(slice.panels, ops::panel_elements(slice.rows, slice.cols)));
+        }
+    }
+    /// @throws precondition_error "NAME: intermediate is 0, must be at least 1"
+    void validate(char const* name) const {
+        auto const positive = [&](char const* member, index_t value) {
+            expects(value >= 1, [&] {
+                return std::string(name) + ": " + member + " is " + std::to_string(value) +
+                       ", must be at least 1";
+            });
+        };
+        positive("hidden", hidden);
+        positive("intermediate", intermediate);
+    }
+};
+
+/// Whether blocks on this backend carry derived panels.
+template <class B>
+LayoutId layout_id(Packing packing) {
+    return packing == Packing::derived_panels && HasWorkers<B> ? LayoutId::panels_16
+                                                               : LayoutId::row_major;
+}
+
+} // namespace semoe::expert::detail

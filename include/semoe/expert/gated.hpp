@@ -1,0 +1,87 @@
+#pragma once
+
+#include "semoe/expert/detail/feed_forward.hpp"
+
+namespace semoe::expert {
+
+/// The gated expert, y = (act(x gate^T + gate_bias) * (x up^T + up_bias)) down^T + down_bias
+/// (Shazeer, arXiv 2002.05202).
+///
+/// Block: gate_proj [I,H] and up_proj [I,H], one right after the other so that both products are
+/// one, down_proj [H,I], and with bias gate_bias [1,I], up_bias [1,I], down_bias [1,H].
+/// Saved for backward: pre-activations [R,2I], the gate's first.
+/// @tparam Act  ops::activation::Silu, Gelu ... or a struct of one's own
+template <Element T, class Act>
+struct Gated {
+    static_assert(
+        Activation<Act>,
+        "expert::Gated: the activation needs a const operator()(float) that returns float, "
+        "and must be trivially copyable; see semoe/ops/activation.hpp");
+    using value_type = T;
+
+    index_t hidden = 0, intermediate = 0; ///< H, I
+    bool bias = false;
+    Act activation = {};
+    Packing packing = Packing::none;
+
+    /// @throws precondition_error naming the member that is out of range
+    void validate() const { body().validate("expert::Gated"); }
+
+    template <Backend B>
+    BlockLayout layout(B const&) const {
+        BlockLayout layout{detail::layout_id<B>(packing)};
+        layout.add("gate_proj", intermediate, hidden).add("up_proj", intermediate, hidden);
+        layout.add("down_proj", hidden, intermediate);
+        if (bias) {
+            layout.add("gate_bias", 1, intermediate).add("up_bias", 1, intermediate);
+            layout.add("down_bias", 1, hidden);
+        }
+        if (layout.id() == LayoutId::panels_16) body().add_derived(layout);
+        return layout;
+    }
+    index_t saved_columns() const { return body().pre_columns(); }
+    index_t scratch_columns() const { return intermediate; }
+    index_t backward_scratch_columns() const { return body().backward_scratch_columns(); }
+    /// Of forward; backward takes twice as many.
+    double flops_per_row() const { return body().flops_per_row(); }
+
+    /// @sync enqueues @cost flops_per_row() a row, no allocation
+    template <Backend B>
+    void forward_grouped(B& b, ops::Group<std::byte const> const& weights,
+                         ExpertRows<T, space_of<B>> const& rows) const {
+        body().forward(b, layout(b), weights, rows);
+    }
+    /// @sync enqueues @cost 2 * flops_per_row() a row, no allocation
+    template <Backend B>
+    void backward_grouped(B& b, ops::Group<std::byte const> const& weights,
+                          ops::Group<std::byte> const& gradients, ops::GroupMask accumulate,
+                          ExpertGradientRows<T, space_of<B>> const& rows) const requires
+        DifferentiableActivation<Act> {
+        body().backward(b, layout(b), weights, gradients, accumulate, rows);
+    }
+    /// Writes `saved` again; `scratch` is not used. @sync enqueues @cost 4*H*I flops a row
+    template <Backend B>
+    void recompute_grouped(B& b, ops::Group<std::byte const> const& weights,
+                           MatrixView<T const, space_of<B>> in, MatrixView<T, space_of<B>> saved,
+                           MatrixView<T, space_of<B>>) const {
+        body().pre(b, layout(b), weights, in, saved);
+    }
+    /// Packs the weights again. @sync enqueues @cost nothing without packing
+    template <Backend B>
+    void rebuild_derived(B& b, Bytes<space_of<B>> block) const {
+        body().rebuild_derived(b, layout(b), block);
+    }
+
+private:
+    detail::FeedForward<T, detail::GatedUnit<Act>> body() const {
+        return {hidden, intermediate, bias, {activation}};
+    }
+};
+
+/// SwiGLU, the expert of Mixtral, OLMoE, Qwen and DeepSeek.
+template <Element T>
+using SwiGlu = Gated<T, ops::activation::Silu>;
+template <Element T>
+using GeGlu = Gated<T, ops::activation::Gelu>;
+
+} // namespace semoe::expert

@@ -1,0 +1,13 @@
+#pragma once
+
+namespace semoe::expert {
+
+/// Whether a block holds its weights a second time, in the order in which a processor's product
+/// reads them. Costs the memory of the weights once more; changes speed, never a bit of a result.
+enum class Packing {
+    none,
+    /// LayoutId::panels_16: derived slices, on backends that have workers; elsewhere as `none`.
+    derived_panels,
+};
+
+} // namespace semoe::expert
