@@ -1,0 +1,51 @@
+#pragma once
+
+// What is chosen here at compile time: the gate, the expert and the sizes. Change a line, build,
+// and train another model; a checkpoint of the old one will name the line that differs.
+
+#include <semoe/semoe.hpp>
+
+#include <map>
+#include <string>
+
+namespace train_lm {
+
+using Expert = semoe::expert::SwiGlu<float>;
+using Gate = semoe::gate::TopK<semoe::gate::TopKSoftmax>;
+
+inline constexpr semoe::index_t hidden = 128;
+inline constexpr semoe::index_t num_layers = 3;
+inline constexpr semoe::index_t num_heads = 4;
+inline constexpr semoe::index_t num_experts = 8;
+inline constexpr semoe::index_t top_k = 2;
+inline constexpr semoe::index_t intermediate = 192; // of one expert
+inline constexpr semoe::index_t window = 128;       // bytes that attention sees
+inline constexpr semoe::index_t batch = 16;         // windows in a step
+
+inline Gate make_gate() { return {.num_experts = num_experts, .top_k = top_k}; }
+inline Expert make_expert() { return {.hidden = hidden, .intermediate = intermediate}; }
+inline semoe::MoeConfig make_config(semoe::layer_id layer, std::uint64_t seed) {
+    return {.layer = layer, .aux_loss_weight = 0.01, .z_loss_weight = 1e-4, .seed = seed};
+}
+
+inline semoe::optim::AdamW make_optimizer() {
+    return {.lr = 2e-3, .beta1 = 0.9, .beta2 = 0.98, .weight_decay = 0.01};
+}
+inline constexpr double gradient_limit = 1.0; // global norm
+inline constexpr semoe::index_t warmup = 40;  // steps; then the rate falls as 1 / sqrt(step)
+
+/// What must be equal for a checkpoint to be resumed.
+inline std::map<std::string, std::string> fields() {
+    return {{"expert", "SwiGlu<float>"},
+            {"gate", "TopK<TopKSoftmax>"},
+            {"hidden", std::to_string(hidden)},
+            {"num_layers", std::to_string(num_layers)},
+            {"num_heads", std::to_string(num_heads)},
+            {"num_experts", std::to_string(num_experts)},
+            {"top_k", std::to_string(top_k)},
+            {"intermediate", std::to_string(intermediate)},
+            {"window", std::to_string(window)},
+            {"batch", std::to_string(batch)}};
+}
+
+} // namespace train_lm

@@ -1,0 +1,221 @@
+#pragma once
+
+// A decoder-only transformer over bytes whose feed-forward parts are MoE layers. The embedding is
+// tied: the same matrix reads bytes in and scores bytes out.
+
+#include "attention.hpp"
+#include "dense.hpp"
+#include "model.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace train_lm {
+
+inline constexpr index_t vocabulary = 256;
+
+/// One residual block: x += attention(norm(x)); x += moe(norm(x)).
+class Block {
+public:
+    using Moe = semoe::MoeLayer<Backend, Gate, Expert>;
+
+    Block(Backend& b, semoe::tier::Resident<Backend> tier, semoe::layer_id i, std::uint64_t seed,
+          index_t max_tokens)
+      : norm1_{{b, "blocks." + std::to_string(i) + ".norm1", 1, hidden}}
+      , norm2_{{b, "blocks." + std::to_string(i) + ".norm2", 1, hidden}}
+      , attention_(b, "blocks." + std::to_string(i) + ".attention", hidden, num_heads, window,
+                   max_tokens)
+      , moe_(b, make_gate(), make_expert(), semoe::comm::Self{}, tier, make_config(i, seed))
+      , context_(moe_.make_context(max_tokens, semoe::Mode::training))
+      , x_(b, max_tokens * hidden)
+      , normed1_(b, max_tokens * hidden)
+      , middle_(b, max_tokens * hidden)
+      , normed2_(b, max_tokens * hidden)
+      , part_(b, max_tokens * hidden)
+      , inverse_(b, max_tokens) {
+        norm1_.scale.fill(b, 1);
+        norm2_.scale.fill(b, 1);
+        auto const stream = std::uint32_t(i) * 8 + 16;
+        float const deviation = 1 / std::sqrt(float(hidden));
+        attention_.qkv().randomize(seed, stream, deviation);
+        attention_.out().randomize(seed, stream + 1,
+                                   deviation / std::sqrt(2.f * float(num_layers)));
+        moe_.initialize(seed);
+    }
+
+    Moe& moe() { return moe_; }
+    auto& context() { return context_; }
+
+    /// x [T,H] in place.
+    void forward(Backend& b, Matrix x, std::uint64_t step) {
+        auto const at = [&](auto& buffer) { return buffer.matrix(x.rows, hidden); };
+        b.copy(x_.data(), x.data, std::size_t(x.rows * hidden) * sizeof(float));
+        norm1_.forward(b, x, at(normed1_));
+        attention_.forward(b, at(normed1_), at(part_));
+        b.parallel_for(x.rows, AddRows{at(part_), x});
+        b.copy(middle_.data(), x.data, std::size_t(x.rows * hidden) * sizeof(float));
+        norm2_.forward(b, x, at(normed2_));
+        moe_.forward(at(normed2_), at(part_), context_, {.step = step});
+        b.parallel_for(x.rows, AddRows{at(part_), x});
+    }
+    /// d [T,H]: the gradient of the block's output becomes that of its input.
+    void backward(Backend& b, Matrix d) {
+        auto const at = [&](auto& buffer) { return buffer.matrix(d.rows, hidden); };
+        moe_.backward(d, at(part_), context_);
+        norm2_.backward(b, at(middle_), at(part_), d, inverse_.data());
+        attention_.backward(b, at(normed1_), d, at(part_));
+        norm1_.backward(b, at(x_), at(part_), d, inverse_.data());
+    }
+    template <class F>
+    void for_each_parameter(F&& f) {
+        for (Parameter* p : {&norm1_.scale, &norm2_.scale, &attention_.qkv(), &attention_.out()})
+            f(*p);
+    }
+
+private:
+    RmsNorm norm1_, norm2_;
+    Attention attention_;
+    Moe moe_;
+    Moe::Context context_;
+    semoe::Buffer<float, Backend> x_, normed1_, middle_, normed2_, part_, inverse_;
+};
+
+class Transformer {
+public:
+    Transformer(Backend backend, std::uint64_t seed, index_t max_tokens)
+      : backend_(std::move(backend))
+      , embedding_(backend_, "embedding", vocabulary, hidden)
+      , norm_{{backend_, "norm", 1, hidden}}
+      , max_tokens_(max_tokens)
+      , x_(backend_, max_tokens * hidden)
+      , normed_(backend_, max_tokens * hidden)
+      , d_(backend_, max_tokens * hidden)
+      , d_normed_(backend_, max_tokens * hidden)
+      , logits_(backend_, max_tokens * vocabulary)
+      , losses_(backend_, max_tokens)
+      , inverse_(backend_, max_tokens) {
+        semoe::tier::Resident<Backend> const tier{backend_};
+        blocks_.reserve(std::size_t(num_layers));
+        for (index_t i = 0; i < num_layers; ++i)
+            blocks_.push_back(
+                std::make_unique<Block>(backend_, tier, semoe::layer_id(i), seed, max_tokens));
+        embedding_.randomize(seed, 1, 0.05f);
+        norm_.scale.fill(backend_, 1);
+        auto const optimizer = make_optimizer();
+        for (auto& block : blocks_) block->moe().prepare(optimizer);
+    }
+
+    Backend& backend() { return backend_; }
+    std::vector<std::unique_ptr<Block>>& blocks() { return blocks_; }
+    index_t max_tokens() const { return max_tokens_; }
+
+    /// Logits of every position. @param bytes  [T], whole windows
+    Matrix forward(std::vector<std::uint8_t> const& bytes, std::uint64_t step) {
+        auto const n = index_t(bytes.size());
+        Matrix const x = x_.matrix(n, hidden);
+        backend_.parallel_for(n, Embed{bytes.data(), embedding_.value(), x});
+        for (auto& block : blocks_) block->forward(backend_, x, step);
+        norm_.forward(backend_, x, normed_.matrix(n, hidden));
+        Matrix const logits = logits_.matrix(n, vocabulary);
+        semoe::ops::gemm_nt(backend_, normed_.matrix(n, hidden), embedding_.value(), logits);
+        return logits;
+    }
+    /// Mean nats a byte. The logits become their gradients when asked for.
+    double loss(std::vector<std::uint8_t> const& targets, bool gradient) {
+        auto const n = index_t(targets.size());
+        backend_.parallel_for(n, CrossEntropy{targets.data(), logits_.matrix(n, vocabulary),
+                                              losses_.data(), gradient});
+        double sum = 0;
+        for (index_t t = 0; t < n; ++t) sum += double(losses_.data()[t]);
+        return sum / double(n);
+    }
+    /// Adds every gradient of the mean loss. @pre loss(targets, true)
+    void backward(std::vector<std::uint8_t> const& bytes) {
+        auto const n = index_t(bytes.size());
+        Matrix const d_logits = logits_.matrix(n, vocabulary), d = d_.matrix(n, hidden);
+        semoe::ops::gemm_tn(backend_, d_logits, normed_.matrix(n, hidden), embedding_.gradient(),
+                            semoe::ops::Accumulate::yes);
+        semoe::ops::gemm_nn(backend_, d_logits, embedding_.value(), d_normed_.matrix(n, hidden));
+        semoe::ops::fill(backend_, semoe::flat(d), 0.f);
+        norm_.backward(backend_, x_.matrix(n, hidden), d_normed_.matrix(n, hidden), d,
+                       inverse_.data());
+        for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
+            (*block)->backward(backend_, d);
+        backend_.parallel_for(vocabulary, EmbedBackward{bytes.data(), d, embedding_.gradient()});
+    }
+    void zero_grad() {
+        for_each_parameter([&](Parameter& p) { p.zero_grad(backend_); });
+        for (auto& block : blocks_) block->moe().zero_grad();
+    }
+    /// One clipped AdamW step. @return the gradient's norm before clipping
+    double update(index_t step) {
+        double squared = 0;
+        for_each_parameter([&](Parameter& p) { squared += p.grad_norm_squared(); });
+        for (auto& block : blocks_) squared += block->moe().grad_norm_squared();
+        double const n = double(step + 1), w = double(warmup);
+        semoe::UpdateStep const how{.step = step,
+                                    .lr_factor = n < w ? n / w : std::sqrt(w / n),
+                                    .gradient_scale =
+                                        semoe::optim::clip_scale(squared, gradient_limit)};
+        auto const optimizer = make_optimizer();
+        for_each_parameter([&](Parameter& p) { p.update(backend_, optimizer, how); });
+        for (auto& block : blocks_) semoe::train_step(block->moe(), optimizer, how);
+        return std::sqrt(squared);
+    }
+    template <class F>
+    void for_each_parameter(F&& f) {
+        f(embedding_);
+        for (auto& block : blocks_) block->for_each_parameter(f);
+        f(norm_.scale);
+    }
+
+private:
+    struct Embed {
+        std::uint8_t const* bytes;
+        ConstMatrix table;
+        Matrix x;
+        void operator()(index_t t) const {
+            for (index_t h = 0; h < hidden; ++h) x(t, h) = table(bytes[t], h);
+        }
+    };
+    /// One byte value an index, so that the sum over tokens has one order.
+    struct EmbedBackward {
+        std::uint8_t const* bytes;
+        ConstMatrix d;
+        Matrix gradient;
+        void operator()(index_t v) const {
+            for (index_t t = 0; t < d.rows; ++t)
+                if (bytes[t] == v)
+                    for (index_t h = 0; h < hidden; ++h) gradient(v, h) += d(t, h);
+        }
+    };
+    struct CrossEntropy {
+        std::uint8_t const* targets;
+        Matrix logits;
+        float* losses;
+        bool gradient;
+        void operator()(index_t t) const {
+            float* const z = logits.row(t);
+            float top = z[0], sum = 0, p[vocabulary];
+            for (index_t v = 1; v < vocabulary; ++v) top = std::max(top, z[v]);
+            for (index_t v = 0; v < vocabulary; v += 16)
+                for (index_t j = v; j < v + 16; ++j) p[j] = semoe::exp(z[j] - top);
+            for (float v : p) sum += v;
+            losses[t] = std::log(sum) + top - z[targets[t]];
+            if (!gradient) return;
+            float const scale = 1 / (sum * float(logits.rows));
+            for (index_t v = 0; v < vocabulary; ++v) z[v] = p[v] * scale;
+            z[targets[t]] -= 1 / float(logits.rows);
+        }
+    };
+
+    Backend backend_;
+    Parameter embedding_;
+    std::vector<std::unique_ptr<Block>> blocks_;
+    RmsNorm norm_;
+    index_t max_tokens_;
+    semoe::Buffer<float, Backend> x_, normed_, d_, d_normed_, logits_, losses_, inverse_;
+};
+
+} // namespace train_lm
