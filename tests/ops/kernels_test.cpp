@@ -83,7 +83,7 @@ void check_against_double(Operands<T> const& operands) {
 } // namespace
 
 TEST_CASE_TEMPLATE("ops/cpu/kernels: every instruction set gives the portable twin's bits", T,
-                   float, bf16) {
+                   float, bf16, f16) {
     int compared = 0;
     for (Isa isa : all_isas) {
         if (!is_available(isa)) continue;
@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: every instruction set gives the portable tw
 }
 
 TEST_CASE_TEMPLATE("ops/cpu/kernels: the portable twin agrees with a double reference", T, float,
-                   bf16) {
+                   bf16, f16) {
     for (bool add : {false, true}) {
         check_against_double(Operands<T>(5, 3, 300, Order::by_rows, false, add));
         check_against_double(Operands<T>(7, 2, 19, Order::by_columns, true, add));
@@ -113,7 +113,7 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: the portable twin agrees with a double refe
     }
 }
 
-TEST_CASE_TEMPLATE("ops/cpu/kernels: a sum may be cut anywhere along k", T, float, bf16) {
+TEST_CASE_TEMPLATE("ops/cpu/kernels: a sum may be cut anywhere along k", T, float, bf16, f16) {
     for (Isa isa : all_isas) {
         if (!is_available(isa)) continue;
         Operands<T> const whole(13, 3, 50, Order::by_rows, false, false);
@@ -132,7 +132,7 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: a sum may be cut anywhere along k", T, floa
 }
 
 TEST_CASE_TEMPLATE("ops/cpu/kernels: rows become a panel, zeros where there are none", T, float,
-                   bf16) {
+                   bf16, f16) {
     for (Isa isa : all_isas) {
         if (!is_available(isa)) continue;
         for (int rows : {0, 1, 7, 8, 9, 15, 16})
@@ -152,5 +152,45 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: rows become a panel, zeros where there are 
                     }
                 CHECK(ok);
             }
+    }
+}
+
+TEST_CASE_TEMPLATE("ops/cpu/kernels: widening and narrowing round as the types themselves do", T,
+                   float, bf16, f16) {
+    // Every upper half of a float, then what lies on and beside the middle between two values.
+    std::vector<float> values;
+    for (std::uint32_t upper = 0; upper < 65536; ++upper)
+        for (std::uint32_t lower : {0x0000u, 0x7fffu, 0x8000u, 0x8001u})
+            values.push_back(semoe::detail::bits_of<float>(upper << 16 | lower));
+    auto const n = index_t(values.size());
+    for (Isa isa : all_isas) {
+        if (!is_available(isa)) continue;
+        std::vector<T> narrow(values.size());
+        std::vector<float> wide(values.size());
+        ops::cpu::narrow(isa, values.data(), 0, 1, n, narrow.data(), 0);
+        ops::cpu::widen(isa, narrow.data(), 0, 1, n, wide.data(), 0);
+        int wrong = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            T const expected = T(values[i]);
+            bool const nan = std::isnan(values[i]);
+            bool const same = std::memcmp(&narrow[i], &expected, sizeof(T)) == 0;
+            wrong += nan ? !std::isnan(wide[i]) : !same || !(wide[i] == float(expected));
+        }
+        CHECK(wrong == 0);
+        // Rows of any length, and nothing behind their end.
+        for (index_t cols : {0, 1, 7, 8, 9, 15, 17, 31}) {
+            index_t const ld = cols + 2, rows = 3;
+            float const* from = values.data() + 70000;
+            std::vector<T> few(std::size_t(rows * ld), T(3.0f));
+            std::vector<float> back(std::size_t(rows * ld), 5.0f);
+            ops::cpu::narrow(isa, from, cols, rows, cols, few.data(), ld);
+            ops::cpu::widen(isa, few.data(), ld, rows, cols, back.data(), ld);
+            for (index_t i = 0; i < rows * ld; ++i) {
+                bool const inside = i % ld < cols;
+                float const value = inside ? float(T(from[i / ld * cols + i % ld])) : 3.0f;
+                CHECK(float(few[std::size_t(i)]) == value);
+                CHECK(back[std::size_t(i)] == (inside ? value : 5.0f));
+            }
+        }
     }
 }

@@ -1,8 +1,11 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/ops/cpu/product.hpp"
 #include "semoe/ops/detail/product.hpp"
 #include "semoe/ops/group.hpp"
+
+#include <span>
 
 namespace semoe::ops {
 
@@ -20,12 +23,37 @@ struct GemmElement {
     }
 };
 
-template <Backend B, class A, class W, class C>
-void gemm(B& b, Strided<A const> a, Strided<W const> w, MatrixView<C, space_of<B>> c, index_t depth,
-          Accumulate accumulate) {
+/// A product on host workers. Each block of the result has one owner.
+template <class A, class W, class C>
+struct GemmTasks {
+    Isa isa;
+    cpu::Product<A, W, C> product;
+    bool single;
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        if (single)
+            cpu::compute(isa, product, 0, 0, product.rows, product.cols, scratch);
+        else
+            cpu::TaskGrid{product.rows, product.cols}.run(isa, product, i, scratch);
+    }
+};
+
+template <class A, class W, class C, Backend B>
+void gemm(B& b, A const* a, index_t a_ld, Left left, W const* w, index_t w_ld, Right right,
+          MatrixView<C, space_of<B>> c, index_t depth, Accumulate accumulate) {
     if (c.empty()) return;
     bool const add = accumulate == Accumulate::yes;
-    b.parallel_for(c.rows * c.cols, GemmElement<A, W, C, space_of<B>>{a, w, c, depth, add});
+    if constexpr (HasWorkers<B> && cpu::Blocked<A> && cpu::Blocked<W> && cpu::Blocked<C>) {
+        bool const single = c.rows * c.cols * depth < cpu::single_task_work;
+        index_t const tasks = single ? 1 : cpu::TaskGrid{c.rows, c.cols}.tasks();
+        b.parallel_tasks(tasks, GemmTasks<A, W, C>{selected_isa(),
+                                                   {a, a_ld, left, w, w_ld, right, c.data, c.ld,
+                                                    c.rows, c.cols, depth, add},
+                                                   single});
+    } else {
+        b.parallel_for(c.rows * c.cols,
+                       GemmElement<A, W, C, space_of<B>>{strided(a, a_ld, left),
+                                                         strided(w, w_ld, right), c, depth, add});
+    }
 }
 
 template <class A, class W, class C, class Space>
@@ -50,8 +78,9 @@ template <Backend B, class A, class W, class C>
 void gemm_nt(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
              MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
     detail::expect_product("gemm_nt", a.rows, w.rows, a.cols == w.cols, a, w, c);
-    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
-        b, detail::as_is(a), detail::transposed(w), c, a.cols, accumulate);
+    detail::gemm<std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, a.data, a.ld, detail::Left::rows, w.data, w.ld, detail::Right::columns, c, a.cols,
+        accumulate);
 }
 
 /// c (+)= a w, as gemm_nt.
@@ -62,8 +91,9 @@ template <Backend B, class A, class W, class C>
 void gemm_nn(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
              MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
     detail::expect_product("gemm_nn", a.rows, w.cols, a.cols == w.rows, a, w, c);
-    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
-        b, detail::as_is(a), detail::as_is(w), c, a.cols, accumulate);
+    detail::gemm<std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, a.data, a.ld, detail::Left::rows, w.data, w.ld, detail::Right::rows, c, a.cols,
+        accumulate);
 }
 
 /// c (+)= a^T w, as gemm_nt. Added onto c, it continues the sum that c holds: two calls over
@@ -75,8 +105,9 @@ template <Backend B, class A, class W, class C>
 void gemm_tn(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
              MatrixView<C, space_of<B>> c, Accumulate accumulate = Accumulate::no) {
     detail::expect_product("gemm_tn", a.cols, w.cols, a.rows == w.rows, a, w, c);
-    detail::gemm<B, std::remove_const_t<A>, std::remove_const_t<W>, C>(
-        b, detail::transposed(a), detail::as_is(w), c, a.rows, accumulate);
+    detail::gemm<std::remove_const_t<A>, std::remove_const_t<W>, C>(
+        b, a.data, a.ld, detail::Left::columns, w.data, w.ld, detail::Right::rows, c, a.rows,
+        accumulate);
 }
 
 } // namespace semoe::ops

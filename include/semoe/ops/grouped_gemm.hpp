@@ -1,8 +1,11 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/ops/cpu/product.hpp"
 #include "semoe/ops/detail/product.hpp"
 #include "semoe/ops/group.hpp"
+
+#include <span>
 
 namespace semoe::ops {
 
@@ -73,6 +76,93 @@ struct GroupedBiasGradient {
         out = sum;
     }
 };
+
+/// The products of a group's experts on host workers, each cut into blocks: the tasks of one expert
+/// after those of another. An expert's operands are found from the group when a task runs.
+template <class Operands>
+struct GroupedTasks {
+    Isa isa;
+    Operands operands;
+    bool single;
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        for (int e = 0; e < operands.group.size; ++e) {
+            auto const product = operands.product(e);
+            if (single) {
+                cpu::compute(isa, product, 0, 0, product.rows, product.cols, scratch);
+                continue;
+            }
+            cpu::TaskGrid const grid{product.rows, product.cols};
+            if (i < grid.tasks()) return grid.run(isa, product, i, scratch);
+            i -= grid.tasks();
+        }
+    }
+};
+/// Rows times the weights of their expert.
+template <class T>
+struct GroupedRowOperands {
+    Group<std::byte const> group;
+    T const* in;
+    index_t in_ld;
+    BlockSlice slice;
+    Right right;
+    T* out;
+    index_t out_ld, cols, depth;
+    bool add;
+    cpu::Product<T, T, T> product(int e) const {
+        auto const* block = reinterpret_cast<T const*>(group.block[e]);
+        bool const panels = right == Right::columns && slice.panels >= 0;
+        return {in + group.first_row[e] * in_ld,
+                in_ld,
+                Left::rows,
+                block + (panels ? slice.panels : slice.offset),
+                slice.cols,
+                panels ? Right::panels : right,
+                out + group.first_row[e] * out_ld,
+                out_ld,
+                group.rows[e],
+                cols,
+                depth,
+                add};
+    }
+};
+template <class T>
+struct GroupedWeightOperands {
+    Group<std::byte> group;
+    GroupMask mask;
+    T const* d_out;
+    index_t d_out_ld;
+    T const* in;
+    index_t in_ld;
+    BlockSlice slice;
+    cpu::Product<T, T, float> product(int e) const {
+        // An expert without rows keeps its gradient: a product without rows has no tasks.
+        index_t const first = group.first_row[e], depth = group.rows[e];
+        return {d_out + first * d_out_ld,
+                d_out_ld,
+                Left::columns,
+                in + first * in_ld,
+                in_ld,
+                Right::rows,
+                reinterpret_cast<float*>(group.block[e]) + slice.offset,
+                slice.cols,
+                depth > 0 ? slice.rows : 0,
+                slice.cols,
+                depth,
+                (mask >> e & 1u) != 0};
+    }
+};
+template <Backend B, class Operands>
+void grouped_product(B& b, Operands const& operands) {
+    index_t work = 0, tasks = 0;
+    for (int e = 0; e < operands.group.size; ++e) {
+        auto const product = operands.product(e);
+        work += product.rows * product.cols * product.depth;
+        tasks += cpu::TaskGrid{product.rows, product.cols}.tasks();
+    }
+    bool const single = work < cpu::single_task_work;
+    if (single) tasks = min(tasks, index_t(1));
+    b.parallel_tasks(tasks, GroupedTasks<Operands>{selected_isa(), operands, single});
+}
 } // namespace detail
 
 /// out = in w^T for the rows of every expert of the group, each with its own weights.
@@ -90,8 +180,13 @@ void grouped_gemm_nt(B& b, Group<std::byte const> const& g, MatrixView<In, space
                      BlockSlice w, MatrixView<T, space_of<B>> out) {
     detail::expect_rows("grouped_gemm_nt", g, in, w.cols);
     detail::expect_rows("grouped_gemm_nt", g, out, w.rows);
-    b.parallel_for(g.total_rows() * out.cols, detail::GroupedRowElement<T, space_of<B>>{
-                                                  g, in, w.offset, 1, w.cols, out, false});
+    if constexpr (HasWorkers<B> && cpu::Blocked<T>)
+        detail::grouped_product(b, detail::GroupedRowOperands<T>{g, in.data, in.ld, w,
+                                                                 detail::Right::columns, out.data,
+                                                                 out.ld, out.cols, in.cols, false});
+    else
+        b.parallel_for(g.total_rows() * out.cols, detail::GroupedRowElement<T, space_of<B>>{
+                                                      g, in, w.offset, 1, w.cols, out, false});
 }
 
 /// out (+)= in w for the rows of every expert: how the gradient of rows goes back.
@@ -105,9 +200,14 @@ void grouped_gemm_nn(B& b, Group<std::byte const> const& g, MatrixView<In, space
                      Accumulate accumulate = Accumulate::no) {
     detail::expect_rows("grouped_gemm_nn", g, in, w.rows);
     detail::expect_rows("grouped_gemm_nn", g, out, w.cols);
-    b.parallel_for(g.total_rows() * out.cols,
-                   detail::GroupedRowElement<T, space_of<B>>{g, in, w.offset, w.cols, 1, out,
-                                                             accumulate == Accumulate::yes});
+    bool const add = accumulate == Accumulate::yes;
+    if constexpr (HasWorkers<B> && cpu::Blocked<T>)
+        detail::grouped_product(b, detail::GroupedRowOperands<T>{g, in.data, in.ld, w,
+                                                                 detail::Right::rows, out.data,
+                                                                 out.ld, out.cols, in.cols, add});
+    else
+        b.parallel_for(g.total_rows() * out.cols, detail::GroupedRowElement<T, space_of<B>>{
+                                                      g, in, w.offset, w.cols, 1, out, add});
 }
 
 /// w (+)= d_out^T in over the rows of each expert, in order of the rows: the weights' gradient.
@@ -125,9 +225,15 @@ void grouped_gemm_tn(B& b, Group<std::byte> const& gradients, GroupMask accumula
                      BlockSlice w) {
     detail::expect_rows("grouped_gemm_tn", gradients, d_out, w.rows);
     detail::expect_rows("grouped_gemm_tn", gradients, in, w.cols);
-    b.parallel_for(gradients.size * w.rows * w.cols,
-                   detail::GroupedWeightElement<std::remove_const_t<D>, space_of<B>>{
-                       gradients, accumulate, d_out, in, w});
+    using T = std::remove_const_t<D>;
+    if constexpr (HasWorkers<B> && cpu::Blocked<T>)
+        detail::grouped_product(b,
+                                detail::GroupedWeightOperands<T>{gradients, accumulate, d_out.data,
+                                                                 d_out.ld, in.data, in.ld, w});
+    else
+        b.parallel_for(
+            gradients.size * w.rows * w.cols,
+            detail::GroupedWeightElement<T, space_of<B>>{gradients, accumulate, d_out, in, w});
 }
 
 /// out += bias for the rows of every expert.

@@ -22,7 +22,7 @@ namespace semoe {
 /// decided once a process by what the processor is. On x86 each includes those before it.
 enum class Isa {
     portable,    ///< plain C++: old machines, and the twin that the others are tested against
-    avx2,        ///< AVX2 and FMA
+    avx2,        ///< AVX2, FMA and F16C
     avx512,      ///< AVX-512 F, BW, DQ and VL
     avx512_bf16, ///< and the bf16 dot product
     amx,         ///< and AMX tiles of bf16
@@ -72,12 +72,15 @@ inline Isa detect_isa() {
     std::uint32_t a = 0, b = 0, c = 0, d = 0;
     auto const has = [](std::uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
     if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::portable;
-    if (!has(c, 27) || !has(c, 28) || !has(c, 12)) return Isa::portable; // OSXSAVE, AVX, FMA
+    bool const avx =
+        has(c, 27) && has(c, 28) && has(c, 12) && has(c, 29); // OSXSAVE, AVX, FMA, F16C
+    if (!avx) return Isa::portable;
     std::uint64_t const state = enabled_state();
     auto const saves = [&](std::uint64_t mask) { return (state & mask) == mask; };
     if (!saves(0x6) || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::portable;
     std::uint32_t const leaves = a, features = b, more = d;
-    if (!has(features, 5)) return Isa::portable;
+    if (!has(features, 5)) return Isa::portable; // AVX2
+    // AVX512 F, DQ, BW, VL
     bool const avx512 = saves(0xe6) && has(features, 16) && has(features, 17) &&
                         has(features, 30) && has(features, 31);
     if (!avx512) return Isa::avx2;

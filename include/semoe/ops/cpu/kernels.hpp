@@ -7,40 +7,46 @@
 
 namespace semoe::ops::cpu {
 
-/// Computes a PanelProduct with the kernels of an instruction set; the bits are always the same.
+/// Calls f(Kernels{}) with the kernels for an instruction set.
 /// @pre is_available(isa)
-template <class T>
-void multiply(Isa isa, PanelProduct<T> const& product) {
+template <class F>
+void with_kernels(Isa isa, F const& f) {
     switch (isa) {
 #if SEMOE_X86
     case Isa::amx:
     case Isa::avx512_bf16:
     case Isa::avx512:
-        return Avx512Kernels::multiply(product);
+        return f(Avx512Kernels{});
     case Isa::avx2:
-        return Avx2Kernels::multiply(product);
+        return f(Avx2Kernels{});
 #endif
     default:
-        return PortableKernels::multiply(product);
+        return f(PortableKernels{});
     }
 }
 
+/// Computes a PanelProduct; the bits are the same for every instruction set.
+template <class T>
+void multiply(Isa isa, PanelProduct<T> const& product) {
+    with_kernels(isa, [&](auto kernels) { kernels.multiply(product); });
+}
 /// Up to 16 rows of `depth` elements to one panel of floats: out[k][j] = from[j * ld + k], zero for
 /// j >= rows.
 template <class T>
 void transpose(Isa isa, T const* from, index_t ld, int rows, index_t depth, float* out) {
-    switch (isa) {
-#if SEMOE_X86
-    case Isa::amx:
-    case Isa::avx512_bf16:
-    case Isa::avx512:
-        return Avx512Kernels::transpose(from, ld, rows, depth, out);
-    case Isa::avx2:
-        return Avx2Kernels::transpose(from, ld, rows, depth, out);
-#endif
-    default:
-        return PortableKernels::transpose(from, ld, rows, depth, out);
-    }
+    with_kernels(isa, [&](auto kernels) { kernels.transpose(from, ld, rows, depth, out); });
+}
+/// to[r * to_ld + i] = from[r * ld + i] for i < cols.
+template <class T>
+void widen(Isa isa, T const* from, index_t ld, index_t rows, index_t cols, float* to,
+           index_t to_ld) {
+    with_kernels(isa, [&](auto kernels) { kernels.widen(from, ld, rows, cols, to, to_ld); });
+}
+/// As widen, rounded to nearest, ties to even.
+template <class T>
+void narrow(Isa isa, float const* from, index_t ld, index_t rows, index_t cols, T* to,
+            index_t to_ld) {
+    with_kernels(isa, [&](auto kernels) { kernels.narrow(from, ld, rows, cols, to, to_ld); });
 }
 
 } // namespace semoe::ops::cpu

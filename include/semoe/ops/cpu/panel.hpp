@@ -11,7 +11,7 @@ inline constexpr int panel_columns = 16;
 ///     c(r, p, j) = (add ? c(r, p, j) : 0) + sum over k of a(r, k) * b(p, k, j)
 /// Every element is one chain of fused multiply-adds in order of k, whatever the instruction set
 /// and whatever else is computed beside it, so results agree to the bit.
-/// @tparam T  of b: float, or bf16 widened to float
+/// @tparam T  of b: float, or bf16 or f16 widened to float
 template <class T>
 struct PanelProduct {
     float const* a; ///< a(r, k) = a[r * a_row + k * a_k]

@@ -23,13 +23,20 @@ struct Strided {
     index_t row, col;
     SEMOE_HD T& operator()(index_t r, index_t c) const { return data[r * row + c * col]; }
 };
-template <class T, class Space>
-Strided<T const> as_is(MatrixView<T, Space> m) {
-    return {m.data, m.ld, 1};
+
+/// How the left operand lies: a(m, k) = data[m * ld + k], or data[k * ld + m].
+enum class Left { rows, columns };
+/// How the right operand lies: w(k, n) = data[k * ld + n], or data[n * ld + k], or in panels of 16
+/// (ops/pack.hpp).
+enum class Right { rows, columns, panels };
+
+template <class T>
+Strided<T const> strided(T const* data, index_t ld, Left left) {
+    return left == Left::rows ? Strided<T const>{data, ld, 1} : Strided<T const>{data, 1, ld};
 }
-template <class T, class Space>
-Strided<T const> transposed(MatrixView<T, Space> m) {
-    return {m.data, 1, m.ld};
+template <class T>
+Strided<T const> strided(T const* data, index_t ld, Right right) {
+    return right == Right::rows ? Strided<T const>{data, ld, 1} : Strided<T const>{data, 1, ld};
 }
 
 /// c (+)= sum over k = 0 .. depth - 1 of a(m, k) * w(k, n): one chain in order of k, which starts

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <utility>
 
-#define SEMOE_AVX2 SEMOE_TARGET("avx2,fma")
+#define SEMOE_AVX2 SEMOE_TARGET("avx2,fma,f16c")
 
 namespace semoe::ops::cpu {
 
@@ -32,11 +32,51 @@ struct Avx2Kernels {
                 out[k * 16 + j] = j < rows ? float(from[j * ld + k]) : 0.0f;
     }
 
+    template <class T>
+    SEMOE_AVX2 static void widen(T const* from, index_t ld, index_t rows, index_t cols, float* to,
+                                 index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld) {
+            index_t i = 0;
+            for (; i + 8 <= cols; i += 8) _mm256_storeu_ps(to + i, load(from + i));
+            for (; i < cols; ++i) to[i] = float(from[i]);
+        }
+    }
+    template <class T>
+    SEMOE_AVX2 static void narrow(float const* from, index_t ld, index_t rows, index_t cols, T* to,
+                                  index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld) {
+            index_t i = 0;
+            for (; i + 8 <= cols; i += 8) store(to + i, _mm256_loadu_ps(from + i));
+            for (; i < cols; ++i) to[i] = T(from[i]);
+        }
+    }
+
 private:
     SEMOE_AVX2 SEMOE_INLINE static __m256 load(float const* p) { return _mm256_loadu_ps(p); }
     SEMOE_AVX2 SEMOE_INLINE static __m256 load(bf16 const* p) {
         __m128i const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(p));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+    SEMOE_AVX2 SEMOE_INLINE static __m256 load(f16 const* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p)));
+    }
+    SEMOE_AVX2 SEMOE_INLINE static void store(float* p, __m256 x) { _mm256_storeu_ps(p, x); }
+    SEMOE_AVX2 SEMOE_INLINE static void store(bf16* p, __m256 x) {
+        __m256i const u = _mm256_castps_si256(x);
+        __m256i const upper = _mm256_srli_epi32(u, 16);
+        __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+        __m256i const rounded = _mm256_srli_epi32(
+            _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+        __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+        __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        __m256i const words = _mm256_blendv_epi8(rounded, quiet, nan);
+        _mm_storeu_si128(
+            reinterpret_cast<__m128i*>(p),
+            _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+    }
+    SEMOE_AVX2 SEMOE_INLINE static void store(f16* p, __m256 x) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
 
     template <class T>

@@ -31,6 +31,25 @@ struct Avx512Kernels {
                 out[k * 16 + j] = j < rows ? float(from[j * ld + k]) : 0.0f;
     }
 
+    template <class T>
+    SEMOE_AVX512 static void widen(T const* from, index_t ld, index_t rows, index_t cols, float* to,
+                                   index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld) {
+            index_t i = 0;
+            for (; i + 16 <= cols; i += 16) _mm512_storeu_ps(to + i, load(from + i));
+            for (; i < cols; ++i) to[i] = float(from[i]);
+        }
+    }
+    template <class T>
+    SEMOE_AVX512 static void narrow(float const* from, index_t ld, index_t rows, index_t cols,
+                                    T* to, index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld) {
+            index_t i = 0;
+            for (; i + 16 <= cols; i += 16) store(to + i, _mm512_loadu_ps(from + i));
+            for (; i < cols; ++i) to[i] = T(from[i]);
+        }
+    }
+
 private:
     SEMOE_AVX512 SEMOE_INLINE static __m512 load(float const* p) { return _mm512_loadu_ps(p); }
     SEMOE_AVX512 SEMOE_INLINE static __m512 load(bf16 const* p) {
@@ -38,6 +57,27 @@ private:
         __m256i const bits = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p));
         __m512i const wide = _mm512_maskz_cvtepu16_epi32(0xffff, bits);
         return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, wide, 16));
+    }
+    SEMOE_AVX512 SEMOE_INLINE static __m512 load(f16 const* p) {
+        __m256i const bits = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p));
+        return _mm512_maskz_cvtph_ps(0xffff, bits);
+    }
+    SEMOE_AVX512 SEMOE_INLINE static void store(float* p, __m512 x) { _mm512_storeu_ps(p, x); }
+    SEMOE_AVX512 SEMOE_INLINE static void store(bf16* p, __m512 x) {
+        __m512i const u = _mm512_castps_si512(x);
+        __m512i const upper = _mm512_maskz_srli_epi32(0xffff, u, 16);
+        __m512i const odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+        __m512i const rounded = _mm512_maskz_srli_epi32(
+            0xffff, _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+        __m512i const quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+        __mmask16 const nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        __m512i const words = _mm512_mask_blend_epi32(nan, rounded, quiet);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_maskz_cvtepi32_epi16(0xffff, words));
+    }
+    SEMOE_AVX512 SEMOE_INLINE static void store(f16* p, __m512 x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                            _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
     }
 
     template <class T, bool Pair>

@@ -24,6 +24,19 @@ struct PortableKernels {
                 out[k * panel_columns + j] = j < rows ? float(from[j * ld + k]) : 0.0f;
     }
 
+    template <class T>
+    static void widen(T const* from, index_t ld, index_t rows, index_t cols, float* to,
+                      index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld)
+            for (index_t i = 0; i < cols; ++i) to[i] = float(from[i]);
+    }
+    template <class T>
+    static void narrow(float const* from, index_t ld, index_t rows, index_t cols, T* to,
+                       index_t to_ld) {
+        for (; rows > 0; --rows, from += ld, to += to_ld)
+            for (index_t i = 0; i < cols; ++i) to[i] = T(from[i]);
+    }
+
 private:
     template <class T>
     static void row(PanelProduct<T> const& product) {
