@@ -16,6 +16,30 @@ using test::Routed;
 using Ids = std::vector<expert_id>;
 using Values = std::vector<double>;
 
+namespace acme {
+
+/// A score of one's own, in float alone: the least that there is to write.
+struct Halves {
+    static constexpr auto normalize = Normalize::none;
+    SEMOE_HD float key(float logit, expert_id) const { return logit; }
+    SEMOE_HD float weight(float logit, expert_id e) const { return logit / float(2 + e); }
+    SEMOE_HD float d_weight(float, expert_id e) const { return 1 / float(2 + e); }
+};
+/// A softmax over something else than the logit.
+struct Cooler {
+    static constexpr auto normalize = Normalize::softmax_topk;
+    template <Real R>
+    SEMOE_HD R key(R logit, expert_id) const {
+        return logit;
+    }
+    template <Real R>
+    SEMOE_HD R weight(R logit, expert_id) const {
+        return 3 * logit;
+    }
+};
+
+} // namespace acme
+
 namespace {
 
 double logistic(double z) { return 1 / (1 + std::exp(-z)); }
@@ -72,26 +96,6 @@ void check_rule(B& b, Rule rule, index_t T, index_t E, index_t K, double scale) 
     CHECK(rounded.ids == from_narrow.ids);
     CHECK(relative_error(rounded.weights, from_narrow.weights) <= 2e-6);
 }
-
-/// A score of one's own, in float alone: the least that there is to write.
-struct Halves {
-    static constexpr auto normalize = Normalize::none;
-    SEMOE_HD float key(float logit, expert_id) const { return logit; }
-    SEMOE_HD float weight(float logit, expert_id e) const { return logit / float(2 + e); }
-    SEMOE_HD float d_weight(float, expert_id e) const { return 1 / float(2 + e); }
-};
-/// A softmax over something else than the logit.
-struct Cooler {
-    static constexpr auto normalize = Normalize::softmax_topk;
-    template <Real R>
-    SEMOE_HD R key(R logit, expert_id) const {
-        return logit;
-    }
-    template <Real R>
-    SEMOE_HD R weight(R logit, expert_id) const {
-        return 3 * logit;
-    }
-};
 
 } // namespace
 
@@ -174,7 +178,7 @@ TEST_CASE_TEMPLATE("gate/topk: weights of vanishing sigmoids are finite", B, SEM
 TEST_CASE_TEMPLATE("gate/topk: a score that only speaks float serves a layer of doubles", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    gate::TopK<Halves> const gate{.num_experts = 3, .top_k = 2, .scale = 2};
+    gate::TopK<acme::Halves> const gate{.num_experts = 3, .top_k = 2, .scale = 2};
     auto const r = route(b, gate, Values{3, 1, 2});
     CHECK(r.ids == Ids{0, 2});
     CHECK(r.weights == Values{3, 1});
@@ -183,7 +187,7 @@ TEST_CASE_TEMPLATE("gate/topk: a score that only speaks float serves a layer of 
 TEST_CASE_TEMPLATE("gate/topk: a softmax rule is taken over weight, whatever it is", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    gate::TopK<Cooler> const gate{.num_experts = 3, .top_k = 2};
+    gate::TopK<acme::Cooler> const gate{.num_experts = 3, .top_k = 2};
     auto const r = route(b, gate, Values{0.5, 1, 0.25});
     CHECK(r.weights[0] == doctest::Approx(1 / (1 + std::exp(-1.5))).epsilon(1e-14));
     CHECK(r.weights[1] == doctest::Approx(1 / (1 + std::exp(1.5))).epsilon(1e-14));
@@ -196,7 +200,7 @@ TEST_CASE("gate/topk: a gate is deduced from its values") {
     CHECK(scaled.scale == 2.5);
     CHECK(router_probability<gate::TopK<gate::SigmoidBias>>() == RouterProbability::sigmoid);
     CHECK(router_probability<gate::TopK<gate::TopKSoftmax>>() == RouterProbability::softmax);
-    CHECK(gate_trains<gate::TopK<Halves>>());
+    CHECK(gate_trains<gate::TopK<acme::Halves>>());
 }
 
 TEST_CASE("gate/topk: numbers and shapes that make no sense are named") {
