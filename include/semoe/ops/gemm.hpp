@@ -56,12 +56,19 @@ void gemm(B& b, A const* a, index_t a_ld, Left left, W const* w, index_t w_ld, R
     }
 }
 
-template <class A, class W, class C, class Space>
-void expect_product(char const* name, index_t m, index_t n, bool same_depth, MatrixView<A, Space> a,
-                    MatrixView<W, Space> w, MatrixView<C, Space> c) {
+struct Shape {
+    index_t rows, cols;
+    template <class T, class Space>
+    Shape(MatrixView<T, Space> m)
+      : rows(m.rows)
+      , cols(m.cols) {}
+};
+/// Throws unless a gives [M,K], w [K,N] and c [M,N].
+SEMOE_NOINLINE inline void expect_product(char const* name, index_t m, index_t n, bool same_depth,
+                                          Shape a, Shape w, Shape c) {
     expects(same_depth && c.rows == m && c.cols == n, [&] {
-        return std::string(name) + ": a is " + shape_text(a) + ", w is " + shape_text(w) +
-               ", c is " + shape_text(c);
+        return std::string(name) + ": a is " + shape_text(a.rows, a.cols) + ", w is " +
+               shape_text(w.rows, w.cols) + ", c is " + shape_text(c.rows, c.cols);
     });
 }
 } // namespace detail

@@ -50,24 +50,35 @@ SEMOE_HD void product_element(Strided<A const> a, Strided<W const> w, index_t m,
     c = convert<C>(sum);
 }
 
+// What a refusal says is put together out of line: it is rare, and there are many callers.
+SEMOE_NOINLINE inline std::string shape_text(index_t rows, index_t cols) {
+    return "[" + std::to_string(rows) + "," + std::to_string(cols) + "]";
+}
 template <class T, class Space>
 std::string shape_text(MatrixView<T, Space> m) {
-    return "[" + std::to_string(m.rows) + "," + std::to_string(m.cols) + "]";
+    return shape_text(m.rows, m.cols);
+}
+[[noreturn]] SEMOE_NOINLINE inline void refuse_columns(char const* name, index_t rows, index_t cols,
+                                                       index_t needed) {
+    throw precondition_error(std::string(name) + ": a matrix of rows is " + shape_text(rows, cols) +
+                             ", " + std::to_string(needed) + " columns needed");
+}
+[[noreturn]] SEMOE_NOINLINE inline void refuse_rows(char const* name, int expert, index_t first,
+                                                    index_t end, index_t rows, index_t cols) {
+    throw precondition_error(std::string(name) + ": expert " + std::to_string(expert) +
+                             " of the group has rows [" + std::to_string(first) + "," +
+                             std::to_string(end) + ") of " + shape_text(rows, cols));
 }
 
 /// Throws unless m has `cols` columns and every expert's rows lie inside it.
 template <class Byte, class T, class Space>
 void expect_rows(char const* name, Group<Byte> const& g, MatrixView<T, Space> m, index_t cols) {
-    expects(m.cols == cols, [&] {
-        return std::string(name) + ": a matrix of rows is " + shape_text(m) + ", " +
-               std::to_string(cols) + " columns needed";
-    });
-    for (int i = 0; i < g.size; ++i)
-        expects(g.rows[i] >= 0 && g.first_row[i] >= 0 && g.first_row[i] + g.rows[i] <= m.rows, [&] {
-            return std::string(name) + ": expert " + std::to_string(i) +
-                   " of the group has rows [" + std::to_string(g.first_row[i]) + "," +
-                   std::to_string(g.first_row[i] + g.rows[i]) + ") of " + shape_text(m);
-        });
+    if (m.cols != cols) refuse_columns(name, m.rows, m.cols, cols);
+    for (int i = 0; i < g.size; ++i) {
+        index_t const first = g.first_row[i], end = first + g.rows[i];
+        if (first < 0 || end < first || end > m.rows)
+            refuse_rows(name, i, first, end, m.rows, m.cols);
+    }
 }
 
 } // namespace semoe::ops::detail
