@@ -1,0 +1,240 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/backend/cpu/cpu.hpp"
+#include "semoe/tier/concept.hpp"
+#include "semoe/tier/resident.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace semoe {
+
+/// Remembers in which order the layers of a model acquire their blocks, and says which come next.
+///
+/// The past is a list of runs: a run is a layer, with the blocks it acquired before another layer
+/// began. When a layer begins, the past is searched for the moment most like this one: the same
+/// layer, after the same layers did the same. What followed then will follow now. So a pass needs
+/// no marks: its end leads into the start of the next, and forward, backward and update each find
+/// their own place. A first backward is recognised as a known order that is read from its end.
+///
+/// Blocks that were overwritten are left out, since nothing has to be loaded for them.
+class Sequence {
+public:
+    /// Makes room for a model of so many blocks, and forgets the past when it has to be moved.
+    /// @cost amortised allocation; no other call allocates
+    void reserve(std::size_t num_blocks) {
+        if (uses_per_block * num_blocks <= keys_.size()) return;
+        keys_.assign(2 * uses_per_block * num_blocks, {});
+        runs_.resize(max_runs);
+        num_keys_ = num_runs_ = first_run_ = 0;
+        place_ = {};
+    }
+
+    /// The block has been acquired. @return whether another layer begins with it
+    /// @pre reserve() was called
+    /// @cost when a layer begins, one look at each run that is remembered
+    bool acquired(BlockKey key, Access access) {
+        bool const begins = num_runs_ == 0 || run(num_runs_ - 1).layer != key.layer;
+        if (begins) {
+            first_run_ = std::max(first_run_, num_runs_ + 1 - max_runs);
+            run(num_runs_++) = {key.layer, 0, num_keys_};
+            place_ = find_place();
+            first_ = key;
+        }
+        Run& now = run(num_runs_ - 1);
+        now.uses |= std::uint8_t(1 << (2 * int(key.kind) + (access != Access::read)));
+        std::int64_t const room = std::int64_t(keys_.size());
+        if (access != Access::overwrite && num_keys_ - now.begin < room / 2) {
+            keys_[std::size_t(num_keys_++ % room)] = key;
+            while (run(first_run_).begin + room < num_keys_) ++first_run_;
+        }
+        return begins;
+    }
+
+    /// Blocks that will be acquired from here on, in order, as far as the past tells.
+    /// @param this_layer  whether to begin with what the layer that has just begun will acquire
+    ///                    after its first block
+    /// @return how many were written to `out`
+    std::size_t upcoming(std::span<BlockKey> out, bool this_layer) const {
+        std::size_t n = 0;
+        if (place_.run < first_run_) return n;
+        for (std::int64_t r = place_.run; r >= first_run_ && r < num_runs_ - 1;
+             r += place_.direction) {
+            bool const here = r == place_.run;
+            if (here && !this_layer) continue;
+            bool skip = here;
+            for (std::int64_t k = run(r).begin; k < run(r + 1).begin && n < out.size(); ++k) {
+                BlockKey const key = keys_[std::size_t(k) % keys_.size()];
+                if (skip && key == first_)
+                    skip = false;
+                else
+                    out[n++] = key;
+            }
+        }
+        return n;
+    }
+
+private:
+    /// A training step uses a block twice on average; so the last one is there while the next runs.
+    static constexpr std::size_t uses_per_block = 4;
+    static constexpr std::int64_t max_runs = 1024, max_context = 8;
+
+    struct Run {
+        layer_id layer = 0;
+        std::uint8_t uses = 0;  ///< for each kind a bit for reading and one for writing
+        std::int64_t begin = 0; ///< of its keys; they end where the next run's begin
+
+        friend bool operator==(Run const& a, Run const& b) {
+            return a.layer == b.layer && a.uses == b.uses;
+        }
+    };
+    /// A run of the past that is like the present one, and which way to read on from there.
+    struct Place {
+        std::int64_t run = -1;
+        int direction = 1;
+    };
+
+    Run& run(std::int64_t r) { return runs_[std::size_t(r % max_runs)]; }
+    Run const& run(std::int64_t r) const { return runs_[std::size_t(r % max_runs)]; }
+
+    Place find_place() const {
+        std::int64_t const now = num_runs_ - 1;
+        Place ahead, back;
+        std::int64_t like_ahead = 0, like_back = 0, candidates = 0, last = -1;
+        for (std::int64_t r = now - 1; r >= first_run_; --r) {
+            if (run(r).layer != run(now).layer) continue;
+            last = candidates++ == 0 ? r : last;
+            std::int64_t n = 0;
+            while (n < max_context && r - 1 - n >= first_run_ && run(r - 1 - n) == run(now - 1 - n))
+                ++n;
+            if (n > like_ahead) like_ahead = n, ahead = {r, 1};
+            n = 0;
+            while (n < max_context && r + 1 + n <= now - 1 - n &&
+                   run(r + 1 + n).layer == run(now - 1 - n).layer)
+                ++n;
+            if (n > like_back && r > first_run_) like_back = n, back = {r, -1};
+        }
+        if (like_ahead > 0) return ahead;
+        if (like_back > 0) return back;
+        return candidates == 1 ? Place{last, 1} : Place{};
+    }
+
+    std::vector<BlockKey> keys_; ///< a ring
+    std::vector<Run> runs_;      ///< a ring
+    std::int64_t num_keys_ = 0, num_runs_ = 0, first_run_ = 0;
+    Place place_;    ///< of the present run
+    BlockKey first_; ///< that it acquired
+};
+
+/// A tier that several layers share, told what comes next across the layers: the end of one layer's
+/// blocks no longer means an idle copy queue. Wrap the tier once and give it to every layer:
+///
+///     Sequenced tier{tier::Cached{backend, store, {.slots = 3}}};
+///     MoeLayer first{backend, gate, expert, comm::Self{}, tier, {.layer = 0}};
+///     MoeLayer second{backend, gate, expert, comm::Self{}, tier, {.layer = 1}};
+///
+/// It is a tier itself, so no layer knows of it. Its Sequence learns from every acquire. When a
+/// layer begins, the tier is told what this layer and the following acquired the last time; when
+/// the layer itself announces the blocks of its experts that got tokens, these come first and the
+/// following layers' behind them. Copies are the same tier; any thread may call.
+template <class Tier>
+class Sequenced {
+public:
+    explicit Sequenced(Tier tier)
+      : state_(std::make_shared<State>(std::move(tier))) {}
+
+    /// The tier behind it.
+    Tier& tier() const { return state_->tier; }
+
+    template <class B>
+    void declare(B& b, BlockKey key, BlockInfo info) {
+        check<B>();
+        std::lock_guard lock(state_->mutex);
+        bool const present = state_->tier.contains(key);
+        state_->tier.declare(b, key, info);
+        if (!present) state_->grow(key);
+    }
+    bool contains(BlockKey key) const { return tier().contains(key); }
+    BlockInfo info(BlockKey key) const { return tier().info(key); }
+    bool resident(BlockKey key) const { return tier().resident(key); }
+    index_t max_pinned(BlockKind kind) const { return tier().max_pinned(kind); }
+    TierCounters counters() const { return tier().counters(); }
+
+    /// As the tier's own. @cost one look-up more, and one announcement when a layer begins
+    template <class B>
+    auto acquire(B& b, BlockKey key, Access access) {
+        check<B>();
+        auto lease = tier().acquire(b, key, access);
+        std::lock_guard lock(state_->mutex);
+        if (state_->sequence.acquired(key, access)) state_->announce(b, 0, true);
+        return lease;
+    }
+    /// The list first, then what followed this layer the last time.
+    template <class B>
+    void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
+        std::lock_guard lock(state_->mutex);
+        std::size_t const n = std::min(upcoming.size(), state_->list.size() - state_->window);
+        std::copy_n(upcoming.begin(), n, state_->list.begin());
+        state_->announce(b, n, false);
+    }
+    template <class B>
+    void flush(B& b) {
+        tier().flush(b);
+    }
+
+private:
+    struct State {
+        explicit State(Tier t)
+          : tier(std::move(t)) {}
+
+        /// The window holds twice what fits into slots: beyond that nothing can be loaded, but what
+        /// lies there must not be evicted as if it were unknown.
+        void grow(BlockKey key) {
+            index_t& blocks = num_blocks[std::size_t(key.kind)];
+            if (blocks++ < index_t(tier.max_pinned(key.kind))) window += 2;
+            list.resize(list.size() + longest_list_per_block + 2);
+            sequence.reserve(list.size() / (longest_list_per_block + 2));
+        }
+        /// The list's first `given` keys, then what the past tells.
+        template <class B>
+        void announce(B& b, std::size_t given, bool this_layer) noexcept {
+            std::size_t const n =
+                given + sequence.upcoming(std::span(list).subspan(given, window), this_layer);
+            if (n > 0 || !this_layer) tier.prefetch(b, std::span<BlockKey const>(list).first(n));
+        }
+
+        static constexpr std::size_t longest_list_per_block = 8;
+        std::mutex mutex;
+        Tier tier;
+        Sequence sequence;
+        index_t num_blocks[num_block_kinds] = {};
+        std::size_t window = 0;
+        std::vector<BlockKey> list; ///< window more than the longest list that a layer may give
+    };
+
+    template <class B>
+    static constexpr void check() {
+        static_assert(HasBlocks<Tier, B>,
+                      "Sequenced: MemoryTier lacks declare/contains/info/resident/max_pinned/"
+                      "counters (see tier/concept.hpp)");
+        static_assert(HasAcquire<Tier, B>, "Sequenced: MemoryTier lacks acquire(backend, key, "
+                                           "access) that returns a Lease (see tier/concept.hpp)");
+        static_assert(HasPrefetch<Tier, B>, "Sequenced: MemoryTier lacks prefetch(backend, "
+                                            "upcoming) noexcept (see tier/concept.hpp)");
+        static_assert(HasFlush<Tier, B>, "Sequenced: MemoryTier lacks flush(backend) "
+                                         "(see tier/concept.hpp)");
+    }
+
+    std::shared_ptr<State> state_;
+};
+
+static_assert(MemoryTier<Sequenced<tier::Resident<CpuBackend>>, CpuBackend>);
+
+} // namespace semoe
