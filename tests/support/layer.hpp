@@ -36,7 +36,7 @@ inline testing::ReferenceGate reference_gate(std::string const& rule, index_t k,
         if (rule == "sigmoid_bias") return sigmoid(z) + (bias.empty() ? 0.0 : bias[std::size_t(e)]);
         return z;
     });
-    gate.weights = [=](Vector const& logits, std::vector<expert_id> const& chosen) {
+    gate.weights = [=](Vector const& logits, std::vector<expert_id> const& chosen, index_t) {
         Vector w(chosen.size());
         Vector const p = testing::reference_softmax(logits);
         double sum = rule == "sigmoid_bias" || rule == "sigmoid_normalised" ? 1e-20 : 0;

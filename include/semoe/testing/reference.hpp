@@ -105,14 +105,22 @@ struct ReferenceGate {
                                                       index_t num_experts,
                                                       std::vector<char> const& mask)>
         select;
-    /// logits of one token and its choices -> their weights, normalised and scaled
-    std::function<Vector(Vector const& logits, std::vector<expert_id> const& chosen)> weights;
+    /// logits of one token, its choices and its number -> their weights, normalised and scaled
+    std::function<Vector(Vector const& logits, std::vector<expert_id> const& chosen, index_t token)>
+        weights;
 };
 
 inline Vector reference_softmax(Vector logits) {
     double const top = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (double& z : logits) sum += z = std::exp(z - top);
+    for (double& z : logits) z /= sum;
+    return logits;
+}
+/// sigmoid(z) divided by its sum.
+inline Vector reference_sigmoid_share(Vector logits) {
+    double sum = 0;
+    for (double& z : logits) sum += z = 1 / (1 + std::exp(-z));
     for (double& z : logits) z /= sum;
     return logits;
 }
@@ -151,6 +159,8 @@ struct ReferenceLayer {
     Vector shared_gate;     // [H], or empty: the shared expert counts in full
     ReferenceCapacity capacity;
     double aux_loss_weight = 0, z_loss_weight = 0;
+    /// What the load-balance loss takes a token's probabilities from.
+    std::function<Vector(Vector)> probabilities = reference_softmax;
 
     struct Result {
         Vector logits, y;                                 // [T,E], [T,H]
@@ -177,7 +187,7 @@ struct ReferenceLayer {
                         x[std::size_t(t * hidden + h)] * router[std::size_t(e * hidden + h)];
         r.chosen = gate.select(r.logits, tokens, num_experts, mask);
         for (index_t t = 0; t < tokens; ++t)
-            r.weights.push_back(gate.weights(row(r.logits, t), r.chosen[std::size_t(t)]));
+            r.weights.push_back(gate.weights(row(r.logits, t), r.chosen[std::size_t(t)], t));
         r.kept = drop(r);
         r.y.assign(x.size(), 0.0);
         for (index_t t = 0; t < tokens; ++t) {
@@ -271,9 +281,9 @@ private:
         for (index_t e = 0; e < num_experts; ++e) {
             Vector z = row(r.logits, t);
             z[std::size_t(e)] += step;
-            Vector const above = gate.weights(z, chosen);
+            Vector const above = gate.weights(z, chosen, t);
             z[std::size_t(e)] -= 2 * step;
-            Vector const below = gate.weights(z, chosen);
+            Vector const below = gate.weights(z, chosen, t);
             for (std::size_t k = 0; k < chosen.size(); ++k)
                 d_logits[std::size_t(t * num_experts + e)] +=
                     d_weight[k] * (above[k] - below[k]) / (2 * step);
@@ -282,10 +292,13 @@ private:
     std::vector<std::vector<expert_id>> drop(Result& r) const {
         auto kept = r.chosen;
         if (capacity.factor <= 0 || kept.empty()) return kept;
-        double const even = double(kept.size() * kept[0].size()) / double(num_experts);
-        auto const limit = std::min<index_t>(
-            std::max<index_t>(capacity.minimum, index_t(std::ceil(even * capacity.factor - 1e-9))),
-            index_t(kept.size()));
+        double choices = 0;
+        for (auto const& row : kept)
+            choices +=
+                double(std::count_if(row.begin(), row.end(), [](expert_id e) { return e >= 0; }));
+        double const even = choices / double(num_experts);
+        auto const limit =
+            std::max<index_t>(capacity.minimum, index_t(std::ceil(even * capacity.factor - 1e-9)));
         for (expert_id e = 0; e < num_experts; ++e) {
             struct Place {
                 std::size_t t, k;
@@ -326,32 +339,42 @@ private:
         for (double v : z) sum += std::exp(v - top);
         return top + std::log(sum);
     }
+    /// One token's share of the load-balance loss, times the number of tokens.
+    double balance(Vector const& z, Vector const& f) const {
+        Vector const p = probabilities(z);
+        return double(num_experts) * std::inner_product(p.begin(), p.end(), f.begin(), 0.0);
+    }
+    static double square_of_log_sum_exp(Vector const& z) {
+        double const lse = log_sum_exp(z);
+        return lse * lse;
+    }
     void losses(Result& r, std::vector<char> const& mask) const {
         double const count = unmasked(r, mask);
-        if (count == 0) return;
         Vector const f = shares(r);
         for (std::size_t t = 0; t < r.chosen.size(); ++t) {
             if (!mask.empty() && !mask[t]) continue;
-            Vector const z = row(r.logits, index_t(t)), p = reference_softmax(z);
-            for (std::size_t e = 0; e < p.size(); ++e)
-                r.aux_loss += double(num_experts) * f[e] * p[e] / count;
-            r.z_loss += log_sum_exp(z) * log_sum_exp(z) / count;
+            Vector const z = row(r.logits, index_t(t));
+            r.aux_loss += balance(z, f) / count;
+            r.z_loss += square_of_log_sum_exp(z) / count;
         }
     }
+    /// By central differences, f held constant.
     Vector loss_gradient(Result const& r, std::vector<char> const& mask) const {
         Vector d(r.logits.size());
-        double const count = unmasked(r, mask);
+        if (aux_loss_weight == 0 && z_loss_weight == 0) return d;
+        double const count = unmasked(r, mask), step = 1e-5;
         Vector const f = shares(r);
+        auto const loss = [&](Vector const& z) {
+            return aux_loss_weight * balance(z, f) + z_loss_weight * square_of_log_sum_exp(z);
+        };
         for (std::size_t t = 0; t < r.chosen.size(); ++t) {
-            if ((!mask.empty() && !mask[t]) || count == 0) continue;
-            Vector const z = row(r.logits, index_t(t)), p = reference_softmax(z);
-            double const lse = log_sum_exp(z);
-            double mean = 0;
-            for (std::size_t e = 0; e < p.size(); ++e) mean += p[e] * f[e];
-            for (std::size_t e = 0; e < p.size(); ++e)
-                d[t * p.size() + e] =
-                    aux_loss_weight * double(num_experts) * p[e] * (f[e] - mean) / count +
-                    z_loss_weight * 2 * lse * p[e] / count;
+            if (!mask.empty() && !mask[t]) continue;
+            for (std::size_t e = 0; e < f.size(); ++e) {
+                Vector above = row(r.logits, index_t(t)), below = above;
+                above[e] += step;
+                below[e] -= step;
+                d[t * f.size() + e] = (loss(above) - loss(below)) / (2 * step * count);
+            }
         }
         return d;
     }

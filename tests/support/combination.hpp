@@ -1,0 +1,172 @@
+#pragma once
+
+#include "semoe/schedule/chunked.hpp"
+#include "semoe/schedule/sequential.hpp"
+#include "semoe/tier/cached.hpp"
+#include "semoe/tier/store/host.hpp"
+#include "support/layer.hpp"
+
+#include <doctest/doctest.h>
+
+namespace semoe::test {
+
+/// One layer against the oracle, in double: forward, losses, counters, every gradient.
+struct Combination {
+    index_t num_tokens = 7, hidden = 6, intermediate = 5, shared_intermediate = 0;
+    MoeConfig config = {};
+    int ranks = 1;
+    index_t chunks = 1;
+    int slots = 0;        // of the cache; 0: resident
+    bool masked = false;  // every third token is padding
+    bool one_hot = false; // all tokens alike, so that few experts take everything
+    std::uint64_t seed = 1;
+    double tolerance = 1e-9, gradient_tolerance = 1e-6;
+    bool backward = true;
+};
+
+inline std::vector<double> tokens_of(Combination const& n) {
+    auto x = random_values<double>(n.seed, n.num_tokens * n.hidden);
+    if (n.one_hot)
+        for (index_t t = 1; t < n.num_tokens; ++t)
+            for (index_t h = 0; h < n.hidden; ++h)
+                x[std::size_t(t * n.hidden + h)] =
+                    x[std::size_t(h)] * (1 + 1e-3 * double(t)); // no ties, one direction
+    return x;
+}
+
+/// Equal but for rounding: of the tensor, or of sums that should be zero.
+inline bool equal_within(std::vector<double> const& a, std::vector<double> const& b,
+                         double tolerance) {
+    double difference = 0;
+    for (std::size_t i = 0; i < a.size() && i < b.size(); ++i)
+        difference = std::max(difference, std::abs(a[i] - b[i]));
+    return relative_error(a, b) < tolerance || (a.size() == b.size() && difference < 1e-9);
+}
+
+/// Runs the layer on n.ranks thread ranks and compares all of it with the oracle.
+template <class G, class X>
+void check_combination(Combination const& n, G const& gate, testing::ReferenceGate const& rule,
+                       X const& expert, std::function<double(double)> activation,
+                       std::function<double(double)> derivative) {
+    using testing::Vector;
+    auto const x = tokens_of(n), dy = random_values<double>(n.seed + 1, n.num_tokens * n.hidden);
+    std::vector<std::uint8_t> mask(static_cast<std::size_t>(n.num_tokens), 1);
+    if (n.masked)
+        for (std::size_t t = 0; t < mask.size(); t += 3) mask[t] = 0;
+    Vector y(x.size()), dx(x.size());
+    Named weights, gradients;
+    RouterLosses losses;
+    LayerCounters counters;
+    std::mutex mutex;
+    auto const run = [&](auto schedule, auto make_tier) {
+        static CpuBackend const shared{.threads = 2};
+        comm::ThreadWorld const world{n.ranks, {.timeout = std::chrono::seconds(60)}};
+        world.run([&](comm::Threads rank) {
+            CpuBackend b = shared;
+            index_t const first = n.num_tokens * rank.rank() / n.ranks;
+            index_t const tokens = n.num_tokens * (rank.rank() + 1) / n.ranks - first;
+            auto const part = [&](Vector const& v) {
+                return to_backend(b, Vector(v.begin() + first * n.hidden,
+                                            v.begin() + (first + tokens) * n.hidden));
+            };
+            MoeLayer layer{b, gate, expert, rank, make_tier(b), schedule, n.config};
+            layer.initialize(n.seed + 2);
+            auto context =
+                layer.make_context(tokens, n.backward ? Mode::training : Mode::inference);
+            auto const in = part(x), d_out = part(dy);
+            auto out = part(x), d_in = part(x);
+            auto const m = to_backend(
+                b, std::vector<std::uint8_t>(mask.begin() + first, mask.begin() + first + tokens));
+            ForwardOptions<HostSpace> options{.step = n.seed};
+            if (n.masked) options.mask = m.view();
+            layer.forward(in.matrix(tokens, n.hidden), out.matrix(tokens, n.hidden), context,
+                          options);
+            if (n.backward)
+                layer.backward(d_out.matrix(tokens, n.hidden), d_in.matrix(tokens, n.hidden),
+                               context);
+            auto const own_weights = parameters_of(layer);
+            auto const own_gradients =
+                n.backward ? parameters_of(layer, BlockKind::gradient) : Named{};
+            std::lock_guard const lock(mutex);
+            std::copy_n(out.data(), tokens * n.hidden, y.begin() + first * n.hidden);
+            std::copy_n(d_in.data(), tokens * n.hidden, dx.begin() + first * n.hidden);
+            weights.insert(own_weights.begin(), own_weights.end());
+            gradients.insert(own_gradients.begin(), own_gradients.end());
+            losses = context.losses;
+            counters = context.counters;
+        });
+    };
+    auto const with_tier = [&](auto schedule) {
+        if (n.slots == 0)
+            run(schedule, [](CpuBackend& b) { return tier::Resident<CpuBackend>{b}; });
+        else
+            run(schedule, [&](CpuBackend& b) {
+                return tier::Cached<CpuBackend, tier::HostStore>{
+                    b, tier::HostStore{}, {.slots = n.slots}};
+            });
+    };
+    with_tier(schedule::Chunked{.chunks = n.chunks});
+
+    auto oracle = reference_of(weights, n.hidden, n.intermediate, gate.num_experts, rule,
+                               activation, derivative, n.shared_intermediate);
+    oracle.capacity = {.factor = n.config.capacity.factor,
+                       .minimum = n.config.capacity.minimum,
+                       .by_probability = n.config.capacity.drop == Drop::probability};
+    if (router_probability<G>() == RouterProbability::sigmoid)
+        oracle.probabilities = testing::reference_sigmoid_share;
+    oracle.aux_loss_weight = n.config.aux_loss_weight;
+    oracle.z_loss_weight = n.config.z_loss_weight;
+    std::vector<char> const marks(mask.begin(), mask.end());
+    auto const expected = oracle.forward(x, n.masked ? marks : std::vector<char>{});
+    CHECK(relative_error(y, expected.y) < n.tolerance);
+    CHECK(losses.aux_loss == doctest::Approx(expected.aux_loss).epsilon(1e-9));
+    CHECK(losses.z_loss == doctest::Approx(expected.z_loss).epsilon(1e-9));
+    CHECK(counters.dropped == expected.dropped);
+    std::vector<index_t> load(static_cast<std::size_t>(gate.num_experts));
+    for (auto const& kept : expected.kept)
+        for (expert_id e : kept)
+            if (e >= 0) ++load[std::size_t(e)];
+    CHECK(counters.tokens_per_expert == load);
+    if (!n.backward) return;
+    auto const g = oracle.backward(x, dy, expected, n.masked ? marks : std::vector<char>{});
+    CHECK(equal_within(dx, g.dx, n.gradient_tolerance));
+    auto const named = named_gradients(g);
+    CHECK(named.size() == gradients.size());
+    for (auto const& [name, values] : named) {
+        CAPTURE(name);
+        auto const it = gradients.find(name);
+        REQUIRE(it != gradients.end());
+        CHECK(equal_within(it->second, values, n.gradient_tolerance));
+    }
+}
+
+/// A seeded choice of everything that is not a type.
+inline Combination draw(std::uint64_t seed) {
+    std::mt19937_64 engine(seed);
+    auto const pick = [&](auto... options) {
+        index_t const all[] = {index_t(options)...};
+        return all[engine() % sizeof...(options)];
+    };
+    Combination n;
+    n.seed = 1000 + seed;
+    n.num_tokens = pick(0, 1, 7, 13, 64);
+    n.hidden = pick(3, 6, 17);
+    n.intermediate = pick(1, 5, 19);
+    n.ranks = int(pick(1, 1, 2, 3));
+    n.chunks = pick(1, 1, 3);
+    n.slots = int(pick(0, 0, 1, 2));
+    n.masked = pick(0, 0, 1) == 1;
+    n.one_hot = pick(0, 0, 1) == 1;
+    n.config.layer = layer_id(pick(0, 3));
+    n.config.aux_loss_weight = pick(0, 1) == 1 ? 0.1 : 0;
+    n.config.z_loss_weight = pick(0, 1) == 1 ? 0.01 : 0;
+    n.config.recompute = pick(0, 1) == 1;
+    index_t const rule = pick(0, 0, 1, 2);
+    if (rule > 0)
+        n.config.capacity = {.factor = double(pick(1, 5, 10, 15)) / 10,
+                             .minimum = pick(0, 1, 4),
+                             .drop = rule == 1 ? Drop::position : Drop::probability};
+    return n;
+}
+
+} // namespace semoe::test
