@@ -27,7 +27,7 @@ TEST_CASE_TEMPLATE("comm/threads: models a communicator with 1, 2, 3, 4 and 8 ra
                    SEMOE_TEST_BACKENDS) {
     static_assert(Communicator<comm::Threads, B>);
     for (int ranks : {1, 2, 3, 4, 8})
-        for (std::uint64_t seed : {0, 1, 2}) {
+        for (std::uint64_t seed : {0u, 1u, 2u}) {
             if (seed > 0 && !requires { B{.seed = seed}; }) continue;
             CAPTURE(ranks);
             CAPTURE(seed);

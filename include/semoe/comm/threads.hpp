@@ -47,7 +47,7 @@ public:
     /// @param recv  [P*m], part p comes from rank p; not overlapping send
     /// @sync communicates; the host waits
     /// @cost P-1 messages of m numbers
-    void exchange_counts(std::span<index_t const> send, std::span<index_t> recv) {
+    SEMOE_NOINLINE void exchange_counts(std::span<index_t const> send, std::span<index_t> recv) {
         std::size_t const ranks = std::size_t(size()), m = send.size() / ranks;
         detail::Turn turn(*state_, rank_, {"exchange_counts", index_t(m), "numbers a rank"});
         turn.demand(send.size() == m * ranks && recv.size() == send.size(), [&] {
@@ -77,9 +77,10 @@ public:
     /// @sync communicates: the hosts meet twice, the rows move in queue order
     /// @cost a message to each rank that gets rows, no allocation
     template <Backend B>
-    Arrival<B> all_to_all_rows(B& b, ConstBytes<space_of<B>> send,
-                               std::span<index_t const> send_counts, Bytes<space_of<B>> recv,
-                               std::span<index_t const> recv_counts, std::size_t row_bytes) {
+    SEMOE_NOINLINE Arrival<B>
+    all_to_all_rows(B& b, ConstBytes<space_of<B>> send, std::span<index_t const> send_counts,
+                    Bytes<space_of<B>> recv, std::span<index_t const> recv_counts,
+                    std::size_t row_bytes) {
         index_t const row = index_t(row_bytes);
         detail::Turn turn(*state_, rank_, on<B>("all_to_all_rows", row, "bytes a row"));
         turn.demand(int(send_counts.size()) == size() && int(recv_counts.size()) == size(), [&] {
@@ -127,7 +128,7 @@ public:
     /// @sync communicates, enqueues on b
     /// @cost P-1 messages, no allocation
     template <Backend B>
-    void all_gather(B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole) {
+    SEMOE_NOINLINE void all_gather(B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole) {
         detail::Turn turn(*state_, rank_, on<B>("all_gather", part.size, "bytes a rank"));
         turn.demand(whole.size == part.size * size(), [&] {
             return std::to_string(size()) + " parts of " + std::to_string(part.size) +
@@ -151,7 +152,7 @@ public:
     /// @sync communicates: the hosts meet three times; enqueues on b
     /// @cost 2(P-1) messages, 2(P-1)/P of v out and in, no allocation
     template <Backend B, class Real>
-    void all_reduce_sum(B& b, VectorView<Real, space_of<B>> v) {
+    SEMOE_NOINLINE void all_reduce_sum(B& b, VectorView<Real, space_of<B>> v) {
         detail::Turn turn(*state_, rank_, on<B>("all_reduce_sum", v.size, number_unit<Real>()));
         turn.show(b, v.data);
         turn.enter();
@@ -181,8 +182,8 @@ public:
     /// @sync communicates, enqueues on b
     /// @cost P-1 messages, no allocation
     template <Backend B, class Real>
-    void reduce_scatter_sum(B& b, VectorView<Real const, space_of<B>> v,
-                            VectorView<Real, space_of<B>> out) {
+    SEMOE_NOINLINE void reduce_scatter_sum(B& b, VectorView<Real const, space_of<B>> v,
+                                           VectorView<Real, space_of<B>> out) {
         detail::Turn turn(*state_, rank_, on<B>("reduce_scatter_sum", v.size, number_unit<Real>()));
         index_t const first = part_begin(v.size, rank_), mine = part_size(v.size, rank_);
         turn.demand(out.size == mine, [&] {
@@ -204,7 +205,7 @@ public:
     /// ranks share a node where they did before and every node gives equally many of them in a row.
     /// @sync communicates; the host waits
     /// @cost allocates the new world
-    Threads split(int color, int key) {
+    SEMOE_NOINLINE Threads split(int color, int key) {
         detail::Turn turn(*state_, rank_, {"split", 0, "", nullptr});
         turn.mine().color = color;
         turn.mine().key = key;
