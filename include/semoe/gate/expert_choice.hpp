@@ -20,34 +20,62 @@ namespace detail {
 template <class B, class Real>
 struct ColumnKey {
     RouteInput<B, Real> const& input;
-    MatrixView<Real, space_of<B>> probabilities;
+    MatrixView<Real, space_of<B>> const& probabilities;
     index_t e;
     SEMOE_HD Real operator()(index_t t) const {
         return input.masked(t) ? Real(-1) : probabilities(t, e);
     }
 };
 
-/// Column e of ids and weights belongs to expert e; no other thread touches it.
+template <class Real, class Space>
+struct ExpertChoiceScratch {
+    MatrixView<index_t, Space> best; // [E,C]
+    MatrixView<Real, Space> keys;    // [E,C]
+    VectorView<index_t, Space> last; // [E], the token that ranks last of those taken; -1 if none
+    VectorView<Real, Space> bound;   // [E], its probability
+
+    ExpertChoiceScratch(Arena<Space>& arena, index_t num_experts, index_t most_tokens)
+      : best(arena.template take<index_t>(num_experts, most_tokens))
+      , keys(arena.template take<Real>(num_experts, most_tokens))
+      , last(arena.template take<index_t>(num_experts))
+      , bound(arena.template take<Real>(num_experts)) {}
+};
+
 template <class B, class Real>
 struct ChooseTokens {
     RouteInput<B, Real> input;
-    Assignment<B, Real> out; // weights hold the probabilities
+    MatrixView<Real, space_of<B>> probabilities;
     double capacity_factor;
-    MatrixView<index_t, space_of<B>> best; // [E, most tokens of an expert]
+    ExpertChoiceScratch<Real, space_of<B>> scratch;
 
     SEMOE_HD void operator()(index_t e) const {
         index_t const T = input.logits.rows;
         index_t tokens = 0;
-        for (index_t t = 0; t < T; ++t) {
-            tokens += input.masked(t) ? 0 : 1;
-            out.topk_ids(t, e) = dropped_expert;
-        }
+        for (index_t t = 0; t < T; ++t) tokens += input.masked(t) ? 0 : 1;
         index_t const rows = fair_share(capacity_factor, tokens, input.logits.cols);
-        ops::select_topk(ColumnKey<B, Real>{input, out.topk_weights, e}, T, rows, best.row(e));
-        for (index_t i = 0; i < rows; ++i)
-            if (!input.masked(best(e, i))) out.topk_ids(best(e, i), e) = expert_id(e);
-        for (index_t t = 0; t < T; ++t)
-            if (out.topk_ids(t, e) < 0) out.topk_weights(t, e) = 0;
+        scratch.last[e] = -1;
+        if (rows == 0) return;
+        ops::select_topk(ColumnKey<B, Real>{input, probabilities, e}, T, rows, scratch.best.row(e),
+                         scratch.keys.row(e));
+        scratch.last[e] = scratch.best(e, rows - 1);
+        scratch.bound[e] = scratch.keys(e, rows - 1);
+    }
+};
+template <class B, class Real>
+struct TakeChosen {
+    RouteInput<B, Real> input;
+    Assignment<B, Real> out; // weights hold the probabilities
+    ExpertChoiceScratch<Real, space_of<B>> scratch;
+
+    SEMOE_HD void operator()(index_t t) const {
+        for (index_t e = 0; e < input.logits.cols; ++e) {
+            index_t const last = scratch.last[e];
+            bool const taken =
+                !input.masked(t) && last >= 0 &&
+                !ops::ranks_before(scratch.bound[e], last, out.topk_weights(t, e), t);
+            out.topk_ids(t, e) = taken ? expert_id(e) : dropped_expert;
+            if (!taken) out.topk_weights(t, e) = 0;
+        }
     }
 };
 
@@ -84,7 +112,9 @@ struct ExpertChoice {
     constexpr index_t slots_per_token() const { return num_experts; }
 
     index_t scratch_bytes(index_t num_tokens) const {
-        return num_experts * most_tokens(num_tokens) * index_t(sizeof(index_t));
+        Arena<HostSpace> arena;
+        detail::ExpertChoiceScratch<double, HostSpace>(arena, num_experts, most_tokens(num_tokens));
+        return arena.used();
     }
 
     /// @throws precondition_error naming the value
@@ -102,18 +132,19 @@ struct ExpertChoice {
     /// @cost T*E exponentials, O(T log C) an expert on one thread; no allocation
     template <Backend B, class Real>
     void forward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> out) const {
-        index_t const T = input.logits.rows, C = most_tokens(T);
+        using S = space_of<B>;
+        index_t const T = input.logits.rows;
         detail::expects_shapes("gate::ExpertChoice", input, out, num_experts, num_experts);
         expects(input.scratch.size >= scratch_bytes(T), [&] {
             return "gate::ExpertChoice: scratch has " + std::to_string(input.scratch.size) +
                    " bytes, " + std::to_string(scratch_bytes(T)) + " needed";
         });
-        if (T == 0) return;
-        MatrixView<index_t, space_of<B>> const best(view_as<index_t>(input.scratch).data,
-                                                    num_experts, C);
+        Arena<S> arena(input.scratch);
+        detail::ExpertChoiceScratch<Real, S> const scratch(arena, num_experts, most_tokens(T));
         ops::softmax_rows(b, input.logits, out.topk_weights);
-        b.parallel_for(num_experts,
-                       detail::ChooseTokens<B, Real>{input, out, capacity_factor, best});
+        b.parallel_for(num_experts, detail::ChooseTokens<B, Real>{input, out.topk_weights,
+                                                                  capacity_factor, scratch});
+        b.parallel_for(T, detail::TakeChosen<B, Real>{input, out, scratch});
     }
 
     /// Gradient through the softmax, the choice held constant.

@@ -90,7 +90,8 @@ struct TopKForward {
             return;
         }
         ScoredRow<Real, Score> const row{input.logits.row(t), score};
-        ops::select_topk(KeyOf<Real, Score>{row}, input.logits.cols, k, ids);
+        // The keys lie where the weights will.
+        ops::select_topk(KeyOf<Real, Score>{row}, input.logits.cols, k, ids, weights);
         for (index_t i = 0; i < k; ++i) weights[i] = row.weight(ids[i]);
         normalize(row, weights, k);
     }

@@ -16,56 +16,65 @@ SEMOE_HD constexpr bool ranks_before(Value key_a, Id a, Value key_b, Id b) {
 }
 
 namespace detail {
-/// Restores the heap below `at`, whose root ranks last.
-template <class Key, class Id>
-SEMOE_HD void sift_down(Key const& key, Id* heap, index_t at, index_t size) {
-    Id const moving = heap[at];
-    auto const moving_key = key(moving);
-    for (index_t child = 2 * at + 1; child < size; child = 2 * at + 1) {
-        auto child_key = key(heap[child]);
-        if (child + 1 < size) {
-            auto const right_key = key(heap[child + 1]);
-            if (ranks_before(child_key, heap[child], right_key, heap[child + 1])) {
-                ++child;
-                child_key = right_key;
-            }
-        }
-        if (!ranks_before(moving_key, moving, child_key, heap[child])) break;
-        heap[at] = heap[child];
-        at = child;
+/// Ids and their keys as a heap, whose root ranks last.
+template <class Value, class Id>
+struct Heap {
+    Id* ids;
+    Value* keys;
+
+    SEMOE_HD bool before(index_t i, index_t j) const {
+        return ranks_before(keys[i], ids[i], keys[j], ids[j]);
     }
-    heap[at] = moving;
-}
+    SEMOE_HD void swap(index_t i, index_t j) const {
+        Id const id = ids[i];
+        Value const key = keys[i];
+        ids[i] = ids[j];
+        keys[i] = keys[j];
+        ids[j] = id;
+        keys[j] = key;
+    }
+    /// Restores the heap below `at`.
+    SEMOE_HD void sift_down(index_t at, index_t size) const {
+        for (index_t child = 2 * at + 1; child < size; child = 2 * at + 1) {
+            if (child + 1 < size && before(child, child + 1)) ++child;
+            if (!before(at, child)) break;
+            swap(at, child);
+            at = child;
+        }
+    }
+};
 } // namespace detail
 
 /// The k best of n candidates in the order of ranks_before, best first. For use within functors:
 /// it runs on one thread and needs no memory but its output.
-/// @param key  key(id) gives a number; called n times, and O(log k) times for every candidate that
-///             is better than k of those before it
-/// @param ids  k elements, overwritten: of type expert_id or index_t
+/// @param key   key(i) gives candidate i's number; called once for every i in [0,n), in order
+/// @param ids   k elements, overwritten: of type expert_id or index_t
+/// @param keys  k elements, overwritten: the keys of `ids`
 /// @pre 0 <= k <= n
-template <class Key, class Id>
-SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids) {
+/// @cost O(n + c log k), where c candidates are better than k of those before them
+template <class Key, class Id, class Value>
+SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
     if (k <= 0) return;
-    for (index_t i = 0; i < k; ++i) ids[i] = Id(i);
-    for (index_t i = k / 2; i-- > 0;) detail::sift_down(key, ids, i, k);
-    auto last_key = key(ids[0]);
+    detail::Heap<Value, Id> const heap{ids, keys};
+    for (index_t i = 0; i < k; ++i) {
+        ids[i] = Id(i);
+        keys[i] = key(i);
+    }
+    for (index_t i = k / 2; i-- > 0;) heap.sift_down(i, k);
     for (index_t i = k; i < n; ++i) {
-        auto const candidate = key(Id(i));
-        if (!ranks_before(candidate, Id(i), last_key, ids[0])) continue;
+        Value const candidate = key(i);
+        if (!ranks_before(candidate, Id(i), keys[0], ids[0])) continue;
         ids[0] = Id(i);
-        detail::sift_down(key, ids, 0, k);
-        last_key = key(ids[0]);
+        keys[0] = candidate;
+        heap.sift_down(0, k);
     }
     for (index_t size = k - 1; size > 0; --size) {
-        Id const worst = ids[0];
-        ids[0] = ids[size];
-        ids[size] = worst;
-        detail::sift_down(key, ids, 0, size);
+        heap.swap(0, size);
+        heap.sift_down(0, size);
     }
 }
 
-/// A row of values as keys: select_topk(RowKey<float>{row}, n, k, ids).
+/// A row of values as keys: select_topk(RowKey<float>{row}, n, k, ids, keys).
 template <class T>
 struct RowKey {
     T const* values;

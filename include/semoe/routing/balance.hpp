@@ -69,23 +69,31 @@ namespace detail {
 /// Probabilities of one token, relative to the largest: no row is too small or too large for them.
 template <class Real>
 struct RouterRow {
-    RouterProbability rule;
-    Real largest = 0; ///< of log_weight + largest
+    bool softmax;
+    Real largest;   ///< logit
+    Real shift;     ///< sigmoid: 0, or the largest logit if that is negative
+    Real numerator; ///< sigmoid: e^shift + e^(shift - largest)
 
-    SEMOE_HD RouterRow(RouterProbability r, Real const* z, index_t n)
-      : rule(r) {
-        Real top = z[0];
-        for (index_t e = 1; e < n; ++e) top = max(z[e], top);
-        largest = log_weight(top);
+    SEMOE_HD RouterRow(RouterProbability rule, Real const* z, index_t n)
+      : softmax(rule == RouterProbability::softmax)
+      , largest(z[0])
+      , shift(0)
+      , numerator(1) {
+        for (index_t e = 1; e < n; ++e) largest = max(z[e], largest);
+        if (softmax) return;
+        shift = min(largest, Real(0));
+        numerator = exp(shift) + exp(shift - largest);
     }
-    SEMOE_HD Real log_weight(Real z) const {
-        return (rule == RouterProbability::softmax ? z : -softplus(-z)) - largest;
+    /// e^(z - largest), or sigmoid(z) / sigmoid(largest) with both expanded by e^shift.
+    SEMOE_HD Real weight(Real z) const {
+        return softmax ? exp(z - largest) : numerator / (exp(shift) + exp(shift - z));
     }
-    SEMOE_HD Real weight(Real z) const { return exp(log_weight(z)); }
-    /// d log_weight / d z
-    SEMOE_HD Real slope(Real z) const {
-        return rule == RouterProbability::softmax ? Real(1) : sigmoid(-z);
+    SEMOE_HD Real log_weight(Real z, Real weight) const {
+        if (softmax) return z - largest;
+        return weight > 0 ? log(weight) : Real(0); // nothing is lost: it is multiplied by weight
     }
+    /// d log(weight) / d z
+    SEMOE_HD Real slope(Real z) const { return softmax ? Real(1) : sigmoid(-z); }
 };
 
 inline constexpr index_t statistics_block = 64;
@@ -127,12 +135,11 @@ struct StatisticsOfBlock {
             Real const w = row.weight(z[e]);
             weights[e] = double(w);
             sum += w;
-            sum_log += w * row.log_weight(z[e]);
+            sum_log += w * row.log_weight(z[e], w);
         }
         for (index_t e = 0; e < n; ++e) s[at.probability(e)] += weights[e] / double(sum);
         s[at.entropy()] += double(log(sum) - sum_log / sum);
-        Real const lse = rule == RouterProbability::softmax ? row.largest + log(sum)
-                                                            : log_sum_exp<Real>(z, n).value();
+        Real const lse = row.softmax ? row.largest + log(sum) : log_sum_exp<Real>(z, n).value();
         s[at.lse_squared()] += double(lse) * double(lse);
     }
 };
@@ -168,12 +175,13 @@ struct AddRouterGradient {
                 weights.mutual_information / tokens};
     }
     /// d loss / d p_te, but for a constant a token, which leaves no trace in d loss / d z.
-    SEMOE_HD Real slope(Scales const& s, index_t e, Real z, RouterRow<Real> const& row) const {
+    SEMOE_HD Real slope(Scales const& s, RouterRow<Real> const& row, index_t e, Real z,
+                        Real w) const {
         RouterStatistics const at{logits.cols};
         double g = s.aux * double(statistics[at.count(e)]);
         if (s.mutual != 0) {
             double const mean = double(statistics[at.probability(e)]) / s.tokens;
-            if (mean > 0) g += s.mutual * (log(mean) - double(row.log_weight(z)));
+            if (mean > 0) g += s.mutual * (log(mean) - double(row.log_weight(z, w)));
         }
         return Real(g);
     }
@@ -187,16 +195,17 @@ struct AddRouterGradient {
         for (index_t e = 0; e < n; ++e) {
             Real const w = row.weight(z[e]);
             sum += w;
-            dot += w * slope(s, e, z[e], row);
+            dot += w * slope(s, row, e, z[e], w);
         }
-        bool const softmax = rule == RouterProbability::softmax;
-        LogSumExp<Real> const all =
-            softmax ? LogSumExp<Real>{row.largest, sum} : log_sum_exp<Real>(z, n);
+        LogSumExp<Real> all{row.largest, sum};
+        bool const other = !row.softmax && weights.z_loss != 0; // z-loss is of the softmax always
+        if (other) all = log_sum_exp<Real>(z, n);
         Real const d_lse = Real(2 * weights.z_loss * double(all.value()) / s.tokens);
         for (index_t e = 0; e < n; ++e) {
             Real const w = row.weight(z[e]);
-            d_logits(t, e) += w / sum * row.slope(z[e]) * (slope(s, e, z[e], row) - dot / sum) +
-                              d_lse * (softmax ? w / sum : all.probability(z[e]));
+            Real const g = slope(s, row, e, z[e], w) - dot / sum;
+            d_logits(t, e) +=
+                w / sum * row.slope(z[e]) * g + d_lse * (other ? all.probability(z[e]) : w / sum);
         }
     }
 };

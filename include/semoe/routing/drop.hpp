@@ -23,9 +23,10 @@ struct DropScratch {
 template <class B, class Real>
 struct DropByProbabilityScratch {
     RoutingPlan<B> plan;
-    VectorView<Real, space_of<B>> weights;        // [T*K], by slot
-    VectorView<index_t, space_of<B>> best;        // [T*K], by slot
-    VectorView<index_t, space_of<B>> last, limit; // [E], [1]
+    VectorView<Real, space_of<B>> weights;   // [T*K], by slot
+    VectorView<index_t, space_of<B>> best;   // [T*K], by slot
+    VectorView<Real, space_of<B>> best_keys; // [T*K]
+    VectorView<index_t, space_of<B>> last;   // [E]
     index_t plan_bytes;
     Bytes<space_of<B>> plan_scratch;
 
@@ -34,8 +35,8 @@ struct DropByProbabilityScratch {
       : plan(take_plan<B>(arena, tokens, top_k, num_experts))
       , weights(arena.template take<Real>(tokens * top_k))
       , best(arena.template take<index_t>(tokens * top_k))
+      , best_keys(arena.template take<Real>(tokens * top_k))
       , last(arena.template take<index_t>(num_experts))
-      , limit(arena.template take<index_t>(1))
       , plan_bytes(make_plan_scratch_bytes(tokens, top_k, num_experts))
       , plan_scratch(arena.template take<std::byte>(plan_bytes)) {}
 };
@@ -102,14 +103,17 @@ struct LastKept {
     Capacity capacity;
     VectorView<index_t const, space_of<B>> expert_offsets;
     VectorView<Real const, space_of<B>> weights; // by slot
-    VectorView<index_t, space_of<B>> best, last;
+    VectorView<index_t, space_of<B>> best;
+    VectorView<Real, space_of<B>> best_keys;
+    VectorView<index_t, space_of<B>> last;
     SEMOE_HD void operator()(index_t e) const {
         index_t const first = expert_offsets[e], rows = expert_offsets[e + 1] - first;
         index_t const keep = min(rows, capacity_of(capacity, expert_offsets[last.size], last.size));
         last[e] = -1;
         if (keep == 0) return;
         // Slots of an expert are in order of token, so the lower slot is the lower token.
-        ops::select_topk(ops::RowKey<Real>{weights.data + first}, rows, keep, best.data + first);
+        ops::select_topk(ops::RowKey<Real>{weights.data + first}, rows, keep, best.data + first,
+                         best_keys.data + first);
         last[e] = first + best[first + keep - 1];
     }
 };
@@ -236,7 +240,7 @@ void drop_by_probability(B& b, Capacity const& capacity, index_t num_experts,
     make_plan(b, ids, s.plan, s.plan_scratch);
     b.parallel_for(T, detail::WeightOfSlot<B, R>{s.plan.slot_of, weights, s.weights});
     b.parallel_for(num_experts, detail::LastKept<B, R>{capacity, s.plan.expert_offsets, s.weights,
-                                                       s.best, s.last});
+                                                       s.best, s.best_keys, s.last});
     b.parallel_for(kept.rows, detail::KeepBest<B, R>{ids.row_range(first_row, kept.rows),
                                                      s.plan.slot_of.row_range(first_row, kept.rows),
                                                      s.weights, s.last, kept});
