@@ -74,6 +74,8 @@ class MoeLayer {
     static_assert(Schedule<Sch>,
                   "MoeLayer: Schedule lacks chunks or run(stages) (see schedule/concept.hpp)");
 
+    using State = detail::ContextState<B, typename X::value_type, C>;
+
 public:
     using value_type = typename X::value_type;
     using T = value_type;
@@ -131,7 +133,7 @@ public:
     /// Backend memory that make_context would take for this many tokens. Collective.
     /// @cost one exchange of counts with several ranks
     index_t workspace_bytes(index_t max_tokens, Mode mode = Mode::inference) {
-        return Context::measure(shape_of(max_tokens, mode));
+        return State::measure(shape_of(max_tokens, mode));
     }
     /// A context for forwards of at most max_tokens tokens on this rank. Collective.
     /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
@@ -330,7 +332,6 @@ public:
     bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
 
 private:
-    using State = detail::ContextState<B, T, C>;
     using Rows = MatrixView<Real, space>;
 
     static G checked(G gate) {
