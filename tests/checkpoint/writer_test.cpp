@@ -1,0 +1,121 @@
+#include "semoe/checkpoint/writer.hpp"
+
+#include "semoe/checkpoint/reader.hpp"
+#include "support/backends.hpp"
+#include "support/faulty_file_system.hpp"
+#include "support/memory.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace semoe;
+using namespace semoe::checkpoint;
+using namespace semoe::test;
+
+namespace {
+
+/// A host backend that counts: the work of a copy is done at once.
+struct CountingBackend {
+    struct Counters {
+        index_t copies = 0, bytes = 0, largest = 0, waits = 0;
+    };
+    using space = HostSpace;
+    struct event_type {};
+    Counters* counters;
+
+    void* allocate(std::size_t n) { return ::operator new (n, std::align_val_t{64}); }
+    void deallocate(void* p, std::size_t) noexcept { ::operator delete (p, std::align_val_t{64}); }
+    void copy(void* to, void const* from, std::size_t n) {
+        std::memcpy(to, from, n);
+        ++counters->copies;
+        counters->bytes += index_t(n);
+        counters->largest = std::max(counters->largest, index_t(n));
+    }
+    event_type record() { return {}; }
+    void wait(event_type) {}
+    void synchronize() { ++counters->waits; }
+    CountingBackend fork() { return *this; }
+    template <class F>
+    void parallel_for(index_t n, F f) {
+        for (index_t i = 0; i < n; ++i) f(i);
+    }
+};
+static_assert(Backend<CountingBackend>);
+
+} // namespace
+
+TEST_CASE_TEMPLATE("checkpoint/writer: views of backend memory come back as they were", B,
+                   SEMOE_TEST_BACKENDS) {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    B b{};
+    auto const floats = random_values<float>(1, 7 * 11);
+    auto const halves = random_values<bf16>(2, 13);
+    auto matrix = to_backend(b, floats);
+    auto vector = to_backend(b, halves);
+    using S = space_of<B>;
+    MatrixView<float, S> const padded{matrix.data() + 1, 6, 10, 11}; // inside the matrix
+    VectorView<bf16 const, S> const flat = vector.view();
+    MatrixView<float, S> const none{nullptr, 0, 5, 5};
+    for (index_t chunk : {index_t(1), index_t(64), index_t(4) << 20}) {
+        Writer writer{path, io::default_file_system(), chunk};
+        writer.declare("padded", padded);
+        writer.declare("flat", flat);
+        writer.declare("none", none);
+        writer.write(b, "flat", flat);
+        writer.write(b, "none", none);
+        writer.write(b, "padded", padded);
+        writer.commit();
+
+        Reader reader{path};
+        auto matrix_back = to_backend(b, std::vector<float>(77, -1.0f));
+        auto vector_back = to_backend(b, std::vector<bf16>(13));
+        reader.read(b, "padded", MatrixView<float, S>{matrix_back.data() + 1, 6, 10, 11});
+        reader.read(b, "flat", vector_back.view());
+        reader.read(b, "none", none);
+        reader.expect_all_read();
+        auto const back = to_host(b, matrix_back);
+        for (std::size_t i = 0; i < 77; ++i) {
+            std::size_t const r = (i - 1) / 11, c = (i - 1) % 11;
+            bool const inside = i > 0 && r < 6 && c < 10;
+            CHECK(back[i] == (inside ? floats[i] : -1.0f));
+        }
+        auto const halves_back = to_host(b, vector_back);
+        CHECK(std::memcmp(halves_back.data(), halves.data(), 26) == 0);
+    }
+}
+
+TEST_CASE("checkpoint/writer: memory passes through in copies of at most a chunk, each byte once") {
+    ScratchDirectory directory;
+    CountingBackend::Counters counters;
+    CountingBackend b{&counters};
+    std::vector<float> values(100, 1.5f);
+    MatrixView<float, HostSpace> const packed{values.data(), 10, 10},
+        padded{values.data(), 10, 7, 10};
+    Writer writer{directory / "f", io::default_file_system(), 64};
+    writer.declare("packed", packed);
+    writer.declare("padded", padded);
+    writer.write(b, "packed", packed);
+    CHECK(counters.bytes == 400);
+    CHECK(counters.largest == 64);
+    CHECK(counters.copies == 7); // packed rows travel as one run
+    CHECK(counters.waits == 7);
+    counters = {};
+    writer.write(b, "padded", padded);
+    CHECK(counters.bytes == 280);
+    CHECK(counters.waits == 5);
+    writer.commit();
+}
+
+TEST_CASE("checkpoint/writer: a view of another size than was declared is refused") {
+    ScratchDirectory directory;
+    CpuBackend b{};
+    std::vector<float> values(12);
+    Writer writer{directory / "f"};
+    writer.declare("a", VectorView<float, HostSpace>{values.data(), 10});
+    CHECK_THROWS_AS(writer.write(b, "a", VectorView<float, HostSpace>{values.data(), 12}),
+                    precondition_error);
+    writer.write(b, "a", VectorView<float, HostSpace>{values.data(), 9});
+    CHECK_THROWS_WITH_AS(writer.commit(),
+                         (directory / "f: tensor 'a': 36 of 40 bytes were written").c_str(),
+                         precondition_error);
+}
