@@ -163,7 +163,7 @@ public:
                  ForwardOptions<space> options = {}) {
         auto& s = begin(x, y, context, options, false);
         {
-            auto span = tracer_.span("route", 0);
+            [[maybe_unused]] auto const span = tracer_.span(backend_, "route");
             auto const logits = s.views.logits.row_range(0, s.num_tokens);
             {
                 auto router = acquire_router();

@@ -158,7 +158,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     void dispatch(B& q, index_t c) {
-        auto span = this->tracer.span("dispatch", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "dispatch", c);
         auto const send = s.by_slot(s.views.send, c);
         ops::gather_rows(
             q, of_tokens(s.x, c),
@@ -167,7 +167,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        auto span = this->tracer.span("experts", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "experts", c);
         ExpertRows<T, space_of<B>> const rows{s.by_row(s.views.rows, c),
                                               s.by_row(s.views.out_rows, c), this->saved(c),
                                               s.views.scratch.row_range(0, s.num_rows(c))};
@@ -175,7 +175,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
     void combine(B& q, index_t c) {
-        auto span = this->tracer.span("combine", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "combine", c);
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
                                     s.views.exchange_staging);
@@ -196,12 +196,12 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     MatrixView<T, space_of<B>> dx;
 
     void dispatch(B& q, index_t c) {
-        auto span = this->tracer.span("dispatch backward", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "dispatch backward", c);
         this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
                                      s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        auto span = this->tracer.span("experts backward", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "experts backward", c);
         auto const in = s.by_row(s.views.rows, c);
         auto const kept = this->saved(c);
         ExpertGradientRows<T, space_of<B>> const rows{
@@ -217,7 +217,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             });
     }
     void combine(B& q, index_t c) {
-        auto span = this->tracer.span("combine backward", c);
+        [[maybe_unused]] auto const span = this->tracer.span(q, "combine backward", c);
         auto const rows = s.by_row(s.views.d_rows, c);
         bool const local = this->exchange(c).is_local();
         auto const slots = local ? rows : s.by_slot(s.views.d_slots, c);
