@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 namespace semoe {
@@ -84,10 +85,7 @@ struct CpuBackend {
                       "CpuBackend: parallel_for calls the functor from several threads; it needs "
                       "`void operator()(semoe::index_t i) const` (backend/concept.hpp)");
         check_size<F>();
-        if (queue)
-            queue->enqueue([w = workers, n, functor] { w->for_each_index(n, functor); });
-        else
-            workers->for_each_index(n, functor);
+        run(n, detail::LoopRef::over_indices(functor), functor, &cpu::Workers::for_each_index);
     }
     /// Calls task(i, scratch) for i in [0, n), handed out one by one in rising order.
     /// @sync enqueues @throws on the inline queue, what the lowest throwing task threw
@@ -98,10 +96,7 @@ struct CpuBackend {
                       "`void operator()(semoe::index_t i, std::span<std::byte> scratch) const` "
                       "(backend/concept.hpp)");
         check_size<F>();
-        if (queue)
-            queue->enqueue([w = workers, n, task] { w->for_each_task(n, task); });
-        else
-            workers->for_each_task(n, task);
+        run(n, detail::LoopRef::over_tasks(task), task, &cpu::Workers::for_each_task);
     }
     /// @sync the host waits until no task of the shared workers runs
     void reserve_scratch(std::size_t bytes) { workers->reserve_scratch(bytes); }
@@ -112,6 +107,21 @@ struct CpuBackend {
     MemoryCounters counters() const { return workers->memory().counters(); }
 
 private:
+    using Run = void (cpu::Workers::*)(index_t, detail::LoopRef);
+    template <class F>
+    void run(index_t n, detail::LoopRef loop, F const& functor, Run how) {
+        if (!queue)
+            (workers.get()->*how)(n, loop);
+        else if constexpr (std::is_trivially_copyable_v<F>)
+            enqueue(n, detail::CopiedLoop(loop, sizeof(F)), how);
+        else
+            queue->enqueue([w = workers, n, loop, functor, how] {
+                (w.get()->*how)(n, loop.over_copy(&functor));
+            });
+    }
+    void enqueue(index_t n, detail::CopiedLoop const& loop, Run how) {
+        queue->enqueue([loop, w = workers, n, how] { (w.get()->*how)(n, loop.ref()); });
+    }
     template <class F>
     static constexpr void check_size() {
         static_assert(sizeof(F) <= max_functor_bytes,

@@ -2,6 +2,7 @@
 
 #include "semoe/backend/cpu/allocator.hpp"
 #include "semoe/backend/cpu/pool.hpp"
+#include "semoe/backend/detail/loop.hpp"
 
 #include <algorithm>
 #include <array>
@@ -72,13 +73,11 @@ public:
     /// Calls task(i, scratch) for i in [0, n), taken one by one in rising order, and returns when
     /// all are done. A call from inside a task runs on the same thread, with other scratch.
     /// @throws what the lowest throwing task threw; tasks above it may not have run
-    template <class Task>
-    void for_each_task(index_t n, Task const& task) {
+    void for_each_task(index_t n, semoe::detail::LoopRef task) {
         if (n <= 0) return;
         if (Inside const* const outer = inside()) {
             Inside const here(this, outer->lane, outer->depth + 1);
-            std::span<std::byte> const area = nested_scratch(here);
-            for (index_t i = 0; i < n; ++i) task(i, area);
+            task(0, n, nested_scratch(here));
             return;
         }
         detail::FirstError error;
@@ -86,7 +85,7 @@ public:
             if (error.before(i)) return;
             try {
                 Inside const here(this, lane, 0);
-                task(i, lanes_[std::size_t(lane)].areas[0]);
+                task(i, i + 1, lanes_[std::size_t(lane)].areas[0]);
             } catch (...) {
                 error.set(i, std::current_exception());
             }
@@ -102,29 +101,27 @@ public:
 
     /// Calls f(i) for i in [0, n). The calling thread starts alone, and others join once the loop
     /// has proved long enough to be worth waking them. Results cannot depend on it.
-    template <class F>
-    void for_each_index(index_t n, F const& f) {
+    void for_each_index(index_t n, semoe::detail::LoopRef f) {
         using clock = std::chrono::steady_clock;
-        if (n == 1 || concurrency() == 1 || inside()) {
-            for (index_t i = 0; i < n; ++i) f(i);
-            return;
-        }
+        if (n <= 1 || concurrency() == 1 || inside()) return f(0, n, {});
         index_t first = 0;
         if (inline_time_.count() > 0) {
             clock::time_point const start = clock::now();
             for (index_t batch = 1;; batch *= 2) {
                 index_t const end = std::min(n, first + batch);
-                for (; first < end; ++first) f(first);
+                f(first, end, {});
+                first = end;
                 if (first >= n) return;
                 if (clock::now() - start > inline_time_) break;
             }
         }
         index_t const rest = n - first;
         index_t const chunk = std::max<index_t>(1, rest / (8 * index_t(concurrency())));
-        for_each_task((rest + chunk - 1) / chunk, [&](index_t c, std::span<std::byte>) {
-            index_t const begin = first + c * chunk, end = std::min(n, begin + chunk);
-            for (index_t i = begin; i < end; ++i) f(i);
-        });
+        auto const run_chunk = [&](index_t c, std::span<std::byte>) {
+            index_t const begin = first + c * chunk;
+            f(begin, std::min(n, begin + chunk), {});
+        };
+        for_each_task((rest + chunk - 1) / chunk, semoe::detail::LoopRef::over_tasks(run_chunk));
     }
 
     /// Gives every worker at least `bytes` of scratch. Waits until no task runs.
