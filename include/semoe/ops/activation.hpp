@@ -2,8 +2,8 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/math.hpp"
+#include "semoe/ops/detail/elementwise.hpp"
 #include "semoe/ops/detail/product.hpp"
-#include "semoe/ops/detail/segment.hpp"
 #include "semoe/ops/group.hpp"
 
 #include <concepts>
@@ -30,52 +30,52 @@ namespace semoe::ops {
 namespace activation {
 struct Identity {
     template <Real T>
-    SEMOE_HD T operator()(T x) const {
+    SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return x;
     }
     template <Real T>
-    SEMOE_HD T derivative(T) const {
+    SEMOE_HD SEMOE_INLINE T derivative(T) const {
         return T(1);
     }
 };
 struct Relu {
     template <Real T>
-    SEMOE_HD T operator()(T x) const {
+    SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return relu(x);
     }
     template <Real T>
-    SEMOE_HD T derivative(T x) const {
+    SEMOE_HD SEMOE_INLINE T derivative(T x) const {
         return relu_derivative(x);
     }
 };
 /// The exact one, by erf.
 struct Gelu {
     template <Real T>
-    SEMOE_HD T operator()(T x) const {
+    SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return gelu(x);
     }
     template <Real T>
-    SEMOE_HD T derivative(T x) const {
+    SEMOE_HD SEMOE_INLINE T derivative(T x) const {
         return gelu_derivative(x);
     }
 };
 struct GeluTanh {
     template <Real T>
-    SEMOE_HD T operator()(T x) const {
+    SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return gelu_tanh(x);
     }
     template <Real T>
-    SEMOE_HD T derivative(T x) const {
+    SEMOE_HD SEMOE_INLINE T derivative(T x) const {
         return gelu_tanh_derivative(x);
     }
 };
 struct Silu {
     template <Real T>
-    SEMOE_HD T operator()(T x) const {
+    SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return silu(x);
     }
     template <Real T>
-    SEMOE_HD T derivative(T x) const {
+    SEMOE_HD SEMOE_INLINE T derivative(T x) const {
         return silu_derivative(x);
     }
 };
@@ -84,81 +84,87 @@ struct Silu {
 namespace detail {
 /// A user's activation may know float only.
 template <Real T, class Act>
-SEMOE_HD T activate(Act const& act, T x) {
+SEMOE_HD SEMOE_INLINE T activate(Act const& act, T x) {
     if constexpr (requires { requires std::same_as<decltype(act(x)), T>; })
         return act(x);
     else
         return static_cast<T>(act(static_cast<float>(x)));
 }
 template <Real T, class Act>
-SEMOE_HD T derivative(Act const& act, T x) {
+SEMOE_HD SEMOE_INLINE T derivative(Act const& act, T x) {
     if constexpr (requires { requires std::same_as<decltype(act.derivative(x)), T>; })
         return act.derivative(x);
     else
         return static_cast<T>(act.derivative(static_cast<float>(x)));
 }
 
-/// Calls body.element(row, column) for one segment of one row of a group.
-template <class Body>
-struct GroupedElementwise {
-    Body body;
-    Group<std::byte const> group;
-    index_t cols;
-    SEMOE_HD void operator()(index_t i) const {
-        index_t const per_row = segments_of(cols), begin = i % per_row * segment_length;
-        index_t const row = group.place(i / per_row).row, end = segment_end(begin, cols);
-        for (index_t c = begin; c < end; ++c) body.element(row, c);
-    }
-};
-template <Backend B, class Body>
-void grouped_elementwise(B& b, Group<std::byte const> const& g, index_t cols, Body body) {
-    b.parallel_for(g.total_rows() * segments_of(cols), GroupedElementwise<Body>{body, g, cols});
-}
-
 template <class Act, class T, class Space>
 struct Activate {
+    using Element = T;
+    using Real = accumulate_t<T>;
+    static constexpr int inputs = 1, outputs = 1;
+
     Act act;
     MatrixView<T const, Space> pre;
-    MatrixView<T, Space> out;
-    SEMOE_HD void element(index_t r, index_t c) const {
-        using Real = accumulate_t<T>;
-        out(r, c) = convert<T>(activate(act, convert<Real>(pre(r, c))));
+    MatrixView<T, Space> activated;
+
+    SEMOE_HD T const* in(int, GroupPlace at) const { return pre.row(at.row); }
+    SEMOE_HD T* out(int, GroupPlace at) const { return activated.row(at.row); }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[1][16], Real (&y)[1][16]) const {
+        for (int j = 0; j < 16; ++j) y[0][j] = activate(act, x[0][j]);
     }
 };
 template <class Act, class T, class Space>
 struct ActivateBackward {
+    using Element = T;
+    using Real = accumulate_t<T>;
+    static constexpr int inputs = 2, outputs = 1;
+
     Act act;
     MatrixView<T const, Space> pre, d_out;
     MatrixView<T, Space> d_pre;
-    SEMOE_HD void element(index_t r, index_t c) const {
-        using Real = accumulate_t<T>;
-        d_pre(r, c) =
-            convert<T>(convert<Real>(d_out(r, c)) * derivative(act, convert<Real>(pre(r, c))));
+
+    SEMOE_HD T const* in(int i, GroupPlace at) const { return (i == 0 ? pre : d_out).row(at.row); }
+    SEMOE_HD T* out(int, GroupPlace at) const { return d_pre.row(at.row); }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[2][16], Real (&y)[1][16]) const {
+        for (int j = 0; j < 16; ++j) y[0][j] = x[1][j] * derivative(act, x[0][j]);
     }
 };
 template <class Act, class T, class Space>
 struct Gate {
+    using Element = T;
+    using Real = accumulate_t<T>;
+    static constexpr int inputs = 2, outputs = 1;
+
     Act act;
     MatrixView<T const, Space> pre;
-    MatrixView<T, Space> out;
-    SEMOE_HD void element(index_t r, index_t c) const {
-        using Real = accumulate_t<T>;
-        Real const gate = convert<Real>(pre(r, c)), up = convert<Real>(pre(r, c + out.cols));
-        out(r, c) = convert<T>(activate(act, gate) * up);
+    MatrixView<T, Space> gated;
+
+    SEMOE_HD T const* in(int i, GroupPlace at) const { return pre.row(at.row) + i * gated.cols; }
+    SEMOE_HD T* out(int, GroupPlace at) const { return gated.row(at.row); }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[2][16], Real (&y)[1][16]) const {
+        for (int j = 0; j < 16; ++j) y[0][j] = activate(act, x[0][j]) * x[1][j];
     }
 };
 template <class Act, class T, class Space>
 struct GateBackward {
+    using Element = T;
+    using Real = accumulate_t<T>;
+    static constexpr int inputs = 3, outputs = 2;
+
     Act act;
     MatrixView<T const, Space> pre, d_out;
     MatrixView<T, Space> d_pre;
-    SEMOE_HD void element(index_t r, index_t c) const {
-        using Real = accumulate_t<T>;
-        index_t const u = c + d_out.cols;
-        Real const gate = convert<Real>(pre(r, c)), up = convert<Real>(pre(r, u));
-        Real const d = convert<Real>(d_out(r, c));
-        d_pre(r, c) = convert<T>(d * up * derivative(act, gate));
-        d_pre(r, u) = convert<T>(d * activate(act, gate));
+
+    SEMOE_HD T const* in(int i, GroupPlace at) const {
+        return i == 2 ? d_out.row(at.row) : pre.row(at.row) + i * d_out.cols;
+    }
+    SEMOE_HD T* out(int i, GroupPlace at) const { return d_pre.row(at.row) + i * d_out.cols; }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[3][16], Real (&y)[2][16]) const {
+        for (int j = 0; j < 16; ++j) {
+            y[0][j] = x[2][j] * x[1][j] * derivative(act, x[0][j]);
+            y[1][j] = x[2][j] * activate(act, x[0][j]);
+        }
     }
 };
 } // namespace detail

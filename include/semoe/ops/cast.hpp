@@ -17,7 +17,7 @@ struct Cast {
     VectorView<To, Space> to;
     SEMOE_HD void operator()(index_t i) const {
         index_t const begin = i * segment_length, end = segment_end(begin, to.size);
-        for (index_t j = begin; j < end; ++j) to[j] = convert<To>(from[j]);
+        convert_run(from.data + begin, end - begin, to.data + begin);
     }
 };
 } // namespace detail

@@ -7,6 +7,12 @@
 
 namespace semoe::ops {
 
+/// One row of a group, and whose it is: a number within the group, a row of the row matrices.
+struct GroupPlace {
+    int expert;
+    index_t row;
+};
+
 /// Some experts and the rows that each of them works on, small enough to travel by value into a
 /// queue or a kernel. Operations over more experts take several groups.
 /// @tparam Byte  std::byte const where blocks are read, std::byte where they are written
@@ -30,12 +36,8 @@ struct Group {
         return n;
     }
 
-    struct Place {
-        int expert;
-        index_t row;
-    };
     /// The expert and row of the group's n-th row, n in [0, total_rows()).
-    SEMOE_HD constexpr Place place(index_t n) const {
+    SEMOE_HD constexpr GroupPlace place(index_t n) const {
         int i = 0;
         while (n >= rows[i]) n -= rows[i++];
         return {i, first_row[i] + n};

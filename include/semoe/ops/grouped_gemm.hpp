@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/ops/cpu/product.hpp"
+#include "semoe/ops/detail/elementwise.hpp"
 #include "semoe/ops/detail/product.hpp"
 #include "semoe/ops/group.hpp"
 
@@ -47,33 +48,53 @@ struct GroupedWeightElement {
     }
 };
 template <class T, class Space>
-struct GroupedAddBias {
+struct AddBias {
+    using Element = T;
+    using Real = accumulate_t<T>;
+    static constexpr int inputs = 2, outputs = 1;
+
     Group<std::byte const> group;
     BlockSlice slice;
-    MatrixView<T, Space> out;
-    SEMOE_HD void operator()(index_t i) const {
-        using Sum = accumulate_t<T>;
-        auto const at = group.place(i);
-        auto const* bias = reinterpret_cast<T const*>(group.block[at.expert]) + slice.offset;
-        for (index_t n = 0; n < out.cols; ++n)
-            out(at.row, n) = convert<T>(convert<Sum>(out(at.row, n)) + convert<Sum>(bias[n]));
+    MatrixView<T, Space> rows;
+
+    SEMOE_HD T const* in(int i, GroupPlace at) const {
+        auto const* block = reinterpret_cast<T const*>(group.block[at.expert]);
+        return i == 0 ? rows.row(at.row) : block + slice.offset;
+    }
+    SEMOE_HD T* out(int, GroupPlace at) const { return rows.row(at.row); }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[2][16], Real (&y)[1][16]) const {
+        for (int j = 0; j < 16; ++j) y[0][j] = x[0][j] + x[1][j];
     }
 };
+/// Sixteen columns' sums over the rows of one expert.
 template <class T, class Space>
 struct GroupedBiasGradient {
+    static constexpr index_t width = 16;
+
     Group<std::byte> group;
     GroupMask mask;
     MatrixView<T const, Space> d_out;
     BlockSlice slice;
+
+    SEMOE_HD static constexpr index_t segments(index_t cols) { return (cols + width - 1) / width; }
     SEMOE_HD void operator()(index_t i) const {
         using Sum = accumulate_t<T>;
-        int const expert = int(i / slice.cols);
-        index_t const n = i % slice.cols, first = group.first_row[expert];
+        index_t const per_expert = segments(slice.cols), begin = i % per_expert * width;
+        int const expert = int(i / per_expert);
+        index_t const n = min(width, slice.cols - begin), first = group.first_row[expert];
         if (group.rows[expert] == 0) return;
-        Sum& out = reinterpret_cast<Sum*>(group.block[expert])[slice.offset + n];
-        Sum sum = (mask >> expert & 1u) != 0 ? out : Sum(0);
-        for (index_t r = 0; r < group.rows[expert]; ++r) sum += convert<Sum>(d_out(first + r, n));
-        out = sum;
+        Sum* out = reinterpret_cast<Sum*>(group.block[expert]) + slice.offset + begin;
+        Sum sum[width] = {};
+        if ((mask >> expert & 1u) != 0)
+            for (index_t j = 0; j < n; ++j) sum[j] = out[j];
+        for (index_t r = first; r < first + group.rows[expert]; ++r) {
+            T const* from = d_out.row(r) + begin;
+            if (n == width)
+                for (index_t j = 0; j < width; ++j) sum[j] += convert<Sum>(from[j]);
+            else
+                for (index_t j = 0; j < n; ++j) sum[j] += convert<Sum>(from[j]);
+        }
+        for (index_t j = 0; j < n; ++j) out[j] = sum[j];
     }
 };
 
@@ -243,7 +264,7 @@ template <Backend B, class T>
 void grouped_add_bias(B& b, Group<std::byte const> const& g, BlockSlice bias,
                       MatrixView<T, space_of<B>> out) {
     detail::expect_rows("grouped_add_bias", g, out, bias.cols);
-    b.parallel_for(g.total_rows(), detail::GroupedAddBias<T, space_of<B>>{g, bias, out});
+    detail::grouped_elementwise(b, g, out.cols, detail::AddBias<T, space_of<B>>{g, bias, out});
 }
 
 /// bias (+)= sum of d_out over the rows of each expert, in order; otherwise as grouped_gemm_tn.
@@ -253,9 +274,9 @@ template <Backend B, class D>
 void grouped_bias_gradient(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
                            MatrixView<D, space_of<B>> d_out, BlockSlice bias) {
     detail::expect_rows("grouped_bias_gradient", gradients, d_out, bias.cols);
-    b.parallel_for(gradients.size * bias.cols,
-                   detail::GroupedBiasGradient<std::remove_const_t<D>, space_of<B>>{
-                       gradients, accumulate, d_out, bias});
+    using Body = detail::GroupedBiasGradient<std::remove_const_t<D>, space_of<B>>;
+    b.parallel_for(gradients.size * Body::segments(bias.cols),
+                   Body{gradients, accumulate, d_out, bias});
 }
 
 } // namespace semoe::ops

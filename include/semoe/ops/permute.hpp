@@ -17,9 +17,8 @@ struct MoveRows {
     SEMOE_HD void operator()(index_t i) const {
         index_t const per_row = segments_of(out.cols), begin = i % per_row * segment_length;
         index_t const n = i / per_row, end = segment_end(begin, out.cols);
-        T const* from = src.row(scatter ? n : index[n]);
-        T* to = out.row(scatter ? index[n] : n);
-        for (index_t c = begin; c < end; ++c) to[c] = from[c];
+        convert_run(src.row(scatter ? n : index[n]) + begin, end - begin,
+                    out.row(scatter ? index[n] : n) + begin);
     }
 };
 } // namespace detail

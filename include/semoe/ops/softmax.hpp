@@ -9,17 +9,30 @@ namespace semoe::ops {
 namespace detail {
 template <class T, class Space>
 struct SoftmaxRow {
+    using Sum = accumulate_t<T>;
+
     MatrixView<T const, Space> in;
     MatrixView<T, Space> out;
+
     SEMOE_HD void operator()(index_t r) const {
-        using Sum = accumulate_t<T>;
-        Sum largest = convert<Sum>(in(r, 0));
+        Sum largest = convert<Sum>(in(r, 0)), sum = 0, e[16];
         for (index_t c = 1; c < in.cols; ++c) largest = max(convert<Sum>(in(r, c)), largest);
-        Sum sum = 0;
-        for (index_t c = 0; c < in.cols; ++c) sum += exp(convert<Sum>(in(r, c)) - largest);
+        for (index_t c = 0; c < in.cols; c += 16) {
+            index_t const n = exponentials(r, c, largest, e);
+            for (index_t j = 0; j < n; ++j) sum += e[j];
+        }
         Sum const scale = Sum(1) / sum;
-        for (index_t c = 0; c < in.cols; ++c)
-            out(r, c) = convert<T>(exp(convert<Sum>(in(r, c)) - largest) * scale);
+        for (index_t c = 0; c < in.cols; c += 16) {
+            index_t const n = exponentials(r, c, largest, e);
+            for (index_t j = 0; j < n; ++j) out(r, c + j) = convert<T>(e[j] * scale);
+        }
+    }
+    /// Up to 16 at a time, in a loop that becomes vector code.
+    SEMOE_HD index_t exponentials(index_t r, index_t c, Sum largest, Sum (&e)[16]) const {
+        index_t const n = min(in.cols - c, index_t(16));
+        for (index_t j = 0; j < 16; ++j) e[j] = j < n ? convert<Sum>(in(r, c + j)) : largest;
+        for (index_t j = 0; j < 16; ++j) e[j] = exp(e[j] - largest);
+        return n;
     }
 };
 template <class T, class Space>

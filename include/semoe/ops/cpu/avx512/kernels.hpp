@@ -50,6 +50,19 @@ struct Avx512Kernels {
         }
     }
 
+    /// Applies an elementwise body (ops/detail/elementwise.hpp) to columns [first, last) of a
+    /// place.
+    template <class Body, class Place>
+    SEMOE_AVX512 static void map(Body const& body, Place at, index_t first, index_t last) {
+        typename Body::Real x[Body::inputs][16], y[Body::outputs][16];
+        for (; first < last; first += 16) {
+            index_t const n = last - first < 16 ? last - first : 16;
+            for (int i = 0; i < Body::inputs; ++i) load_block(body.in(i, at) + first, n, x[i]);
+            body.compute(x, y);
+            for (int i = 0; i < Body::outputs; ++i) store_block(y[i], n, body.out(i, at) + first);
+        }
+    }
+
 private:
     SEMOE_AVX512 SEMOE_INLINE static __m512 load(float const* p) { return _mm512_loadu_ps(p); }
     SEMOE_AVX512 SEMOE_INLINE static __m512 load(bf16 const* p) {
@@ -78,6 +91,26 @@ private:
     SEMOE_AVX512 SEMOE_INLINE static void store(f16* p, __m512 x) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                             _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    template <class T>
+    SEMOE_AVX512 SEMOE_INLINE static void load_block(T const* from, index_t n, float (&to)[16]) {
+        if (n == 16)
+            _mm512_storeu_ps(to, load(from));
+        else
+            for (index_t j = 0; j < 16; ++j) to[j] = j < n ? float(from[j]) : 0.0f;
+    }
+    template <class T>
+    SEMOE_AVX512 SEMOE_INLINE static void store_block(float const (&from)[16], index_t n, T* to) {
+        if (n == 16)
+            store(to, _mm512_loadu_ps(from));
+        else
+            for (index_t j = 0; j < n; ++j) to[j] = T(from[j]);
+    }
+    SEMOE_AVX512 static void load_block(double const* from, index_t n, double (&to)[16]) {
+        for (index_t j = 0; j < 16; ++j) to[j] = j < n ? from[j] : 0.0;
+    }
+    SEMOE_AVX512 static void store_block(double const (&from)[16], index_t n, double* to) {
+        for (index_t j = 0; j < n; ++j) to[j] = from[j];
     }
 
     template <class T, bool Pair>

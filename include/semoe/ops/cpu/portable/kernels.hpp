@@ -37,7 +37,35 @@ struct PortableKernels {
             for (index_t i = 0; i < cols; ++i) to[i] = T(from[i]);
     }
 
+    /// Applies an elementwise body (ops/detail/elementwise.hpp) to columns [first, last) of a
+    /// place.
+    template <class Body, class Place>
+    static void map(Body const& body, Place at, index_t first, index_t last) {
+        typename Body::Real x[Body::inputs][16], y[Body::outputs][16];
+        for (; first < last; first += 16) {
+            index_t const n = last - first < 16 ? last - first : 16;
+            for (int i = 0; i < Body::inputs; ++i) load_block(body.in(i, at) + first, n, x[i]);
+            body.compute(x, y);
+            for (int i = 0; i < Body::outputs; ++i) store_block(y[i], n, body.out(i, at) + first);
+        }
+    }
+
 private:
+    template <class T>
+    static void load_block(T const* from, index_t n, float (&to)[16]) {
+        for (index_t j = 0; j < 16; ++j) to[j] = j < n ? float(from[j]) : 0.0f;
+    }
+    template <class T>
+    static void store_block(float const (&from)[16], index_t n, T* to) {
+        for (index_t j = 0; j < n; ++j) to[j] = T(from[j]);
+    }
+    static void load_block(double const* from, index_t n, double (&to)[16]) {
+        for (index_t j = 0; j < 16; ++j) to[j] = j < n ? from[j] : 0.0;
+    }
+    static void store_block(double const (&from)[16], index_t n, double* to) {
+        for (index_t j = 0; j < n; ++j) to[j] = from[j];
+    }
+
     template <class T>
     static void row(PanelProduct<T> const& product) {
         float sum[panel_columns] = {};
