@@ -199,7 +199,8 @@ struct ExpertRunOf final : ExpertRun {
         }
         if constexpr (RecomputableExpert<X, B>) {
             Matrix const again(b, R, A), fresh(b, R, expert.scratch_columns());
-            expert.recompute_grouped(b, weights, in.view(), again.view(), fresh.view());
+            MatrixView<T const, space_of<B>> const x = in.view();
+            expert.recompute_grouped(b, weights, x, again.view(), fresh.view());
             answer.recomputed = again.taken(b, "saved, as recomputed,");
         }
         return answer;
