@@ -7,11 +7,7 @@
 
 #include <doctest/doctest.h>
 
-using namespace semoe;
-using namespace semoe::checkpoint;
-using namespace semoe::test;
-
-namespace {
+namespace semoe::test {
 
 /// A host backend that counts: the work of a copy is done at once.
 struct CountingBackend {
@@ -41,7 +37,11 @@ struct CountingBackend {
 };
 static_assert(Backend<CountingBackend>);
 
-} // namespace
+} // namespace semoe::test
+
+using namespace semoe;
+using namespace semoe::checkpoint;
+using namespace semoe::test;
 
 TEST_CASE_TEMPLATE("checkpoint/writer: views of backend memory come back as they were", B,
                    SEMOE_TEST_BACKENDS) {

@@ -149,6 +149,11 @@ struct Reading {
     void property(std::string const&, std::string const&, char const*) {}
 };
 
+struct NoopVisit {
+    template <class View, class Shape>
+    void operator()(std::string const&, View, Shape const&) const {}
+};
+
 inline std::string required(SafetensorsFile const& file, std::string const& key) {
     auto const it = file.metadata().find(key);
     if (it == file.metadata().end())
@@ -197,7 +202,7 @@ concept HasParameters = requires(L& layer, BlockKind kind, Access access) {
     layer.backend();
     { layer.config().layer } -> std::convertible_to<layer_id>;
     /// f(name, view, shape) for every parameter, each view valid during its call.
-    layer.for_each_parameter([](std::string const&, auto, auto const&) {}, kind, access);
+    layer.for_each_parameter(detail::NoopVisit{}, kind, access);
     { layer.moments_per_element() } -> std::convertible_to<int>;
     { layer.has_masters() } -> std::same_as<bool>;
     layer.weights_changed(false);
