@@ -55,6 +55,7 @@ struct Bench {
             Buffer<std::byte, B>(b, exchange_staging_bytes(placement, rank, exchange.num_slots(),
                                                            exchange.num_rows(), row_bytes));
     }
+    ~Bench() { b.synchronize(); }
     void count(Load load) {
         index_t const experts = counts.num_experts();
         b.synchronize();

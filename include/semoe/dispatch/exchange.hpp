@@ -97,7 +97,9 @@ inline index_t exchange_staging_bytes(Placement const& placement, int rank, inde
 /// source rank, then slot. One object serves all four movements of a step, since the backward of
 /// to_experts is to_tokens and the other way round.
 ///
-/// Made once; assign() gives it the counts of a forward, and nothing allocates from then on.
+/// Made once; assign() gives it the counts of a forward, and nothing allocates from then on. The
+/// tables that assign() uploads lie in host memory of this object, so it is destroyed only after
+/// the queue has been synchronised.
 template <Backend B, class C>
 class Exchange {
     static_assert(HasRanks<C>, "Exchange: the communicator needs rank(), size() and topology() "
@@ -123,8 +125,7 @@ public:
     /// Takes the counts of one chunk and uploads the tables that the movements read.
     /// @param counts  after run(); read during the call only
     /// @param table   exchange_table_bytes() of backend memory, busy as long as this object
-    /// @pre what the tables' last assignment was used for has been synchronised: they lie in host
-    ///      memory of this object, which the upload reads when the queue comes to it
+    /// @pre the queue has been synchronised since the last assign()
     /// @sync enqueues
     void assign(B& b, CountExchange<C> const& counts, index_t chunk, Bytes<space> table) {
         expects(counts.num_experts() == placement_.num_experts(), [&] {
