@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cpu/allocator.hpp"
+#include "semoe/backend/detail/loop.hpp"
 #include "semoe/backend/detail/task.hpp"
 #include "semoe/core/error.hpp"
 
@@ -16,6 +17,7 @@
 #include <numeric>
 #include <random>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -102,8 +104,7 @@ public:
 
     /// Calls f(i) for every i in [0, n): forwards, backwards, or by a stride without common
     /// divisor.
-    template <class F>
-    void for_each_index(index_t n, F const& f) {
+    void for_each_index(index_t n, semoe::detail::LoopRef f) {
         index_t stride = 1, first = 0;
         if (std::uint64_t const order = roll(3); order > 0 && n > 1) {
             stride = n - 1;
@@ -114,9 +115,13 @@ public:
         }
         stride %= std::max<index_t>(n, 1);
         for (index_t count = 0, i = first; count < n; ++count) {
-            f(i);
+            f(i, i + 1, {});
             i = i >= n - stride ? i - (n - stride) : i + stride;
         }
+    }
+
+    void for_each_task(index_t n, semoe::detail::LoopRef task) {
+        for (index_t i = 0; i < n; ++i) task(i, i + 1, any_scratch());
     }
 
     std::span<std::byte> any_scratch() { return scratch_[roll(scratch_.size())]; }
@@ -287,7 +292,8 @@ struct DelayedBackend {
                       "DelayedBackend: the functor of parallel_for needs "
                       "`void operator()(semoe::index_t i) const` (backend/concept.hpp)");
         check_size<F>();
-        enqueue([w = &world(), n, functor] { w->for_each_index(n, functor); });
+        run(n, semoe::detail::LoopRef::over_indices(functor), functor,
+            &detail::DelayedWorld::for_each_index);
     }
     template <class F>
     void parallel_tasks(index_t n, F const& task) {
@@ -296,9 +302,8 @@ struct DelayedBackend {
                       "operator()(semoe::index_t i, std::span<std::byte> scratch) const` "
                       "(backend/concept.hpp)");
         check_size<F>();
-        enqueue([w = &world(), n, task] {
-            for (index_t i = 0; i < n; ++i) task(i, w->any_scratch());
-        });
+        run(n, semoe::detail::LoopRef::over_tasks(task), task,
+            &detail::DelayedWorld::for_each_task);
     }
     void reserve_scratch(std::size_t bytes) {
         std::lock_guard lock(detail::DelayedWorld::lock());
@@ -309,6 +314,18 @@ struct DelayedBackend {
     MemoryCounters counters() const { return queue->world->memory.counters(); }
 
 private:
+    using Run = void (detail::DelayedWorld::*)(index_t, semoe::detail::LoopRef);
+    template <class F>
+    void run(index_t n, semoe::detail::LoopRef loop, F const& functor, Run how) {
+        if constexpr (std::is_trivially_copyable_v<F>)
+            enqueue(n, semoe::detail::CopiedLoop(loop, sizeof(F)), how);
+        else
+            enqueue(
+                [w = &world(), n, loop, functor, how] { (w->*how)(n, loop.over_copy(&functor)); });
+    }
+    void enqueue(index_t n, semoe::detail::CopiedLoop const& loop, Run how) {
+        enqueue([loop, w = &world(), n, how] { (w->*how)(n, loop.ref()); });
+    }
     detail::DelayedWorld& world() const { return *queue->world; }
     template <class F>
     static constexpr void check_size() {
