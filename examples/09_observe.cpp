@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 using Matrix = semoe::MatrixView<float, semoe::HostSpace>;
@@ -35,11 +36,15 @@ int main() {
                 context.losses.aux_loss, context.losses.z_loss, static_cast<long long>(n.dropped));
     std::printf("blocks acquired %lld\n", static_cast<long long>(layer.tier().counters().acquires));
 
-    auto const file = std::filesystem::temp_directory_path() / "semoe_example_09.json";
     backend.synchronize();
+    auto const file = std::filesystem::temp_directory_path() / "semoe_example_09.json";
     recorder.write(file.string());
-    std::printf("%lld spans\n", static_cast<long long>(recorder.size()));
-    bool const written = std::filesystem::file_size(file) > 0;
+    std::size_t const written = std::filesystem::file_size(file);
     std::filesystem::remove(file);
-    return written && recorder.size() == 1 + 3 * 4 ? 0 : 1; // the route, three stages a chunk
+    std::size_t spans = 0;
+    std::string const timeline = recorder.json();
+    for (auto at = timeline.find("\"ph\":\"X\""); at != std::string::npos; ++spans)
+        at = timeline.find("\"ph\":\"X\"", at + 1);
+    std::printf("%zu spans in %zu bytes\n", spans, written);
+    return spans == 1 + 3 * 4 ? 0 : 1; // the route, and three stages a chunk
 }

@@ -43,7 +43,16 @@ struct BlockKey {
     layer_id layer = 0;
     expert_id expert = 0;
     BlockKind kind = BlockKind::weight;
-    friend auto operator<=>(BlockKey const&, BlockKey const&) = default;
+
+    // Written out: nvcc does not define what a defaulted <=> implies.
+    friend constexpr bool operator==(BlockKey const& a, BlockKey const& b) {
+        return a.layer == b.layer && a.expert == b.expert && a.kind == b.kind;
+    }
+    friend constexpr auto operator<=>(BlockKey const& a, BlockKey const& b) {
+        if (a.layer != b.layer) return a.layer <=> b.layer;
+        if (a.expert != b.expert) return a.expert <=> b.expert;
+        return a.kind <=> b.kind;
+    }
 };
 
 /// How a lease will use its block. `overwrite` promises to write every byte, so nothing is loaded.

@@ -73,6 +73,9 @@ class MoeLayer {
                   "MoeLayer: MemoryTier lacks flush(backend) (see tier/concept.hpp)");
     static_assert(Schedule<Sch>,
                   "MoeLayer: Schedule lacks chunks or run(stages) (see schedule/concept.hpp)");
+    static_assert(trace::Tracer<Tr>,
+                  "MoeLayer: Tracer lacks span(name, queue) or span(backend, name, queue, chunk) "
+                  "(see core/trace.hpp)");
 
     using State = detail::ContextState<B, typename X::value_type, C>;
 
@@ -163,7 +166,7 @@ public:
                  ForwardOptions<space> options = {}) {
         auto& s = begin(x, y, context, options, false);
         {
-            [[maybe_unused]] auto const span = tracer_.span(backend_, "route");
+            auto const span = tracer_.span(backend_, "route", "compute");
             auto const logits = s.views.logits.row_range(0, s.num_tokens);
             {
                 auto router = acquire_router();
@@ -529,16 +532,19 @@ private:
         using Lease = decltype(weight);
         std::optional<Lease> gradient, master, moments;
         if (blocks_.has_gradient(id)) {
-            gradient.emplace(blocks_.acquire(backend_, id, BlockKind::gradient, Access::read));
-            block.gradient = view_as<Real>(gradient->bytes()).part(0, n);
+            auto const& lease =
+                gradient.emplace(blocks_.acquire(backend_, id, BlockKind::gradient, Access::read));
+            block.gradient = view_as<Real>(lease.bytes()).part(0, n);
         }
         if (blocks_.has_master(id)) {
-            master.emplace(blocks_.acquire(backend_, id, BlockKind::master, Access::write));
-            block.master = view_as<Real>(master->bytes()).part(0, n);
+            auto const& lease =
+                master.emplace(blocks_.acquire(backend_, id, BlockKind::master, Access::write));
+            block.master = view_as<Real>(lease.bytes()).part(0, n);
         }
         if (O::moments_per_element > 0) {
-            moments.emplace(blocks_.acquire(backend_, id, BlockKind::moments, Access::write));
-            block.moments = view_as<Real>(moments->bytes()).part(0, n * O::moments_per_element);
+            auto const& lease =
+                moments.emplace(blocks_.acquire(backend_, id, BlockKind::moments, Access::write));
+            block.moments = view_as<Real>(lease.bytes()).part(0, n * O::moments_per_element);
         }
         optimizer.update(backend_, block, step);
     }

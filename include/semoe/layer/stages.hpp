@@ -56,9 +56,9 @@ public:
             group.size = 0;
         };
         for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
-            weights[std::size_t(group.size)].emplace(
+            auto const& weight = weights[std::size_t(group.size)].emplace(
                 blocks_.acquire(b, id, BlockKind::weight, Access::read));
-            group.add(first, rows, weights[std::size_t(group.size)]->bytes().data);
+            group.add(first, rows, weight.bytes().data);
             if (group.size == limit) flush();
         });
         flush();
@@ -82,12 +82,13 @@ public:
         };
         for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
             auto const i = std::size_t(group.size);
-            weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
-            gradients[i].emplace(blocks_.acquire_gradient(b, id));
+            auto const& weight =
+                weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
+            auto const& gradient = gradients[i].emplace(blocks_.acquire_gradient(b, id));
             if (blocks_.has_gradient(id)) accumulate |= ops::GroupMask(1) << i;
             blocks_.set_gradient(id, true);
-            group.add(first, rows, weights[i]->bytes().data);
-            gradient_group.add(first, rows, gradients[i]->bytes().data);
+            group.add(first, rows, weight.bytes().data);
+            gradient_group.add(first, rows, gradient.bytes().data);
             if (group.size == limit) flush();
         });
         flush();
@@ -131,6 +132,7 @@ struct StagesBase {
 
     B& compute() { return backend; }
     B& wire() { return s.wire ? *s.wire : backend; }
+    char const* queue_name(B const& queue) const { return &queue == &backend ? "compute" : "wire"; }
 
     Exchange<B, C>& exchange(index_t c) { return s.exchanges[std::size_t(c)]; }
     MatrixView<index_t const, S> slot_of(index_t c) const { return s.plan(c).slot_of; }
@@ -158,7 +160,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     void dispatch(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "dispatch", c);
+        auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
         auto const send = s.by_slot(s.views.send, c);
         ops::gather_rows(
             q, of_tokens(s.x, c),
@@ -167,7 +169,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "experts", c);
+        auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
         ExpertRows<T, space_of<B>> const rows{s.by_row(s.views.rows, c),
                                               s.by_row(s.views.out_rows, c), this->saved(c),
                                               s.views.scratch.row_range(0, s.num_rows(c))};
@@ -175,7 +177,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
     void combine(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "combine", c);
+        auto const span = this->tracer.span(q, "combine", this->queue_name(q), c);
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
                                     s.views.exchange_staging);
@@ -196,12 +198,12 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     MatrixView<T, space_of<B>> dx;
 
     void dispatch(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "dispatch backward", c);
+        auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
         this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
                                      s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "experts backward", c);
+        auto const span = this->tracer.span(q, "experts backward", this->queue_name(q), c);
         auto const in = s.by_row(s.views.rows, c);
         auto const kept = this->saved(c);
         ExpertGradientRows<T, space_of<B>> const rows{
@@ -217,7 +219,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             });
     }
     void combine(B& q, index_t c) {
-        [[maybe_unused]] auto const span = this->tracer.span(q, "combine backward", c);
+        auto const span = this->tracer.span(q, "combine backward", this->queue_name(q), c);
         auto const rows = s.by_row(s.views.d_rows, c);
         bool const local = this->exchange(c).is_local();
         auto const slots = local ? rows : s.by_slot(s.views.d_slots, c);
