@@ -73,9 +73,9 @@ SEMOE_HD SEMOE_INLINE float exp_float(float x) {
 /// 1 - erf(t) for t >= 0, as e^(-t q(t)): small in relative error out to where it vanishes.
 SEMOE_HD SEMOE_INLINE float erfc_float(float t) {
     t = select(t > 10.0f, 10.0f, t);
-    float const q = polynomial(t, 1.128380109f, 0.6366028486f, 0.1028716047f, -0.01939525487f,
-                               0.0001635273539f, 0.001435628958f, -0.0005514258425f,
-                               0.0001098656543f, -1.19221776e-5f, 5.550005397e-7f);
+    float const q = polynomial(t, 1.128381955f, 0.6365757038f, 0.1030006062f, -0.01967917475f,
+                               0.0005002141769f, 0.001203831101f, -0.000456115249f, 8.681520431e-5f,
+                               -8.899420184e-6f, 3.892499647e-7f);
     return exp_float(-t * q);
 }
 } // namespace detail
