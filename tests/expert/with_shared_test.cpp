@@ -19,9 +19,8 @@ struct Steps {
 
 TEST_CASE_TEMPLATE("expert/with_shared: it is the routed expert, with a shared one beside", B,
                    SEMOE_TEST_BACKENDS) {
-    expert::WithShared const described{.routed = expert::Identity<double>{.hidden = 5},
-                                       .shared = Relu{.hidden = 5, .intermediate = 3},
-                                       .sigmoid_gate = true};
+    expert::WithShared const described{expert::Identity<double>{.hidden = 5},
+                                       Relu{.hidden = 5, .intermediate = 3}, true};
     static_assert(std::is_same_v<std::remove_const_t<decltype(described)>,
                                  expert::WithShared<expert::Identity<double>, Relu>>);
     CHECK(described.hidden == 5);

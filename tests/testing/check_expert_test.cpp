@@ -94,6 +94,19 @@ struct BlockGradientFn {
     }
 };
 
+template <class T, class S>
+struct RecomputeFn {
+    semoe::ops::Group<std::byte const> g;
+    semoe::MatrixView<T const, S> in;
+    semoe::MatrixView<T, S> saved;
+    Fault fault;
+    SEMOE_HD void operator()(index_t n) const {
+        index_t const r = g.place(n).row;
+        for (index_t c = 0; c < in.cols; ++c)
+            saved(r, c) = in(r, c) * in(r, c) * (fault == Fault::saves_less ? T(0.5) : T(1));
+    }
+};
+
 template <class T>
 struct Quadratic {
     using value_type = T;
@@ -126,22 +139,8 @@ struct Quadratic {
     void recompute_grouped(B& b, semoe::ops::Group<std::byte const> const& g,
                            semoe::MatrixView<T const, S> in, semoe::MatrixView<T, S> saved,
                            semoe::MatrixView<T, S>) const {
-        b.parallel_for(g.total_rows(), RecomputeFn<S>{g, in, saved, fault});
+        b.parallel_for(g.total_rows(), RecomputeFn<T, S>{g, in, saved, fault});
     }
-
-private:
-    template <class S>
-    struct RecomputeFn {
-        semoe::ops::Group<std::byte const> g;
-        semoe::MatrixView<T const, S> in;
-        semoe::MatrixView<T, S> saved;
-        Fault fault;
-        SEMOE_HD void operator()(index_t n) const {
-            index_t const r = g.place(n).row;
-            for (index_t c = 0; c < in.cols; ++c)
-                saved(r, c) = in(r, c) * in(r, c) * (fault == Fault::saves_less ? T(0.5) : T(1));
-        }
-    };
 };
 
 } // namespace acme
@@ -154,7 +153,7 @@ using acme::Fault;
 TEST_CASE_TEMPLATE("testing/check_expert: an expert that keeps the contract passes", B,
                    SEMOE_TEST_BACKENDS) {
     B b{};
-    for (std::uint64_t const seed : {1, 2, 3}) {
+    for (std::uint64_t const seed : {1u, 2u, 3u}) {
         CHECK_NOTHROW(testing::check_expert(b, acme::Quadratic<double>{5}, {.seed = seed}));
         CHECK_NOTHROW(testing::check_expert(b, acme::Quadratic<float>{2}, {.seed = seed}));
     }

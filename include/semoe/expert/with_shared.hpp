@@ -12,6 +12,9 @@ namespace semoe::expert {
 /// sigmoid_gate, sigmoid(x . shared_gate). A description only: the calls are those of the routed
 /// expert, the layer holds the shared one's block (BlockKey::expert == shared_block) and, in the
 /// router's block, the vector shared_gate [1,H].
+///
+///     using Swi = expert::SwiGlu<bf16>;
+///     expert::WithShared expert{Swi{2048, 1408}, Swi{2048, 5632}, true};
 template <class Routed, class Shared>
 struct WithShared {
     static_assert(HasExpertShape<Routed>, "expert::WithShared: the routed expert lacks value_type "
