@@ -29,7 +29,6 @@ public:
         counts();
         for (std::size_t row_bytes : {std::size_t(1), std::size_t(12), std::size_t(65536)})
             for (int pattern = 0; pattern < 4; ++pattern) rows(row_bytes, pattern);
-        for (index_t rows : {1, 37}) adjoint(rows);
         sender_may_reuse_its_buffer();
         ticket_orders_another_queue();
         gather();
@@ -37,6 +36,7 @@ public:
             sums<float>(n);
             sums<double>(n);
         }
+        for (index_t scale : {1, 37}) adjoint(scale);
         split();
         golden_scatter();
     }
