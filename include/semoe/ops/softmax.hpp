@@ -14,25 +14,29 @@ struct SoftmaxRow {
     MatrixView<T const, Space> in;
     MatrixView<T, Space> out;
 
+    /// The sum runs in 16 lanes, which are then added in order.
     SEMOE_HD void operator()(index_t r) const {
-        Sum largest = convert<Sum>(in(r, 0)), sum = 0, e[16];
+        Sum largest = convert<Sum>(in(r, 0)), e[16], lanes[16] = {};
         for (index_t c = 1; c < in.cols; ++c) largest = max(convert<Sum>(in(r, c)), largest);
         for (index_t c = 0; c < in.cols; c += 16) {
-            index_t const n = exponentials(r, c, largest, e);
-            for (index_t j = 0; j < n; ++j) sum += e[j];
+            exponentials(r, c, largest, e);
+            for (index_t j = 0; j < 16; ++j) lanes[j] += e[j];
         }
+        Sum sum = 0;
+        for (Sum const lane : lanes) sum += lane;
         Sum const scale = Sum(1) / sum;
         for (index_t c = 0; c < in.cols; c += 16) {
-            index_t const n = exponentials(r, c, largest, e);
-            for (index_t j = 0; j < n; ++j) out(r, c + j) = convert<T>(e[j] * scale);
+            exponentials(r, c, largest, e);
+            for (index_t j = 0; j < 16 && c + j < in.cols; ++j)
+                out(r, c + j) = convert<T>(e[j] * scale);
         }
     }
-    /// Up to 16 at a time, in a loop that becomes vector code.
-    SEMOE_HD index_t exponentials(index_t r, index_t c, Sum largest, Sum (&e)[16]) const {
-        index_t const n = min(in.cols - c, index_t(16));
-        for (index_t j = 0; j < 16; ++j) e[j] = j < n ? convert<Sum>(in(r, c + j)) : largest;
+    /// Sixteen of the row from c on, zeros behind its end.
+    SEMOE_HD void exponentials(index_t r, index_t c, Sum largest, Sum (&e)[16]) const {
+        for (index_t j = 0; j < 16; ++j)
+            e[j] = c + j < in.cols ? convert<Sum>(in(r, c + j)) : largest;
         for (index_t j = 0; j < 16; ++j) e[j] = exp(e[j] - largest);
-        return n;
+        for (index_t j = in.cols - c; j < 16; ++j) e[j] = 0;
     }
 };
 template <class T, class Space>
