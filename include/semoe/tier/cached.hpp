@@ -3,6 +3,7 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/tier/cached_options.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/cached_state.hpp"
 #include "semoe/tier/detail/slot_lease.hpp"

@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/tier/cached_options.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/block_map.hpp"
 #include "semoe/tier/detail/slot_pool.hpp"
@@ -13,26 +14,7 @@
 #include <string>
 #include <utility>
 
-namespace semoe::tier {
-
-/// How much backend memory a Cached tier may take.
-struct CachedOptions {
-    index_t slots = 2;    ///< blocks of each kind that lie in backend memory at once
-    index_t contexts = 1; ///< forwards that run at once; each may lease slots / contexts blocks
-
-    /// @throws precondition_error naming the field
-    void validate() const {
-        expects(slots >= 1, [&] {
-            return "CachedOptions: slots is " + std::to_string(slots) + ", must be at least 1";
-        });
-        expects(contexts >= 1 && contexts <= slots, [&] {
-            return "CachedOptions: contexts is " + std::to_string(contexts) +
-                   ", must be between 1 and slots, " + std::to_string(slots);
-        });
-    }
-};
-
-namespace detail {
+namespace semoe::tier::detail {
 
 /// What the copies of a Cached share.
 ///
@@ -425,5 +407,4 @@ private:
     TierCounters counters_;
 };
 
-} // namespace detail
-} // namespace semoe::tier
+} // namespace semoe::tier::detail
