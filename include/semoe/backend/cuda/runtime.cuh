@@ -147,8 +147,10 @@ struct Queue {
 
     void deallocate(void* memory) noexcept {
         cudaError_t const status = cudaFreeAsync(memory, stream.get());
+        if (status == cudaSuccess) return;
+        cudaGetLastError(); // or another call would be blamed
         cudaError_t none = cudaSuccess;
-        if (status != cudaSuccess) postponed.compare_exchange_strong(none, status);
+        postponed.compare_exchange_strong(none, status);
     }
     void synchronize() {
         stream.synchronize();
