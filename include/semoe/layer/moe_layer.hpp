@@ -213,7 +213,13 @@ public:
     /// @cost twice forward's flops, no allocation; with several ranks two all-to-alls a chunk and
     ///       one all-reduce of router and shared gradients
     void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
-                  BackwardOptions options = {}) requires trainable {
+                  BackwardOptions options = {}) {
+        static_assert(DifferentiableGate<G, B, Real>,
+                      "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
+                      "d_logits) (see gate/concept.hpp)");
+        static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
+                                 "lacks backward_grouped(backend, weights, gradients, accumulate, "
+                                 "rows) or backward_scratch_columns() (see expert/concept.hpp)");
         auto& s = context.state_;
         expect_usable();
         expects(s.shape.training, "MoeLayer::backward: the context was made for inference");
