@@ -1,0 +1,110 @@
+#include "semoe/checkpoint/checkpoint.hpp"
+#include "semoe/expert/gated.hpp"
+#include "semoe/gate/switch.hpp"
+#include "semoe/layer/moe_layer.hpp"
+#include "semoe/optim/adamw.hpp"
+#include "semoe/tier/cached.hpp"
+#include "semoe/tier/store/host.hpp"
+#include "support/faulty_file_system.hpp"
+#include "support/memory.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace semoe;
+using namespace semoe::test;
+
+namespace {
+
+constexpr index_t T = 19, H = 8;
+using Rows = MatrixView<bf16, HostSpace>;
+
+/// A layer that draws random numbers in training and keeps its parameters as Tier says.
+template <class Tier>
+auto make_layer(CpuBackend b, Tier tier) {
+    return MoeLayer{b,
+                    gate::Switch{.num_experts = 5},
+                    expert::SwiGlu<bf16>{.hidden = H, .intermediate = 6},
+                    comm::Self{},
+                    tier,
+                    schedule::Sequential{},
+                    MoeConfig{.layer = 2, .aux_loss_weight = 0.1, .seed = 9}};
+}
+
+/// Steps first to last - 1 of a run; input and gradient are a function of the step.
+template <class Layer, class Optimizer>
+void train(Layer& layer, Optimizer const& optimizer, index_t first, index_t last) {
+    auto context = layer.make_context(T, Mode::training);
+    for (index_t step = first; step < last; ++step) {
+        auto x = random_values<bf16>(std::uint64_t(100 + step), T * H);
+        auto dy = random_values<bf16>(std::uint64_t(200 + step), T * H);
+        std::vector<bf16> y(x.size()), dx(x.size());
+        layer.forward(Rows{x.data(), T, H}, Rows{y.data(), T, H}, context,
+                      {.step = std::uint64_t(step)});
+        layer.backward(Rows{dy.data(), T, H}, Rows{dx.data(), T, H}, context);
+        train_step(layer, optimizer, {.step = step});
+        layer.zero_grad();
+    }
+}
+
+/// Six steps against three, a checkpoint, another layer and three more.
+template <class Layer, class Other, class Optimizer>
+void check_resume(Layer whole, Other resumed, Optimizer const& optimizer) {
+    ScratchDirectory directory;
+    std::string const middle = directory / "middle";
+    whole.initialize(1);
+    train(whole, optimizer, 0, 3);
+    checkpoint::save(middle, {.step = 3}, whole);
+    train(whole, optimizer, 3, 6);
+    checkpoint::save(directory / "whole", {.step = 6}, whole);
+
+    resumed.initialize(2);
+    resumed.prepare(optimizer);
+    index_t const step = checkpoint::load(middle, resumed).state.step;
+    CHECK(step == 3);
+    train(resumed, optimizer, step, 6);
+    checkpoint::save(directory / "resumed", {.step = 6}, resumed);
+    CHECK(read_text(directory / "resumed") == read_text(directory / "whole"));
+    CHECK(read_text(directory / "whole").size() == read_text(middle).size());
+}
+
+} // namespace
+
+TEST_CASE("checkpoint/resume: a resumed run ends in the same bytes as an uninterrupted one, from "
+          "memory for all blocks to one slot of each kind and back") {
+    CpuBackend b{};
+    optim::AdamW const adamw{.lr = 0.01, .weight_decay = 0.1};
+    auto const resident = [&] { return make_layer(b, tier::Resident<CpuBackend>{b}); };
+    auto const slots = [&] {
+        return make_layer(b, tier::Cached{b, tier::HostStore{}, {.slots = 1}});
+    };
+    check_resume(resident(), slots(), adamw);
+    check_resume(slots(), resident(), adamw);
+}
+
+TEST_CASE("checkpoint/resume: weights alone serve inference with the same outputs") {
+    ScratchDirectory directory;
+    CpuBackend b{};
+    auto trained = make_layer(b, tier::Resident<CpuBackend>{b});
+    trained.initialize(1);
+    train(trained, optim::AdamW{.lr = 0.01}, 0, 2);
+    checkpoint::save(directory / "f", {.step = 2}, trained);
+    auto served = make_layer(b, tier::Resident<CpuBackend>{b});
+    checkpoint::load_weights(directory / "f", served);
+    auto const outputs = [&](auto& layer) {
+        auto context = layer.make_context(T);
+        auto x = random_values<bf16>(7, T * H);
+        std::vector<bf16> y(x.size());
+        layer.forward(Rows{x.data(), T, H}, Rows{y.data(), T, H}, context);
+        std::vector<float> values(y.begin(), y.end());
+        return values;
+    };
+    CHECK(outputs(served) == outputs(trained));
+    CHECK(served.moments_per_element() == 0);
+
+    auto unprepared = make_layer(b, tier::Resident<CpuBackend>{b});
+    CHECK_THROWS_WITH_AS(checkpoint::load(directory / "f", unprepared),
+                         (directory / "f: layers.2.moments_per_element is 2, this model has 0; "
+                                      "before load(), call prepare() with the run's optimizer")
+                             .c_str(),
+                         store_error);
+}
