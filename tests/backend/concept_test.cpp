@@ -1,6 +1,9 @@
 #include "semoe/testing/check_backend.hpp"
 
 #include "support/backends.hpp"
+#if defined(__CUDACC__)
+#include "semoe/semoe_cuda.cuh" // the umbrella, compiled once
+#endif
 
 #include <cstddef>
 #include <doctest/doctest.h>
