@@ -67,20 +67,24 @@ if(EXISTS ${source_root}/include/semoe/semoe.hpp AND CMAKE_SYSTEM_PROCESSOR STRE
     set_tests_properties(odr PROPERTIES LABELS odr TIMEOUT 60 SKIP_RETURN_CODE 77)
 endif()
 
-# A project of six lines, built from the installed tree.
+# A project of six lines, built from the installed tree, and one that adds this as a subdirectory.
+function(add_consumer name folder)
+    add_test(NAME consumer/${name} COMMAND ${CMAKE_CTEST_COMMAND}
+        --build-and-test ${CMAKE_CURRENT_SOURCE_DIR}/${folder}
+            ${CMAKE_CURRENT_BINARY_DIR}/consumer/${name}
+        --build-generator ${CMAKE_GENERATOR}
+        --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} ${ARGN}
+        --test-command consumer)
+    set_tests_properties(consumer/${name} PROPERTIES LABELS rail TIMEOUT 300)
+endfunction()
+add_consumer(subdirectory consumer/subdirectory)
 if(SEMOE_INSTALL)
     set(prefix ${CMAKE_CURRENT_BINARY_DIR}/consumer/prefix)
     add_test(NAME consumer/install COMMAND ${CMAKE_COMMAND} --install ${PROJECT_BINARY_DIR}
         --prefix ${prefix})
-    add_test(NAME consumer/build COMMAND ${CMAKE_CTEST_COMMAND}
-        --build-and-test ${CMAKE_CURRENT_SOURCE_DIR}/consumer
-            ${CMAKE_CURRENT_BINARY_DIR}/consumer/build
-        --build-generator ${CMAKE_GENERATOR}
-        --build-options -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_PREFIX_PATH=${prefix}
-        --test-command consumer)
     set_tests_properties(consumer/install PROPERTIES FIXTURES_SETUP installed LABELS rail)
-    set_tests_properties(consumer/build PROPERTIES FIXTURES_REQUIRED installed LABELS rail
-        TIMEOUT 300)
+    add_consumer(installed consumer -DCMAKE_PREFIX_PATH=${prefix})
+    set_tests_properties(consumer/installed PROPERTIES FIXTURES_REQUIRED installed)
 endif()
 
 # The formatter and the linter, in the version that the sources were written with.
