@@ -7,6 +7,7 @@
 #include "semoe/semoe_cuda.cuh"
 #define SEMOE_TEST_BACKENDS semoe::CudaBackend
 #else
+#include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/testing/delayed_backend.hpp"
 #define SEMOE_TEST_BACKENDS semoe::CpuBackend, semoe::testing::DelayedBackend
 #endif
