@@ -216,8 +216,10 @@ public:
     void clean_blocks() {
         FaultyStore<B> store(b_);
         auto tier = fresh(store);
-        for (int round = 0; round < 2; ++round)
+        for (bool const announced : {false, true}) {
+            if (announced) tier.prefetch(b_, keys_);
             for (BlockKey const key : keys_) (void)tier.acquire(b_, key, Access::read).bytes();
+        }
         tier.flush(b_);
         require(stores(store) == 0,
                 "MemoryTier: evicting or flushing a clean block stores nothing");
