@@ -99,7 +99,7 @@ struct Declaring {
         instruction_sets.add(b);
         writer.declare(name, view);
     }
-    void property(std::string const& name, std::string const& value, char const*) {
+    void property(std::string const& name, std::string const& value, char const*) const {
         writer.metadata(own(name), value);
     }
 };
@@ -113,7 +113,7 @@ struct Writing {
     void operator()(B& b, std::string const& name, View view) {
         writer.write(b, name, view);
     }
-    void property(std::string const&, std::string const&, char const*) {}
+    void property(std::string const&, std::string const&, char const*) const {}
 };
 
 struct Checking {
@@ -127,7 +127,7 @@ struct Checking {
         instruction_sets.add(b);
         reader.check(name, view);
     }
-    void property(std::string const& name, std::string const& value, char const* hint) {
+    void property(std::string const& name, std::string const& value, char const* hint) const {
         auto const& metadata = reader.file().metadata();
         auto const it = metadata.find(own(name));
         std::string const found = it == metadata.end() ? "missing" : it->second;
@@ -146,7 +146,7 @@ struct Reading {
     void operator()(B& b, std::string const& name, View view) {
         reader.read(b, name, view);
     }
-    void property(std::string const&, std::string const&, char const*) {}
+    void property(std::string const&, std::string const&, char const*) const {}
 };
 
 struct NoopVisit {

@@ -148,7 +148,7 @@ private:
                                           ": element " + std::to_string(i) + " is " +
                                           std::to_string(from) + ", too large for " +
                                           to_string(dtype_of<T>));
-                    to[i] = T(from);
+                    to[i] = T(from); // NOLINT(bugprone-signed-char-misuse): a number, no letter
                 } else if constexpr (sizeof(T) == 2) {
                     to[i] = T(float(from));
                 } else {

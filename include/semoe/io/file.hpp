@@ -94,9 +94,9 @@ class File {
 public:
     /// @param name what errors call the file, where that is not its path
     /// @throws file_error when it cannot be opened
-    File(FileSystem& system, std::string const& path, Open how, std::string name = {})
+    File(FileSystem& system, std::string const& path, Open how, std::string const& name = {})
       : system_(&system)
-      , name_(name.empty() ? path : std::move(name)) {
+      , name_(name.empty() ? path : name) {
         // Without O_NONBLOCK, opening a pipe by mistake waits for ever.
         int const flags = how == Open::read        ? O_RDONLY | O_NONBLOCK
                           : how == Open::create    ? O_RDWR | O_CREAT | O_EXCL

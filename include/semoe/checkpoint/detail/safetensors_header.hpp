@@ -202,7 +202,6 @@ private:
         switch (place_) {
         case Place::before:
         case Place::after:
-            fail("an object was expected, found " + found);
         case Place::root:
             fail("an object was expected, found " + found);
         case Place::metadata:
