@@ -268,6 +268,8 @@ public:
         for (expert_id id : blocks_.ids()) {
             if (kind == BlockKind::gradient) materialise_gradient(id);
             blocks_.visit_block(backend_, id, kind, access, f);
+            if (kind == BlockKind::gradient && access != Access::read)
+                blocks_.set_gradient(id, true);
         }
     }
     /// After weights were set from outside: renews derived slices and masters.
@@ -509,13 +511,12 @@ private:
         blocks_.set_gradient(id, true);
     }
 
-    /// A gradient block that holds zeros where none was computed.
+    /// Zeros in a gradient block where none was computed; the block still counts as without one.
     void materialise_gradient(expert_id id) {
         blocks_.declare_gradients(backend_);
         if (blocks_.has_gradient(id)) return;
         auto lease = blocks_.acquire_gradient(backend_, id);
         ops::fill(backend_, view_as<Real>(lease.bytes()), Real(0));
-        blocks_.set_gradient(id, true);
     }
     void rebuild_derived(expert_id id) {
         if (id == router_block) return;
