@@ -65,6 +65,7 @@ TEST_CASE_TEMPLATE("comm/threads: many ragged movements and sums in a row", B,
         std::mt19937 dice(5); // the same on every rank
         Buffer<index_t, B> out(b, 64), in(b, 64);
         Buffer<double, B> sum(b, 1);
+        index_t const me = rank.rank();
         for (index_t round = 0; round < 50; ++round) {
             index_t table[4][4];
             for (auto& row : table)
@@ -73,10 +74,9 @@ TEST_CASE_TEMPLATE("comm/threads: many ragged movements and sums in a row", B,
             for (int p = 0; p < ranks; ++p) {
                 send.push_back(table[rank.rank()][p]);
                 recv.push_back(table[p][rank.rank()]);
-                values.insert(values.end(), std::size_t(send.back()),
-                              round * 100 + rank.rank() * 10 + p);
+                values.insert(values.end(), std::size_t(send.back()), round * 100 + me * 10 + p);
                 want.insert(want.end(), std::size_t(recv.back()),
-                            round * 100 + p * 10 + rank.rank());
+                            round * 100 + index_t(p) * 10 + me);
             }
             b.copy(out.data(), values.data(), values.size() * sizeof(index_t));
             rank.all_to_all_rows(b, as_bytes(out.view()), send, as_writable_bytes(in.view()), recv,

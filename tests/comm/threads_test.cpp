@@ -166,7 +166,7 @@ TEST_CASE("comm/threads: counters are exact, of messages to other ranks only") {
     comm::ThreadWorld const world{3};
     world.run([](comm::Threads rank) {
         CpuBackend b;
-        int const r = rank.rank();
+        index_t const r = rank.rank();
         std::vector<index_t> numbers(12), more(12);
         rank.exchange_counts(numbers, more); // 2 messages of 4 numbers
         CHECK(rank.counters().collectives == 1);
@@ -254,8 +254,9 @@ TEST_CASE("comm/threads: no collective but split allocates") {
             rank.all_to_all_rows(b, as_bytes(out.view()), send, in.view(), recv, 50).wait(b);
             rank.all_gather(b, ConstBytes<HostSpace>(out.view().part(0, 100)), in.view());
             rank.all_reduce_sum(b, v.view());
-            rank.reduce_scatter_sum(b, VectorView<double const, HostSpace>(v.view()),
-                                    VectorView<double, HostSpace>(v.data() + 10 * rank.rank(), 10));
+            rank.reduce_scatter_sum(
+                b, VectorView<double const, HostSpace>(v.view()),
+                VectorView<double, HostSpace>(v.data() + index_t(10) * rank.rank(), 10));
             b.synchronize();
             rank.exchange_counts(send, recv);
             if (step == 1) after = test::num_allocations.load();

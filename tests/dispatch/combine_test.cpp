@@ -225,7 +225,7 @@ TEST_CASE_TEMPLATE("dispatch/combine: the base may be y itself, and of a wider t
           1e-6);
 
     Problem<B, bf16> q(Choices(4, 2, 5), 66);
-    auto const base = test::random_values<float>(6, 4 * 66);
+    auto const base = test::random_values<float>(6, index_t(4) * 66);
     auto const d_base = test::to_backend(q.b, base);
     auto want = q.forward(false, false, false);
     for (std::size_t i = 0; i < want.size(); ++i) want[i] += double(base[i]);

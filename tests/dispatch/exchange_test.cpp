@@ -14,7 +14,7 @@ namespace {
 enum class Load { ragged, idle_ranks, one_expert, nothing };
 
 /// Rows that a rank routes to an expert.
-index_t rows_of(Load load, int rank, index_t expert, index_t experts) {
+index_t rows_of(Load load, index_t rank, index_t expert, index_t experts) {
     switch (load) {
     case Load::ragged:
         return (rank * 5 + expert * 3 + 1) % 4;
@@ -55,7 +55,13 @@ struct Bench {
             Buffer<std::byte, B>(b, exchange_staging_bytes(placement, rank, exchange.num_slots(),
                                                            exchange.num_rows(), row_bytes));
     }
-    ~Bench() { b.synchronize(); }
+    ~Bench() {
+        try {
+            b.synchronize();
+        } catch (std::exception const& e) {
+            FAIL_CHECK(e.what());
+        }
+    }
     void count(Load load) {
         index_t const experts = counts.num_experts();
         b.synchronize();
@@ -70,7 +76,7 @@ struct Bench {
 };
 
 /// What column h of a row says of where it comes from.
-double mark(int source, index_t expert, index_t i, index_t h) {
+double mark(index_t source, index_t expert, index_t i, index_t h) {
     return double(source * 1000000 + expert * 10000 + i * 100) + double(h % 89);
 }
 

@@ -83,7 +83,7 @@ static_assert(Communicator<Faulty, CpuBackend>);
 /// What the suite says of thread ranks with this fault; empty when it is content.
 std::string verdict(Fault fault) {
     try {
-        comm::ThreadWorld{3}.run([&](comm::Threads rank) {
+        comm::ThreadWorld{3}.run([&](comm::Threads const& rank) {
             testing::check_communicator(CpuBackend{}, Faulty{rank, fault});
         });
     } catch (testing::contract_violation const& e) {
@@ -94,7 +94,7 @@ std::string verdict(Fault fault) {
 std::string verdict_on_errors(Fault fault) {
     try {
         testing::check_communicator_errors(CpuBackend{}, [&](auto body) {
-            comm::ThreadWorld{2, {.timeout = 100ms}}.run([&](comm::Threads rank) {
+            comm::ThreadWorld{2, {.timeout = 100ms}}.run([&](comm::Threads const& rank) {
                 body(Faulty{rank, fault});
             });
         });

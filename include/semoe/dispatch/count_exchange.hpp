@@ -2,7 +2,6 @@
 
 #include "semoe/comm/concept.hpp"
 #include "semoe/core/error.hpp"
-#include "semoe/routing/placement.hpp"
 
 #include <algorithm>
 #include <span>
@@ -110,34 +109,12 @@ public:
         return n;
     }
     /// [E], rows of each expert that come before this rank's chunk in the global batch: those of
-    /// lower ranks and of this rank's earlier chunks. Stays as it was under limit().
+    /// lower ranks and of this rank's earlier chunks.
     std::span<index_t const> before(index_t chunk) const {
         return std::span(before_).subspan(std::size_t(chunk * experts_), std::size_t(experts_));
     }
-    /// [E], over all ranks and chunks. Stays as it was under limit().
+    /// [E], over all ranks and chunks.
     std::span<index_t const> total() const { return total_; }
-
-    /// Cuts rows() to what remains when an expert takes the first `capacity` rows of the global
-    /// batch, ranks and chunks in order: what every rank keeps under drop by position, known
-    /// without another message.
-    void limit(index_t capacity) {
-        for (index_t e = 0; e < experts_; ++e) {
-            index_t left = capacity;
-            for (int p = 0; p < comm_.size(); ++p)
-                for (index_t c = 0; c < chunks_; ++c) {
-                    index_t& n = received_[begin_of(p) + std::size_t(header + c * experts_ + e)];
-                    n = std::min(n, left);
-                    left -= n;
-                }
-        }
-    }
-    /// Rows that one rank's experts receive in one chunk.
-    index_t received_rows(Placement const& placement, int rank, index_t chunk) const {
-        index_t n = 0;
-        for (int p = 0; p < comm_.size(); ++p)
-            for (expert_id e : placement.experts_of(rank)) n += rows(p, chunk)[std::size_t(e)];
-        return n;
-    }
 
 private:
     static constexpr index_t header = 2; // status, tokens

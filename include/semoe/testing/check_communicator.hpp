@@ -197,22 +197,23 @@ private:
         wire.synchronize();
     }
 
+    static double part_value(index_t rank) { return double(rank) + 0.5; }
     void gather() {
         for (index_t n : {0, 1, 1000}) {
-            std::vector<double> part(std::size_t(n), rank() + 0.5);
+            std::vector<double> part(std::size_t(n), part_value(rank()));
             auto const mine = upload(part);
             Buffer<double, B> whole(b_, n * size());
             comm_.all_gather(b_, bytes(mine), as_writable_bytes(whole.view()));
             auto const got = download(whole.view());
             for (index_t i = 0; i < n * size(); ++i)
-                promise(got[std::size_t(i)] == double(i / n) + 0.5,
+                promise(got[std::size_t(i)] == part_value(i / n),
                         "all_gather puts the parts in rank order");
         }
     }
 
     /// Values whose sum depends on the order, so that only sums in rank order agree bit by bit.
     template <class Real>
-    static Real addend(int rank, index_t i) {
+    static Real addend(index_t rank, index_t i) {
         return Real(1) / Real(3 * rank + i % 7 + 1) * (rank % 2 ? Real(1000) : Real(-1));
     }
     template <class Real>
