@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <doctest/doctest.h>
@@ -155,6 +156,23 @@ TEST_CASE("backend/cpu: the lowest throwing index reaches the caller, whatever t
     }
 }
 
+TEST_CASE("backend/cpu: a lower task's error stands when a higher one throws after it") {
+    CpuBackend b{.threads = 2, .inline_us = 0};
+    for (int round = 0; round < 5; ++round) {
+        std::atomic<bool> both{false};
+        CHECK(thrown([&] {
+                  b.parallel_tasks(2, [&](index_t i, std::span<std::byte>) {
+                      if (i == 1) {
+                          both = true;
+                          std::this_thread::sleep_for(std::chrono::milliseconds(2));
+                      }
+                      while (!both) std::this_thread::yield();
+                      throw std::runtime_error("task " + std::to_string(i));
+                  });
+              }) == "task 0");
+    }
+}
+
 TEST_CASE("backend/cpu: an event shows errors of the work before it and no others") {
     CpuBackend b, forked = b.fork();
     forked.parallel_for(1, testing::detail::ThrowFn{"first ", 0});
@@ -162,7 +180,10 @@ TEST_CASE("backend/cpu: an event shows errors of the work before it and no other
     CHECK(thrown([&] { b.wait(forked.record()); }) == "first 0");
     CHECK_NOTHROW(forked.synchronize());
     cpu::Event const before = forked.record();
+    std::atomic<bool> thrown_by_now{false};
     forked.parallel_for(1, testing::detail::ThrowFn{"third ", 0});
+    forked.parallel_for(1, [&](index_t) { thrown_by_now = true; });
+    while (!thrown_by_now) std::this_thread::yield();
     CHECK_NOTHROW(b.wait(before));
     CHECK(thrown([&] { forked.synchronize(); }) == "third 0");
 }
