@@ -106,6 +106,26 @@ TEST_CASE("backend/pool: more submitters than jobs share the threads") {
     for (int g : good) CHECK(g == 1);
 }
 
+TEST_CASE("backend/pool: submitters that work at the same time have lanes of their own") {
+    Pool pool(1); // no other thread: each submitter runs its own tasks
+    std::atomic<int> arrived{0};
+    std::vector<int> lanes(3, -1);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+        threads.emplace_back([&, t] {
+            auto const task = [&](index_t, int lane) {
+                lanes[std::size_t(t)] = lane;
+                ++arrived;
+                while (arrived < 3) std::this_thread::yield();
+            };
+            pool.run(1, TaskRef(task));
+        });
+    for (std::thread& thread : threads) thread.join();
+    CHECK(lanes[0] != lanes[1]);
+    CHECK(lanes[0] != lanes[2]);
+    CHECK(lanes[1] != lanes[2]);
+}
+
 TEST_CASE("backend/pool: while_quiet runs alone among busy submitters") {
     Pool pool(3);
     std::atomic<int> running{0};
