@@ -165,6 +165,19 @@ TEST_CASE_TEMPLATE("ops/gemm: NaN and infinity reach only their own rows", B, SE
             CHECK(std::isnan(got[std::size_t(i * 20 + j)]) == (i == 2));
 }
 
+TEST_CASE_TEMPLATE("ops/gemm: an empty sum is zero, or what was there, and reads nothing", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b;
+    PaddedMatrix<float, B> c(b, 3, 40, 1);
+    MatrixView<float const, space_of<B>> const a{nullptr, 3, 0}, w{nullptr, 40, 0};
+    ops::gemm_nt(b, a, w, c.view(), ops::Accumulate::yes);
+    auto const kept = c.read(b);
+    for (index_t i = 0; i < 120; ++i) CHECK(kept[std::size_t(i)] == c(i / 40, i % 40));
+    ops::gemm_nt(b, a, w, c.view());
+    CHECK(c.read(b) == std::vector<float>(120, 0.0f));
+    CHECK(c.padding_intact(b));
+}
+
 TEST_CASE_TEMPLATE("ops/gemm: shapes that do not fit are refused by name", B, SEMOE_TEST_BACKENDS) {
     B b;
     PaddedMatrix<float, B> a(b, 3, 4, 1), w(b, 5, 4, 2), c(b, 3, 6, 3);

@@ -29,8 +29,8 @@ struct Operands {
       , panels(p)
       , depth(k)
       , a(random_values<float>(1, (m + 1) * (k + 3)))
-      , c(random_values<float>(2, m * p * 16))
-      , b(random_values<T>(3, p * 16 * k)) {
+      , c(random_values<float>(2, m * p * 16 + 1))
+      , b(random_values<T>(3, p * 16 * k + 1)) {
         product = {a.data(),
                    order == Order::by_rows ? k + 3 : 1,
                    order == Order::by_rows ? 1 : m + 1,
@@ -117,7 +117,7 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: a sum may be cut anywhere along k", T, floa
     for (Isa isa : all_isas) {
         if (!is_available(isa)) continue;
         Operands<T> const whole(13, 3, 50, Order::by_rows, false, false);
-        std::vector<float> parts(whole.c.size());
+        std::vector<float> parts = whole.c;
         for (index_t first = 0, count = 1; first < 50; first += count, ++count) {
             PanelProduct<T> part = whole.product;
             part.a = whole.a.data() + first;
@@ -139,8 +139,8 @@ TEST_CASE_TEMPLATE("ops/cpu/kernels: rows become a panel, zeros where there are 
             for (index_t depth : {0, 1, 7, 8, 16, 31, 50}) {
                 index_t const ld = depth + 2;
                 // Exactly as much as may be read, so that a sanitizer sees one element more.
-                index_t const readable = rows == 0 ? 0 : (rows - 1) * ld + depth;
-                auto const from = random_values<T>(5, readable);
+                index_t const readable = rows == 0 ? 1 : (rows - 1) * ld + depth;
+                auto const from = random_values<T>(5, std::max(readable, index_t(1)));
                 std::vector<float> panel(std::size_t(depth * 16 + 1), -7.0f);
                 ops::cpu::transpose(isa, from.data(), ld, rows, depth, panel.data());
                 bool ok = panel.back() == -7.0f;

@@ -71,9 +71,9 @@ public:
         for (index_t p = 0; p < panels; p += 2)
             if (p_.add && !in_place(p)) load_sums(p);
         index_t k = 0;
-        do { // once even for an empty sum, which is zero
+        do { // once even for an empty sum, which is zero and reads nothing
             index_t const depth = min(size_.depth, p_.depth - k);
-            pack_left(k, depth);
+            if (depth > 0) pack_left(k, depth);
             for (index_t p = 0; p < panels; p += 2)
                 multiply_pair(p, min(panels - p, index_t(2)), k, depth);
             k += depth;
@@ -113,6 +113,7 @@ private:
             widen(isa_, p_.a + k * p_.a_ld + m_, p_.a_ld, depth, rows_, left_, size_.left_column());
     }
     void multiply_pair(index_t p, index_t panels, index_t k, index_t depth) {
+        if (depth == 0) return multiply<float>(right_, pair, panel_columns, p, panels, k, depth);
         index_t const n = n_ + p * panel_columns;
         if (p_.right == Right::panels)
             return multiply(p_.w + n * p_.depth + k * panel_columns, panel_columns,

@@ -24,8 +24,8 @@ struct Avx2Kernels {
         index_t k = 0;
         std::make_integer_sequence<int, 8> const lines;
         for (; k + 8 <= depth; k += 8) {
-            transpose_8(from + k, ld, rows, out + k * 16, lines);
-            transpose_8(from + 8 * ld + k, ld, rows - 8, out + k * 16 + 8, lines);
+            transpose_8(from + k, ld, 0, rows, out + k * 16, lines);
+            transpose_8(from + k, ld, 8, rows, out + k * 16 + 8, lines);
         }
         for (; k < depth; ++k)
             for (int j = 0; j < 16; ++j)
@@ -158,10 +158,10 @@ private:
 
     /// Three rounds of exchanges between lines 1, 2 and 4 apart.
     template <class T, int... I>
-    SEMOE_AVX2 SEMOE_INLINE static void transpose_8(T const* from, index_t ld, int rows, float* out,
-                                                    std::integer_sequence<int, I...>) {
+    SEMOE_AVX2 SEMOE_INLINE static void transpose_8(T const* from, index_t ld, int first, int rows,
+                                                    float* out, std::integer_sequence<int, I...>) {
         __m256 x[8], t[8];
-        ((x[I] = I < rows ? load(from + I * ld) : _mm256_setzero_ps()), ...);
+        ((x[I] = first + I < rows ? load(from + (first + I) * ld) : _mm256_setzero_ps()), ...);
         ((t[I] = exchange_1<I % 2 != 0>(x[I & ~1], x[I | 1])), ...);
         ((x[I] = exchange_2<I % 2 != 0>(t[(I & ~3) + I / 2 % 2], t[(I & ~3) + I / 2 % 2 + 2])),
          ...);
