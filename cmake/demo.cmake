@@ -1,5 +1,5 @@
-# cmake -P cmake/demo.cmake   sets up, builds examples/train_lm, trains for a minute on the sources and
-#                             documents of this repository, and prints a sample of what was learnt.
+# cmake -P cmake/demo.cmake   sets up, builds examples/train_lm, trains for a minute on the sources
+#                             and documents of this repository, and prints a sample.
 
 set(needs build)
 include(${CMAKE_CURRENT_LIST_DIR}/setup.cmake)

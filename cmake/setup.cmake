@@ -1,5 +1,6 @@
-# Finds what a build needs and installs what is missing. Included by test.cmake and demo.cmake, which
-# set `needs` to some of: build tests full. Ends the script with one line to run where it may not install.
+# Finds what a build needs and installs what is missing. Included by test.cmake and demo.cmake,
+# which set `needs` to some of: build tests full. Ends the script with one line to run where it may
+# not install.
 
 if(CMAKE_VERSION VERSION_LESS 3.24)
     message(FATAL_ERROR "semoe needs CMake 3.24 or later and this is ${CMAKE_VERSION}. "

@@ -1,5 +1,5 @@
-# What train_lm promises: a resumed run is the uninterrupted one byte for byte, no run is overwritten,
-# ctrl-C saves and ends well, bad flags and texts are refused by name.
+# What train_lm promises: a resumed run is the uninterrupted one byte for byte, no run is
+# overwritten, ctrl-C saves and ends well, bad flags and texts are refused by name.
 #   cmake -DTRAIN=train_lm -DOUT=folder -P test.cmake
 
 file(REMOVE_RECURSE ${OUT})

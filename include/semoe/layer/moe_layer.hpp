@@ -10,6 +10,7 @@
 #include "semoe/layer/stages.hpp"
 #include "semoe/ops/gemm.hpp"
 #include "semoe/ops/reduce.hpp"
+#include "semoe/ops/worker_scratch.hpp"
 #include "semoe/optim/concept.hpp"
 #include "semoe/routing/placement.hpp"
 #include "semoe/schedule/sequential.hpp"
@@ -149,6 +150,7 @@ public:
                                "DifferentiableExpert)");
             blocks_.declare_gradients(backend_);
         }
+        ops::reserve_worker_scratch(backend_);
         return Context(backend_, comm_, placement_, shape_of(max_tokens, mode));
     }
 

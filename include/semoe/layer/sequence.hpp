@@ -169,7 +169,7 @@ public:
 
     /// As the tier's own. @cost one look-up more, and one announcement when a layer begins
     template <class B>
-    auto acquire(B& b, BlockKey key, Access access) {
+    [[nodiscard]] auto acquire(B& b, BlockKey key, Access access) {
         check<B>();
         auto lease = tier().acquire(b, key, access);
         std::lock_guard lock(state_->mutex);

@@ -96,7 +96,7 @@ public:
     /// @sync b waits for the block; the host too if b's queue is inline
     /// @cost on a hit one look-up; else looks at every slot of the kind, one transfer, and one more
     ///       before it if the evicted block was dirty. No allocation
-    lease_type acquire(B& b, BlockKey key, Access access) {
+    [[nodiscard]] lease_type acquire(B& b, BlockKey key, Access access) {
         typename State::Slot& slot = state_->acquire(b, key, access);
         return lease_type(state_, slot, slot.bytes(), b, access);
     }

@@ -146,7 +146,7 @@ public:
 
     /// @throws precondition_error naming the key when there is no such block
     /// @sync enqueues waits for other queues' work on the block @cost no allocation
-    lease_type acquire(B& b, BlockKey key, Access access) {
+    [[nodiscard]] lease_type acquire(B& b, BlockKey key, Access access) {
         std::unique_lock lock(state_->mutex);
         Slot& slot = detail::declared<precondition_error>(state_->blocks, key, name);
         ++state_->counters.acquires;

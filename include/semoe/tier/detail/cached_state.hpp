@@ -18,7 +18,7 @@ namespace semoe::tier::detail {
 
 /// What the copies of a Cached share.
 ///
-/// `mutex_` guards the bookkeeping and is never held while the host waits for queued work.
+/// `mutex_` guards the bookkeeping and is never held while the host waits for a transfer.
 /// `settling_`, taken before it, is held by whoever waits for transfers that may have failed. A
 /// queue tells of a failure once, to whoever waits first; so one waits at a time, and after a
 /// failure every load is forgotten that nobody has seen succeed.

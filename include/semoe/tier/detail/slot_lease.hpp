@@ -13,7 +13,7 @@ namespace semoe::tier::detail {
 /// when it dies.
 /// @tparam State  what the tier's handles share: `release(Slot&, B&, Access) noexcept`
 template <class State, class Slot, class B>
-class [[nodiscard]] SlotLease {
+class SlotLease {
 public:
     SlotLease(std::shared_ptr<State> tier, Slot& slot, Bytes<space_of<B>> bytes, B const& queue,
               Access access)
