@@ -132,11 +132,12 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
     CHECK(equal_within(dx, g.dx, n.gradient_tolerance));
     auto const named = named_gradients(g);
     CHECK(named.size() == gradients.size());
-    for (auto const& [name, values] : named) {
+    for (auto const& expected_gradient : named) {
+        std::string const& name = expected_gradient.first; // clang 14 captures no binding
         CAPTURE(name);
         auto const it = gradients.find(name);
         REQUIRE(it != gradients.end());
-        CHECK(equal_within(it->second, values, n.gradient_tolerance));
+        CHECK(equal_within(it->second, expected_gradient.second, n.gradient_tolerance));
     }
 }
 
