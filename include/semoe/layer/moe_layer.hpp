@@ -521,7 +521,8 @@ private:
         ops::fill(backend_, view_as<Real>(lease.bytes()), Real(0));
     }
     void rebuild_derived(expert_id id) {
-        if (id == router_block) return;
+        auto const& layout = blocks_.layout(id);
+        if (layout.elements() == layout.primary_elements()) return;
         auto const rebuild = [&](auto const& x) {
             if constexpr (HasDerivedSlices<std::remove_cvref_t<decltype(x)>, B>) {
                 auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);

@@ -37,7 +37,7 @@ public:
                         continue;
                     order.push_back(index_t(l));
                     state_.upcoming.push_back(key);
-                    if (gradients)
+                    if (gradients && blocks_.has_gradient(experts[l]))
                         state_.upcoming.push_back(blocks_.key(experts[l], BlockKind::gradient));
                 }
             state_.order_end[std::size_t(c)] = order.size();
