@@ -35,3 +35,20 @@ TEST_CASE("layer/moe_layer: a sigmoid gate with a bias equals the dense referenc
             test::Scalar<Silu>::value, test::Scalar<Silu>::derivative);
     }
 }
+
+TEST_CASE("layer/moe_layer: 4096 experts, nearly all without a row, equal the dense reference") {
+    for (int ranks = 1; ranks <= 3; ++ranks)
+        for (bool const one_hot : {false, true}) {
+            CAPTURE(ranks);
+            CAPTURE(one_hot);
+            test::Combination n{.hidden = 3, .intermediate = 2, .ranks = ranks, .chunks = 3};
+            n.one_hot = one_hot;
+            n.config.aux_loss_weight = 0.1;
+            using Silu = ops::activation::Silu;
+            test::check_combination(
+                n, gate::TopK<gate::Softmax>{.num_experts = 4096, .top_k = 5},
+                test::reference_gate("softmax", 5),
+                expert::SwiGlu<double>{.hidden = n.hidden, .intermediate = n.intermediate},
+                test::Scalar<Silu>::value, test::Scalar<Silu>::derivative);
+        }
+}

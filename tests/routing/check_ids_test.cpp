@@ -23,7 +23,7 @@ TEST_CASE_TEMPLATE("routing/check_ids: names the first token that no gate could 
     CHECK(first_bad(good) == -1);
     CHECK(first_bad({}) == -1);
     CHECK(first_bad({-1, -1, -1}) == -1);
-    for (std::size_t at : {0, 70, 149}) {
+    for (std::size_t const at : {0u, 70u, 149u}) {
         auto bad = good;
         bad[at * 3 + 1] = 6;
         CHECK(first_bad(bad) == index_t(at));

@@ -33,7 +33,7 @@ TEST_CASE_TEMPLATE("routing/check_logits: names the first token that is not fini
     for (double bad :
          {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
           -std::numeric_limits<double>::infinity()})
-        for (std::size_t at : {0, 63, 64, 150, 200}) {
+        for (std::size_t const at : {0u, 63u, 64u, 150u, 200u}) {
             auto logits = test::random_values<float>(1, T * E, 1e30);
             CHECK(first_bad(b, logits, T, E) == -1);
             logits[at * 5 + 4] = float(bad);

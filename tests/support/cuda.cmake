@@ -40,3 +40,11 @@ foreach(order IN LISTS cuda_orders)
     set_tests_properties(cuda/${order} PROPERTIES LABELS cuda TIMEOUT 300
         ENVIRONMENT SOFTGPU_SCHEDULE=${order})
 endforeach()
+if(SEMOE_CUDA_TEST_LAUNCHER) # more orders, of a step that uses all the queues there are
+    foreach(seed RANGE 4 10)
+        add_test(NAME cuda/step/random:${seed} COMMAND ${SEMOE_CUDA_TEST_LAUNCHER}
+            $<TARGET_FILE:cuda_tests> "-tc=*a step through one or two slots*")
+        set_tests_properties(cuda/step/random:${seed} PROPERTIES LABELS cuda TIMEOUT 300
+            FAIL_REGULAR_EXPRESSION "test cases: +0 " ENVIRONMENT SOFTGPU_SCHEDULE=random:${seed})
+    endforeach()
+endif()

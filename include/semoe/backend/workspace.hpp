@@ -3,8 +3,6 @@
 #include "semoe/backend/buffer.hpp"
 #include "semoe/core/error.hpp"
 
-#include <string>
-
 namespace semoe {
 
 /// A bump allocator over one block of memory. Over no memory it only counts, so the code that
@@ -26,10 +24,7 @@ public:
         index_t const begin = used_;
         used_ += bytes;
         if (!memory_.data) return {nullptr, n};
-        expects(used_ <= memory_.size, [&] {
-            return "Arena: " + std::to_string(used_) + " bytes needed, " +
-                   std::to_string(memory_.size) + " reserved";
-        });
+        expects(used_ <= memory_.size, "Arena: {} bytes needed, {} reserved", used_, memory_.size);
         return {reinterpret_cast<T*>(memory_.data + begin), n};
     }
     template <class T>

@@ -3,11 +3,11 @@
 #include "semoe/comm/arrival.hpp"
 #include "semoe/comm/concept.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <string>
 
 namespace semoe::comm {
 
@@ -26,10 +26,8 @@ public:
 
     /// recv = send. @throws precondition_error naming both sizes when they differ
     void exchange_counts(std::span<index_t const> send, std::span<index_t> recv) {
-        expects(send.size() == recv.size(), [&] {
-            return "comm::Self: exchange_counts of " + std::to_string(send.size()) +
-                   " numbers into " + std::to_string(recv.size());
-        });
+        expects(send.size() == recv.size(), "comm::Self: exchange_counts of {} numbers into {}",
+                send.size(), recv.size());
         count();
         if (send.data() != recv.data()) std::copy(send.begin(), send.end(), recv.begin());
     }
@@ -44,8 +42,8 @@ public:
         expects(send_counts.size() == 1 && recv_counts.size() == 1,
                 "comm::Self: all_to_all_rows takes one count a side");
         expects(send_counts[0] == recv_counts[0] && send_counts[0] >= 0, [&] {
-            return "comm::Self: all_to_all_rows sends " + std::to_string(send_counts[0]) +
-                   " rows and expects " + std::to_string(recv_counts[0]);
+            return message("comm::Self: all_to_all_rows sends {} rows and expects {}",
+                           send_counts[0], recv_counts[0]);
         });
         count();
         copy(b, send, recv, send_counts[0] * index_t(row_bytes));
@@ -82,10 +80,8 @@ private:
 
     template <Backend B>
     static void copy(B& b, ConstBytes<space_of<B>> from, Bytes<space_of<B>> to, index_t bytes) {
-        expects(bytes <= from.size && bytes <= to.size, [&] {
-            return "comm::Self: " + std::to_string(bytes) + " bytes to move out of " +
-                   std::to_string(from.size) + " into " + std::to_string(to.size);
-        });
+        expects(bytes <= from.size && bytes <= to.size,
+                "comm::Self: {} bytes to move out of {} into {}", bytes, from.size, to.size);
         if (bytes > 0 && from.data != to.data) b.copy(to.data, from.data, std::size_t(bytes));
     }
 

@@ -4,6 +4,7 @@
 #include "semoe/comm/concept.hpp"
 #include "semoe/comm/detail/sum_ranks.hpp"
 #include "semoe/comm/detail/thread_state.hpp"
+#include "semoe/core/message.hpp"
 
 #include <algorithm>
 #include <mutex>
@@ -51,9 +52,8 @@ public:
         std::size_t const ranks = std::size_t(size()), m = send.size() / ranks;
         detail::Turn turn(*state_, rank_, {"exchange_counts", index_t(m), "numbers a rank"});
         turn.demand(send.size() == m * ranks && recv.size() == send.size(), [&] {
-            return std::to_string(send.size()) + " numbers to send and " +
-                   std::to_string(recv.size()) + " to receive are not equal parts for " +
-                   std::to_string(ranks) + " ranks";
+            return message("{} numbers to send and {} to receive are not equal parts for {} ranks",
+                           send.size(), recv.size(), ranks);
         });
         turn.show(send.data());
         turn.enter();
@@ -84,23 +84,20 @@ public:
         index_t const row = index_t(row_bytes);
         detail::Turn turn(*state_, rank_, on<B>("all_to_all_rows", row, "bytes a row"));
         turn.demand(int(send_counts.size()) == size() && int(recv_counts.size()) == size(), [&] {
-            return std::to_string(send_counts.size()) + " and " +
-                   std::to_string(recv_counts.size()) + " counts for " + std::to_string(size()) +
-                   " ranks";
+            return message("{} and {} counts for {} ranks", send_counts.size(), recv_counts.size(),
+                           size());
         });
         index_t rows_out = 0, rows_in = 0;
         for (std::size_t p = 0; p < send_counts.size(); ++p) {
-            turn.demand(send_counts[p] >= 0 && recv_counts[p] >= 0, [&] {
-                return "the rows to or from rank " + std::to_string(p) + " are negative";
-            });
+            turn.demand(send_counts[p] >= 0 && recv_counts[p] >= 0,
+                        [&] { return message("the rows to or from rank {} are negative", p); });
             rows_out += send_counts[p];
             rows_in += recv_counts[p];
         }
         turn.demand(rows_out * row <= send.size && rows_in * row <= recv.size, [&] {
-            return std::to_string(rows_out) + " rows out of " + std::to_string(send.size) +
-                   " bytes and " + std::to_string(rows_in) + " rows into " +
-                   std::to_string(recv.size) + " bytes, of " + std::to_string(row) +
-                   " bytes a row, do not fit";
+            return message("{} rows out of {} bytes and {} rows into {} bytes, of "
+                           "{} bytes a row, do not fit",
+                           rows_out, send.size, rows_in, recv.size, row);
         });
         turn.show(b, send.data);
         turn.show_rows(send_counts, recv_counts);
@@ -131,8 +128,7 @@ public:
     SEMOE_NOINLINE void all_gather(B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole) {
         detail::Turn turn(*state_, rank_, on<B>("all_gather", part.size, "bytes a rank"));
         turn.demand(whole.size == part.size * size(), [&] {
-            return std::to_string(size()) + " parts of " + std::to_string(part.size) +
-                   " bytes do not make " + std::to_string(whole.size);
+            return message("{} parts of {} bytes do not make {}", size(), part.size, whole.size);
         });
         turn.show(b, part.data);
         turn.enter();
@@ -187,8 +183,8 @@ public:
         detail::Turn turn(*state_, rank_, on<B>("reduce_scatter_sum", v.size, number_unit<Real>()));
         index_t const first = part_begin(v.size, rank_), mine = part_size(v.size, rank_);
         turn.demand(out.size == mine, [&] {
-            return "out has " + std::to_string(out.size) + " elements, the part of rank " +
-                   std::to_string(rank_) + " has " + std::to_string(mine);
+            return message("out has {} elements, the part of rank {} has {}", out.size, rank_,
+                           mine);
         });
         turn.show(b, v.data);
         turn.enter();
@@ -296,9 +292,7 @@ public:
     int size() const { return state_->size; }
     /// @throws precondition_error naming the rank that does not exist
     Threads rank(int r) const {
-        expects(r >= 0 && r < size(), [&] {
-            return "comm::ThreadWorld: rank " + std::to_string(r) + " of " + std::to_string(size());
-        });
+        expects(r >= 0 && r < size(), "comm::ThreadWorld: rank {} of {}", r, size());
         return {state_, r};
     }
     /// As Threads::abort, for a thread that is no rank.
@@ -344,15 +338,11 @@ public:
 
 private:
     static CommTopology nodes(int num_ranks, ThreadOptions const& options) {
-        expects(num_ranks >= 1 && num_ranks <= max_ranks, [&] {
-            return "comm::ThreadWorld: " + std::to_string(num_ranks) + " ranks, must lie in [1, " +
-                   std::to_string(max_ranks) + "]";
-        });
+        expects(num_ranks >= 1 && num_ranks <= max_ranks,
+                "comm::ThreadWorld: {} ranks, must lie in [1, {}]", num_ranks, max_ranks);
         int const width = options.ranks_per_node == 0 ? num_ranks : options.ranks_per_node;
-        expects(width > 0 && num_ranks % width == 0, [&] {
-            return "comm::ThreadWorld: ranks_per_node is " + std::to_string(width) +
-                   ", must divide " + std::to_string(num_ranks) + " ranks";
-        });
+        expects(width > 0 && num_ranks % width == 0,
+                "comm::ThreadWorld: ranks_per_node is {}, must divide {} ranks", width, num_ranks);
         return {width, num_ranks / width};
     }
 

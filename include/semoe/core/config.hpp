@@ -41,3 +41,5 @@
 #define SEMOE_TARGET(isa) __attribute__((target(isa)))
 #define SEMOE_INLINE inline __attribute__((always_inline))
 #define SEMOE_NOINLINE __attribute__((noinline))
+/// What runs once, to build or to refuse: small code instead of fast code.
+#define SEMOE_COLD __attribute__((cold, noinline))

@@ -1,5 +1,10 @@
 #pragma once
 
+#include "semoe/core/config.hpp"
+#include "semoe/core/message.hpp"
+
+#include <concepts>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -26,17 +31,31 @@ struct data_error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// Throws precondition_error with `what` unless `ok`.
-/// `what` names the offending shape or value; build it lazily with the overload below
-/// where the text needs formatting.
-inline void expects(bool ok, char const* what) {
-    if (!ok) throw precondition_error(what);
+namespace detail {
+
+[[noreturn]] SEMOE_COLD inline void refuse(std::string const& what) {
+    throw precondition_error(what);
 }
-/// As above; `describe()` makes the text only when it is needed, so the good path never allocates.
+[[noreturn]] SEMOE_COLD inline void refuse(char const* format,
+                                           std::initializer_list<MessagePart> parts) {
+    refuse(format_message(format, parts));
+}
+
+} // namespace detail
+
+/// Throws precondition_error unless `ok`. The message names the offending shape or value: each {}
+/// in `format` is replaced by the next of the parts, as message() does. Nothing is allocated, and
+/// no text made, while all is well.
+template <class... Parts>
+    requires(std::convertible_to<Parts const&, detail::MessagePart>&&...)
+void expects(bool ok, char const* format, Parts const&... parts) {
+    if (!ok) detail::refuse(format, {detail::MessagePart(parts)...});
+}
+/// As above where the parts themselves cost something: `describe()` makes the text when needed.
 template <class Describe>
     requires requires(Describe const& d) { std::string(d()); }
-inline void expects(bool ok, Describe const& describe) {
-    if (!ok) throw precondition_error(describe());
+void expects(bool ok, Describe const& describe) {
+    if (!ok) detail::refuse(std::string(describe()));
 }
 
 } // namespace semoe

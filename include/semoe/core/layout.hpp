@@ -1,9 +1,9 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
-#include <string>
 #include <string_view>
 
 namespace semoe {
@@ -71,7 +71,7 @@ public:
     Slice const& slice(std::string_view name) const {
         for (Slice const& s : *this)
             if (s.name == name) return s;
-        throw precondition_error("BlockLayout: no slice named " + std::string(name));
+        throw precondition_error(message("BlockLayout: no slice named {}", name));
     }
     bool contains(std::string_view name) const {
         for (Slice const& s : *this)

@@ -7,7 +7,6 @@
 #include "semoe/ops/detail/segment.hpp"
 
 #include <cstdint>
-#include <string>
 
 namespace semoe {
 
@@ -139,27 +138,20 @@ struct CombineBaseBackward {
 
 template <class Space>
 void expect_per_token(char const* name, char const* what, index_t size, index_t num_tokens) {
-    expects(size == 0 || size == num_tokens, [&] {
-        return std::string(name) + ": " + what + " has " + std::to_string(size) + " elements for " +
-               std::to_string(num_tokens) + " tokens";
-    });
+    expects(size == 0 || size == num_tokens, "{}: {} has {} elements for {} tokens", name, what,
+            size, num_tokens);
 }
 template <class A, class Z, class Space>
 void expect_tokens(char const* name, MatrixView<A, Space> per_token, MatrixView<Z, Space> rows,
                    MatrixView<index_t const, Space> slot_of) {
-    expects(per_token.rows == slot_of.rows && per_token.cols == rows.cols, [&] {
-        return std::string(name) + ": tokens are " + ops::detail::shape_text(per_token) +
-               ", slots " + ops::detail::shape_text(rows) + ", slot_of " +
-               ops::detail::shape_text(slot_of);
-    });
+    expects(per_token.rows == slot_of.rows && per_token.cols == rows.cols,
+            "{}: tokens are {}, slots {}, slot_of {}", name, per_token, rows, slot_of);
 }
 template <class T, class Space>
 void expect_base(char const* name, TokenBase<T, Space> const& base, index_t num_tokens,
                  index_t hidden) {
-    expects(!base.rows.data || (base.rows.rows == num_tokens && base.rows.cols == hidden), [&] {
-        return std::string(name) + ": the base is " + ops::detail::shape_text(base.rows) +
-               " for tokens of [" + std::to_string(num_tokens) + "," + std::to_string(hidden) + "]";
-    });
+    expects(!base.rows.data || (base.rows.rows == num_tokens && base.rows.cols == hidden),
+            "{}: the base is {} for tokens of [{},{}]", name, base.rows, num_tokens, hidden);
     expect_per_token<Space>(name, "the base's factor", base.factor.size, num_tokens);
 }
 
@@ -185,10 +177,8 @@ void combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
              MatrixView<T, space_of<B>> y) {
     using S = space_of<B>;
     detail::expect_tokens("combine", y, rows, slot_of);
-    expects(weights.rows == slot_of.rows && weights.cols == slot_of.cols, [&] {
-        return "combine: weights are " + ops::detail::shape_text(weights) + ", slot_of " +
-               ops::detail::shape_text(slot_of);
-    });
+    expects(weights.rows == slot_of.rows && weights.cols == slot_of.cols,
+            "combine: weights are {}, slot_of {}", weights, slot_of);
     detail::expect_base("combine", base, y.rows, y.cols);
     detail::expect_per_token<S>("combine", "the mask", mask.size, y.rows);
     b.parallel_for(y.rows * ops::detail::segments_of(y.cols),
@@ -224,15 +214,10 @@ void combine_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>
     detail::expect_tokens("combine_backward", dy, rows, slot_of);
     expects(weights.rows == slot_of.rows && weights.cols == slot_of.cols &&
                 d_weights.rows == slot_of.rows && d_weights.cols == slot_of.cols,
-            [&] {
-                return "combine_backward: weights are " + ops::detail::shape_text(weights) +
-                       ", d_weights " + ops::detail::shape_text(d_weights) + ", slot_of " +
-                       ops::detail::shape_text(slot_of);
-            });
-    expects(d_rows.rows == rows.rows && d_rows.cols == rows.cols, [&] {
-        return "combine_backward: rows are " + ops::detail::shape_text(rows) + ", d_rows " +
-               ops::detail::shape_text(d_rows);
-    });
+            "combine_backward: weights are {}, d_weights {}, slot_of {}", weights, d_weights,
+            slot_of);
+    expects(d_rows.rows == rows.rows && d_rows.cols == rows.cols,
+            "combine_backward: rows are {}, d_rows {}", rows, d_rows);
     detail::expect_per_token<S>("combine_backward", "the mask", mask.size, dy.rows);
     b.parallel_for(
         slot_of.rows * slot_of.cols,
@@ -255,10 +240,8 @@ void combine_base_backward(B& b, MatrixView<T, space_of<B>> dy, TokenBase<Base, 
     using S = space_of<B>;
     expects(base.rows.data || dy.rows == 0, "combine_base_backward: the base has no rows");
     detail::expect_base("combine_base_backward", base, dy.rows, dy.cols);
-    expects(d_base.rows == dy.rows && d_base.cols == dy.cols, [&] {
-        return "combine_base_backward: dy is " + ops::detail::shape_text(dy) + ", d_base " +
-               ops::detail::shape_text(d_base);
-    });
+    expects(d_base.rows == dy.rows && d_base.cols == dy.cols,
+            "combine_base_backward: dy is {}, d_base {}", dy, d_base);
     detail::expect_per_token<S>("combine_base_backward", "the mask", mask.size, dy.rows);
     detail::expect_per_token<S>("combine_base_backward", "d_factor", d_factor.size, dy.rows);
     b.parallel_for(dy.rows, detail::CombineBaseBackward<std::remove_const_t<T>, Base, S>{

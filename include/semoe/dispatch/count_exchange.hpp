@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -30,10 +29,9 @@ public:
       : comm_(std::move(comm))
       , max_chunks_(max_chunks)
       , experts_(num_experts) {
-        expects(max_chunks >= 1 && num_experts >= 1, [&] {
-            return "CountExchange: " + std::to_string(max_chunks) + " chunks of " +
-                   std::to_string(num_experts) + " experts, at least one of each needed";
-        });
+        expects(max_chunks >= 1 && num_experts >= 1,
+                "CountExchange: {} chunks of {} experts, at least one of each needed", max_chunks,
+                num_experts);
         std::size_t const whole = std::size_t(header + max_chunks * num_experts) * ranks();
         send_.resize(whole);
         received_.resize(whole);
@@ -47,10 +45,8 @@ public:
     /// Starts a forward of so many chunks, the same number on every rank.
     /// @pre queued work that reads or writes memory of this object has been synchronised
     void begin(index_t chunks) {
-        expects(chunks >= 1 && chunks <= max_chunks_, [&] {
-            return "CountExchange: " + std::to_string(chunks) + " chunks, made for at most " +
-                   std::to_string(max_chunks_);
-        });
+        expects(chunks >= 1 && chunks <= max_chunks_,
+                "CountExchange: {} chunks, made for at most {}", chunks, max_chunks_);
         chunks_ = chunks;
         std::fill_n(send_.begin(), part(), index_t(0));
     }

@@ -9,7 +9,6 @@
 #include "semoe/routing/placement.hpp"
 
 #include <algorithm>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -69,10 +68,7 @@ struct ExchangeShape {
 };
 
 inline void expect_memory(char const* what, index_t bytes, index_t needed) {
-    expects(bytes >= needed, [&] {
-        return std::string("Exchange: ") + what + " has " + std::to_string(bytes) + " bytes, " +
-               std::to_string(needed) + " needed";
-    });
+    expects(bytes >= needed, "Exchange: {} has {} bytes, {} needed", what, bytes, needed);
 }
 
 } // namespace detail
@@ -128,10 +124,9 @@ public:
     /// @pre the queue has been synchronised since the last assign()
     /// @sync enqueues
     void assign(B& b, CountExchange<C> const& counts, index_t chunk, Bytes<space> table) {
-        expects(counts.num_experts() == placement_.num_experts(), [&] {
-            return "Exchange: counts of " + std::to_string(counts.num_experts()) +
-                   " experts for a placement of " + std::to_string(placement_.num_experts());
-        });
+        expects(counts.num_experts() == placement_.num_experts(),
+                "Exchange: counts of {} experts for a placement of {}", counts.num_experts(),
+                placement_.num_experts());
         count_slots(counts.rows(comm_.rank(), chunk));
         count_rows(counts, chunk);
         if (table_.empty()) return;
@@ -211,22 +206,16 @@ private:
     };
 
     static void check_ranks(C const& comm, Placement const& placement) {
-        expects(placement.num_ranks() == comm.size(), [&] {
-            return "Exchange: a placement on " + std::to_string(placement.num_ranks()) +
-                   " ranks, the communicator has " + std::to_string(comm.size());
-        });
+        expects(placement.num_ranks() == comm.size(),
+                "Exchange: a placement on {} ranks, the communicator has {}", placement.num_ranks(),
+                comm.size());
     }
     template <class A, class Z>
     void check(char const* name, MatrixView<A, space> slots, MatrixView<Z, space> rows) const {
         expects(slots.rows == num_slots_ && rows.rows == num_rows() && slots.cols == rows.cols &&
                     slots.ld == slots.cols && rows.ld == rows.cols,
-                [&] {
-                    return std::string("Exchange: ") + name + ": slots are " +
-                           ops::detail::shape_text(slots) + " and rows " +
-                           ops::detail::shape_text(rows) + ", dense matrices of " +
-                           std::to_string(num_slots_) + " and " + std::to_string(num_rows()) +
-                           " rows needed";
-                });
+                "Exchange: {}: slots are {} and rows {}, dense matrices of {} and {} rows needed",
+                name, slots, rows, num_slots_, num_rows());
     }
 
     Arena<space> staging_arena(Bytes<space> staging, std::size_t bytes_a_row) const {

@@ -2,8 +2,6 @@
 
 #include "semoe/expert/concept.hpp"
 
-#include <string>
-
 namespace semoe::expert {
 
 namespace detail {
@@ -52,9 +50,7 @@ struct Identity {
 
     /// @throws precondition_error
     void validate() const {
-        expects(hidden >= 1, [&] {
-            return "expert::Identity: hidden is " + std::to_string(hidden) + ", must be at least 1";
-        });
+        expects(hidden >= 1, "expert::Identity: hidden is {}, must be at least 1", hidden);
     }
     template <Backend B>
     BlockLayout layout(B const&) const {

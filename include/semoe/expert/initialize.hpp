@@ -4,10 +4,10 @@
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/layout.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/rng.hpp"
 
 #include <cmath>
-#include <string>
 #include <string_view>
 
 namespace semoe::expert {
@@ -47,8 +47,8 @@ void initialize(B& b, BlockLayout const& layout, std::uint64_t seed, BlockKey ke
                 Bytes<space_of<B>> block) {
     auto const weights = view_as<T>(block);
     expects(weights.size >= layout.primary_elements(), [&] {
-        return "expert::initialize: the block has " + std::to_string(weights.size) +
-               " elements, its layout " + std::to_string(layout.primary_elements());
+        return message("expert::initialize: the block has {} elements, its layout {}", weights.size,
+                       layout.primary_elements());
     });
     // The upper half is no step that training reaches: gates draw from other streams.
     RngKey const rng{seed, 1ull << 63 | std::uint64_t(std::uint32_t(key.expert)),

@@ -3,7 +3,6 @@
 #include "semoe/expert/concept.hpp"
 
 #include <concepts>
-#include <string>
 
 namespace semoe::expert {
 
@@ -35,11 +34,10 @@ struct WithShared {
     void validate() const {
         if constexpr (requires { routed.validate(); }) routed.validate();
         if constexpr (requires { shared.validate(); }) shared.validate();
-        expects(hidden == index_t(routed.hidden) && hidden == index_t(shared.hidden), [&] {
-            return "expert::WithShared: hidden is " + std::to_string(hidden) + ", the routed " +
-                   std::to_string(routed.hidden) + ", the shared " + std::to_string(shared.hidden) +
-                   "; they must be equal";
-        });
+        expects(hidden == index_t(routed.hidden) && hidden == index_t(shared.hidden),
+                "expert::WithShared: hidden is {}, the routed {}, the shared {}; "
+                "they must be equal",
+                hidden, routed.hidden, shared.hidden);
     }
 
     template <Backend B>

@@ -4,7 +4,6 @@
 #include "semoe/routing/assignment.hpp"
 
 #include <concepts>
-#include <string>
 #include <type_traits>
 
 namespace semoe {
@@ -122,14 +121,10 @@ constexpr bool needs_global_batch() {
 /// @throws precondition_error naming the value that is out of range
 template <class G>
 void validate_gate(G const& gate) {
-    expects(gate.num_experts >= 1, [&] {
-        return "gate: num_experts is " + std::to_string(gate.num_experts) + ", must be at least 1";
-    });
+    expects(gate.num_experts >= 1, "gate: num_experts is {}, must be at least 1", gate.num_experts);
     index_t const slots = slots_per_token(gate);
-    expects(slots >= 1 && slots <= gate.num_experts, [&] {
-        return "gate: top_k is " + std::to_string(slots) +
-               ", must lie in [1, num_experts = " + std::to_string(gate.num_experts) + "]";
-    });
+    expects(slots >= 1 && slots <= gate.num_experts,
+            "gate: top_k is {}, must lie in [1, num_experts = {}]", slots, gate.num_experts);
     if constexpr (requires { gate.validate(); }) gate.validate();
 }
 

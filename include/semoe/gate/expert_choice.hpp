@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/workspace.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/gate/concept.hpp"
 #include "semoe/gate/detail/shapes.hpp"
 #include "semoe/gate/detail/softmax_backward.hpp"
@@ -9,7 +10,6 @@
 #include "semoe/routing/capacity.hpp"
 
 #include <algorithm>
-#include <string>
 #include <type_traits>
 
 namespace semoe::gate {
@@ -119,10 +119,8 @@ struct ExpertChoice {
 
     /// @throws precondition_error naming the value
     void validate() const {
-        expects(capacity_factor > 0, [&] {
-            return "gate::ExpertChoice: capacity_factor is " + std::to_string(capacity_factor) +
-                   ", must be positive";
-        });
+        expects(capacity_factor > 0, "gate::ExpertChoice: capacity_factor is {}, must be positive",
+                capacity_factor);
     }
 
     /// @param input  logits [T,E]; mask if there is one; scratch_bytes(T) of scratch
@@ -136,8 +134,8 @@ struct ExpertChoice {
         index_t const T = input.logits.rows;
         detail::expects_shapes("gate::ExpertChoice", input, out, num_experts, num_experts);
         expects(input.scratch.size >= scratch_bytes(T), [&] {
-            return "gate::ExpertChoice: scratch has " + std::to_string(input.scratch.size) +
-                   " bytes, " + std::to_string(scratch_bytes(T)) + " needed";
+            return message("gate::ExpertChoice: scratch has {} bytes, {} needed",
+                           input.scratch.size, scratch_bytes(T));
         });
         Arena<S> arena(input.scratch);
         detail::ExpertChoiceScratch<Real, S> const scratch(arena, num_experts, most_tokens(T));

@@ -5,7 +5,6 @@
 #include "semoe/ops/topk.hpp"
 #include "semoe/routing/log_sum_exp.hpp"
 
-#include <string>
 #include <type_traits>
 
 namespace semoe::gate {
@@ -101,9 +100,8 @@ struct Switch {
 
     /// @throws precondition_error naming the value
     void validate() const {
-        expects(jitter >= 0 && jitter < 1, [&] {
-            return "gate::Switch: jitter is " + std::to_string(jitter) + ", must lie in [0, 1)";
-        });
+        expects(jitter >= 0 && jitter < 1, "gate::Switch: jitter is {}, must lie in [0, 1)",
+                jitter);
     }
 
     /// @param input  logits [T,E], rng, first_token, training; mask if there is one

@@ -206,10 +206,7 @@ struct TopK {
     template <Backend B, class Real>
     void forward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> out) const {
         detail::expects_shapes("gate::TopK", input, out, num_experts, top_k);
-        expects(top_k <= num_experts, [&] {
-            return "gate::TopK: top_k is " + std::to_string(top_k) + " of " +
-                   std::to_string(num_experts) + " experts";
-        });
+        expects(top_k <= num_experts, "gate::TopK: top_k is {} of {} experts", top_k, num_experts);
         b.parallel_for(input.logits.rows,
                        detail::TopKForward<B, Real, Score>{input, out, score, Real(scale)});
     }

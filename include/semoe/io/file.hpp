@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
 #include <cerrno>
@@ -137,9 +138,9 @@ public:
             if (n < 0 && errno == EINTR) continue;
             if (n < 0) fail("read");
             if (n == 0)
-                throw store_error(name_ + ": read: the file ends at byte " +
-                                  std::to_string(offset) + ", " + std::to_string(to.size()) +
-                                  " more were expected");
+                throw store_error(
+                    message("{}: read: the file ends at byte {}, {} more were expected", name_,
+                            offset, to.size()));
             to = to.subspan(std::size_t(n));
             offset += n;
         }

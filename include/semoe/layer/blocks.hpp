@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/core/dtype.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/expert/concept.hpp"
 #include "semoe/expert/initialize.hpp"
 #include "semoe/ops/cast.hpp"
@@ -46,8 +47,8 @@ public:
     static constexpr bool has_shared = HasSharedExpert<X>;
 
     /// Declares every weight block. @cost what the tier does at declare
-    LayerBlocks(B& b, X const& expert, M tier, layer_id layer, index_t num_experts,
-                std::vector<expert_id> local_experts)
+    SEMOE_COLD LayerBlocks(B& b, X const& expert, M tier, layer_id layer, index_t num_experts,
+                           std::vector<expert_id> local_experts)
       : tier_(std::move(tier))
       , layer_(layer)
       , local_(std::move(local_experts))
@@ -60,7 +61,7 @@ public:
         }
         ids_.push_back(router_block);
         ids_.insert(ids_.end(), local_.begin(), local_.end());
-        has_gradient_.assign(std::size_t(num_experts) + dense_ids, 0);
+        has_gradient_.assign(std::size_t(num_experts + dense_ids), 0);
         upcoming_.reserve(ids_.size() * std::size_t(num_block_kinds));
         for (expert_id id : ids_) declare(b, id, BlockKind::weight, layout(id).elements());
     }
@@ -82,7 +83,7 @@ public:
     bool has_master(expert_id id) const { return !is_real(id); }
 
     bool has_gradient(expert_id id) const { return has_gradient_[flag(id)] != 0; }
-    void set_gradient(expert_id id, bool present) { has_gradient_[flag(id)] = present; }
+    void set_gradient(expert_id id, bool present) { has_gradient_[flag(id)] = char(present); }
     void clear_gradients() { has_gradient_.assign(has_gradient_.size(), 0); }
 
     /// Elements of the largest gradient.
@@ -150,13 +151,9 @@ public:
             }
     }
 
-    /// Calls f(name, view, shape) for every slice of one kind, in a fixed order: the view is a
+    /// Calls f(name, view, shape) for every slice of a block, in a fixed order: the view is a
     /// MatrixView in backend memory whose element type follows the kind. Of moments, part m of
     /// n has the name suffix ".m".
-    template <class F>
-    void visit(B& b, BlockKind kind, Access access, F&& f) {
-        for (expert_id id : ids_) visit_block(b, id, kind, access, f);
-    }
     template <class F>
     void visit_block(B& b, expert_id id, BlockKind kind, Access access, F&& f) {
         if (kind == BlockKind::master && !has_master(id)) return;
@@ -168,19 +165,19 @@ public:
         else
             for (int m = 0; m < moments_per_element(); ++m)
                 visit_slices<Real>(id, lease.bytes(), m * layout(id).primary_elements(),
-                                   "." + std::to_string(m), f);
+                                   message(".{}", m), f);
     }
 
     /// "router.weight", "shared.up_proj", "experts.3.down_proj".
     std::string name(expert_id id, char const* slice) const {
         if (id == router_block) return std::string("router.") + slice;
         if (id == shared_block) return std::string("shared.") + slice;
-        return "experts." + std::to_string(id) + "." + slice;
+        return message("experts.{}.{}", id, slice);
     }
 
 private:
-    static constexpr std::size_t dense_ids = 2;
-    static std::size_t flag(expert_id id) { return std::size_t(id + expert_id(dense_ids)); }
+    static constexpr index_t dense_ids = 2;
+    static std::size_t flag(expert_id id) { return std::size_t(index_t(id) + dense_ids); }
 
     void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
         bool const narrow = kind == BlockKind::weight && !is_real(id);

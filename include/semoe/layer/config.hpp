@@ -5,7 +5,6 @@
 #include "semoe/routing/capacity.hpp"
 
 #include <cmath>
-#include <string>
 
 namespace semoe {
 
@@ -24,9 +23,7 @@ struct MoeConfig {
 
     /// @throws precondition_error naming the field
     void validate() const {
-        expects(layer >= 0, [&] {
-            return "MoeConfig: layer is " + std::to_string(layer) + ", must not be negative";
-        });
+        expects(layer >= 0, "MoeConfig: layer is {}, must not be negative", layer);
         expects(std::isfinite(aux_loss_weight) && std::isfinite(z_loss_weight),
                 "MoeConfig: loss weights must be finite");
         capacity.validate();

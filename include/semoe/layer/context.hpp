@@ -58,7 +58,7 @@ struct ContextState {
     bool has_base = false;       // backward: views.base holds gradients of router or shared
     bool complete = false;       // there is a forward for backward to follow
 
-    ContextState(B& b, C& comm, Placement const& placement, ContextShape const& n)
+    SEMOE_COLD ContextState(B& b, C& comm, Placement const& placement, ContextShape const& n)
       : shape(n)
       , memory(b, measure(n))
       , counts(comm, n.num_chunks, n.num_experts)

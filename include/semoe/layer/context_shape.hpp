@@ -35,9 +35,7 @@ ContextShape context_shape(index_t max_tokens, Mode mode, G const& gate, X const
                            BlockLayout const& router, BlockLayout const& shared) {
     using T = typename X::value_type;
     using Real = accumulate_t<T>;
-    expects(max_tokens >= 0, [&] {
-        return "MoeLayer: max_tokens is " + std::to_string(max_tokens) + ", must not be negative";
-    });
+    expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
     auto const& routed = routed_part(expert);
     ContextShape n;
     n.max_tokens = n.largest_tokens = max_tokens;

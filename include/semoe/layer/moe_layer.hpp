@@ -16,7 +16,6 @@
 #include "semoe/schedule/sequential.hpp"
 #include "semoe/tier/resident.hpp"
 
-#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -98,8 +97,8 @@ public:
     /// @throws precondition_error naming a value that is out of range, store_error when the tier
     ///         holds blocks of another size or layout
     /// @cost declares 1 + local experts (+ 1 shared) blocks
-    MoeLayer(B backend, G gate, X expert, C comm, M tier, Sch schedule, MoeConfig config = {},
-             Tr tracer = {})
+    SEMOE_COLD MoeLayer(B backend, G gate, X expert, C comm, M tier, Sch schedule,
+                        MoeConfig config = {}, Tr tracer = {})
       : backend_(std::move(backend))
       , gate_(checked(std::move(gate)))
       , expert_(checked_expert(std::move(expert)))
@@ -143,7 +142,7 @@ public:
     /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
     ///         that has no backward
     /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
-    Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
+    SEMOE_COLD Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
         if (mode == Mode::training) {
             expects(trainable, "MoeLayer: the gate or the expert lacks backward, so a training "
                                "context cannot be made (see DifferentiableGate, "
@@ -298,7 +297,7 @@ public:
                              VectorView<Real const, space>(view_as<Real>(lease.bytes()))
                                  .part(0, blocks_.layout(id).primary_elements()),
                              norm_scratch_.view(), place);
-            backend_.copy(&norm_host_[std::size_t(id + 2)], place, sizeof(double));
+            backend_.copy(&norm_host_[std::size_t(index_t(id) + 2)], place, sizeof(double));
         }
         backend_.synchronize();
         if (comm_.size() > 1) {
@@ -384,20 +383,14 @@ private:
     }
     template <class E>
     void expect_shape(char const* name, MatrixView<E, space> m, index_t rows) const {
-        expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols, [&] {
-            return std::string("MoeLayer: ") + name + " must be [" + std::to_string(rows) + "," +
-                   std::to_string(hidden()) + "], is [" + std::to_string(m.rows) + "," +
-                   std::to_string(m.cols) + "] with ld " + std::to_string(m.ld);
-        });
+        expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
+                "MoeLayer: {} must be [{},{}], is {} with ld {}", name, rows, hidden(), m, m.ld);
     }
     template <class E>
     void expect_choices(char const* name, MatrixView<E, space> m, index_t rows) const {
         index_t const K = slots_per_token(gate_);
-        expects(m.rows == rows && m.cols == K, [&] {
-            return std::string("MoeLayer::forward_routed: ") + name + " must be [" +
-                   std::to_string(rows) + "," + std::to_string(K) + "], is [" +
-                   std::to_string(m.rows) + "," + std::to_string(m.cols) + "]";
-        });
+        expects(m.rows == rows && m.cols == K,
+                "MoeLayer::forward_routed: {} must be [{},{}], is {}", name, rows, K, m);
     }
     /// Work that leaves the layer unusable when it fails midway.
     template <class F>
@@ -413,14 +406,10 @@ private:
         expect_usable();
         expect_shape("x", x, x.rows);
         expect_shape("y", y, x.rows);
-        expects(x.rows <= s.shape.max_tokens, [&] {
-            return "MoeLayer: " + std::to_string(x.rows) + " tokens in a context made for " +
-                   std::to_string(s.shape.max_tokens);
-        });
-        expects(options.mask.empty() || options.mask.size == x.rows, [&] {
-            return "MoeLayer: a mask of " + std::to_string(options.mask.size) + " for " +
-                   std::to_string(x.rows) + " tokens";
-        });
+        expects(x.rows <= s.shape.max_tokens, "MoeLayer: {} tokens in a context made for {}",
+                x.rows, s.shape.max_tokens);
+        expects(options.mask.empty() || options.mask.size == x.rows,
+                "MoeLayer: a mask of {} for {} tokens", options.mask.size, x.rows);
         s.begin(comm_, x, y, options, routed_outside);
         return s;
     }

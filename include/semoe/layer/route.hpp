@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/core/message.hpp"
 #include "semoe/dispatch/combine.hpp"
 #include "semoe/gate/concept.hpp"
 #include "semoe/layer/context.hpp"
@@ -156,9 +157,8 @@ void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s) {
     s.counts.run();
     int const failed = s.counts.first_failed_rank();
     if (failed >= 0)
-        throw data_error("MoeLayer: " + std::string(nonsense) + ", token " +
-                         std::to_string(s.counts.status(failed) - 1) + " of rank " +
-                         std::to_string(failed));
+        throw data_error(message("MoeLayer: {}, token {} of rank {}", nonsense,
+                                 s.counts.status(failed) - 1, failed));
     for (index_t c = 0; c < chunks; ++c) {
         auto& exchange = s.exchanges[std::size_t(c)];
         exchange.assign(b, s.counts, c, {v.exchange_tables.row(c), v.exchange_tables.cols});

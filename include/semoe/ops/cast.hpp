@@ -5,7 +5,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/ops/detail/segment.hpp"
 
-#include <string>
 #include <type_traits>
 
 namespace semoe::ops {
@@ -29,10 +28,7 @@ struct Cast {
 /// @sync enqueues
 template <Backend B, class From, Element To>
 void cast(B& b, VectorView<From, space_of<B>> from, VectorView<To, space_of<B>> to) {
-    expects(from.size == to.size, [&] {
-        return "cast: from has " + std::to_string(from.size) + " elements, to has " +
-               std::to_string(to.size);
-    });
+    expects(from.size == to.size, "cast: from has {} elements, to has {}", from.size, to.size);
     b.parallel_for(detail::segments_of(to.size),
                    detail::Cast<std::remove_const_t<From>, To, space_of<B>>{from, to});
 }

@@ -66,10 +66,8 @@ struct Shape {
 /// Throws unless a gives [M,K], w [K,N] and c [M,N].
 SEMOE_NOINLINE inline void expect_product(char const* name, index_t m, index_t n, bool same_depth,
                                           Shape a, Shape w, Shape c) {
-    expects(same_depth && c.rows == m && c.cols == n, [&] {
-        return std::string(name) + ": a is " + shape_text(a.rows, a.cols) + ", w is " +
-               shape_text(w.rows, w.cols) + ", c is " + shape_text(c.rows, c.cols);
-    });
+    expects(same_depth && c.rows == m && c.cols == n, "{}: a is {}, w is {}, c is {}", name, a, w,
+            c);
 }
 } // namespace detail
 

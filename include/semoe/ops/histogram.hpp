@@ -4,7 +4,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/math.hpp"
 
-#include <string>
 #include <type_traits>
 
 namespace semoe::ops {
@@ -59,10 +58,8 @@ void histogram(B& b, VectorView<Id, space_of<B>> ids, VectorView<index_t, space_
                VectorView<index_t, space_of<B>> scratch) {
     index_t const bins = counts.size, block = detail::histogram_block(bins);
     index_t const needed = histogram_scratch(ids.size, bins);
-    expects(scratch.size >= needed, [&] {
-        return "histogram: scratch holds " + std::to_string(scratch.size) + " elements, " +
-               std::to_string(needed) + " needed";
-    });
+    expects(scratch.size >= needed, "histogram: scratch holds {} elements, {} needed", scratch.size,
+            needed);
     index_t const blocks = (ids.size + block - 1) / block;
     b.parallel_for(blocks, detail::CountBlock<std::remove_const_t<Id>, space_of<B>>{
                                ids, bins, block, scratch.data});

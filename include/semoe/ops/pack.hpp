@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/layout.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/ops/detail/product.hpp"
 
 namespace semoe::ops {
@@ -39,9 +40,8 @@ struct UnpackPanel {
 template <class T, class Space, class P>
 void expect_panels(char const* name, MatrixView<T, Space> rows, VectorView<P, Space> panels) {
     expects(panels.size == panel_elements(rows.rows, rows.cols), [&] {
-        return std::string(name) + ": " + shape_text(rows) + " makes " +
-               std::to_string(panel_elements(rows.rows, rows.cols)) + " elements of panels, " +
-               std::to_string(panels.size) + " given";
+        return message("{}: {} makes {} elements of panels, {} given", name, rows,
+                       panel_elements(rows.rows, rows.cols), panels.size);
     });
 }
 } // namespace detail

@@ -32,10 +32,8 @@ struct MoveRows {
 template <Backend B, class Src, class T>
 void gather_rows(B& b, MatrixView<Src, space_of<B>> src,
                  VectorView<index_t const, space_of<B>> index, MatrixView<T, space_of<B>> out) {
-    expects(src.cols == out.cols && index.size == out.rows, [&] {
-        return "gather_rows: src is " + detail::shape_text(src) + ", out is " +
-               detail::shape_text(out) + ", index has " + std::to_string(index.size);
-    });
+    expects(src.cols == out.cols && index.size == out.rows,
+            "gather_rows: src is {}, out is {}, index has {}", src, out, index.size);
     b.parallel_for(out.rows * detail::segments_of(out.cols),
                    detail::MoveRows<T, space_of<B>>{src, index, out, false});
 }
@@ -49,10 +47,8 @@ void gather_rows(B& b, MatrixView<Src, space_of<B>> src,
 template <Backend B, class Src, class T>
 void scatter_rows(B& b, MatrixView<Src, space_of<B>> src,
                   VectorView<index_t const, space_of<B>> index, MatrixView<T, space_of<B>> out) {
-    expects(src.cols == out.cols && index.size == src.rows, [&] {
-        return "scatter_rows: src is " + detail::shape_text(src) + ", out is " +
-               detail::shape_text(out) + ", index has " + std::to_string(index.size);
-    });
+    expects(src.cols == out.cols && index.size == src.rows,
+            "scatter_rows: src is {}, out is {}, index has {}", src, out, index.size);
     b.parallel_for(src.rows * detail::segments_of(out.cols),
                    detail::MoveRows<T, space_of<B>>{src, index, out, true});
 }

@@ -5,8 +5,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/math.hpp"
 
-#include <string>
-
 namespace semoe::ops {
 
 namespace detail {
@@ -62,10 +60,8 @@ template <Backend B, class T>
 void sum_squares(B& b, VectorView<T, space_of<B>> v, VectorView<double, space_of<B>> scratch,
                  double* out) {
     index_t const blocks = sum_squares_scratch(v.size);
-    expects(scratch.size >= blocks, [&] {
-        return "sum_squares: scratch holds " + std::to_string(scratch.size) + " doubles, " +
-               std::to_string(blocks) + " needed";
-    });
+    expects(scratch.size >= blocks, "sum_squares: scratch holds {} doubles, {} needed",
+            scratch.size, blocks);
     b.parallel_for(blocks,
                    detail::SumSquaresBlock<std::remove_const_t<T>, space_of<B>>{v, scratch.data});
     b.parallel_for(1, detail::SumInOrder{scratch.data, blocks, out});

@@ -4,7 +4,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/math.hpp"
 
-#include <string>
 #include <type_traits>
 
 namespace semoe::ops {
@@ -70,11 +69,9 @@ template <Backend B, class In>
 void exclusive_scan(B& b, VectorView<In, space_of<B>> in, VectorView<index_t, space_of<B>> out,
                     VectorView<index_t, space_of<B>> scratch) {
     index_t const blocks = scan_scratch(in.size);
-    expects(out.size == in.size + 1 && scratch.size >= blocks, [&] {
-        return "exclusive_scan: in has " + std::to_string(in.size) + " elements, out " +
-               std::to_string(out.size) + ", scratch " + std::to_string(scratch.size) + " of " +
-               std::to_string(blocks);
-    });
+    expects(out.size == in.size + 1 && scratch.size >= blocks,
+            "exclusive_scan: in has {} elements, out {}, scratch {} of {}", in.size, out.size,
+            scratch.size, blocks);
     using I = std::remove_const_t<In>;
     if (blocks > 1) {
         b.parallel_for(blocks, detail::BlockSum<I, space_of<B>>{in, scratch.data});

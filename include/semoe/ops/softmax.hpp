@@ -62,10 +62,8 @@ struct SoftmaxBackwardRow {
 /// @sync enqueues
 template <Backend B, class In, class T>
 void softmax_rows(B& b, MatrixView<In, space_of<B>> in, MatrixView<T, space_of<B>> out) {
-    expects(in.rows == out.rows && in.cols == out.cols, [&] {
-        return "softmax_rows: in is " + detail::shape_text(in) + ", out is " +
-               detail::shape_text(out);
-    });
+    expects(in.rows == out.rows && in.cols == out.cols, "softmax_rows: in is {}, out is {}", in,
+            out);
     if (!out.empty()) b.parallel_for(out.rows, detail::SoftmaxRow<T, space_of<B>>{in, out});
 }
 
@@ -78,10 +76,7 @@ void softmax_rows_backward(B& b, MatrixView<Out, space_of<B>> out, MatrixView<D,
                            MatrixView<T, space_of<B>> d_in) {
     expects(out.rows == d_in.rows && out.cols == d_in.cols && d_out.rows == d_in.rows &&
                 d_out.cols == d_in.cols,
-            [&] {
-                return "softmax_rows_backward: out is " + detail::shape_text(out) + ", d_out is " +
-                       detail::shape_text(d_out) + ", d_in is " + detail::shape_text(d_in);
-            });
+            "softmax_rows_backward: out is {}, d_out is {}, d_in is {}", out, d_out, d_in);
     if (!d_in.empty())
         b.parallel_for(d_in.rows, detail::SoftmaxBackwardRow<T, space_of<B>>{out, d_out, d_in});
 }

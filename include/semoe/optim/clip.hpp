@@ -1,10 +1,10 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/optim/detail/expects_number.hpp"
 
 #include <cmath>
-#include <string>
 
 namespace semoe::optim {
 
@@ -19,8 +19,8 @@ inline double clip_scale(double norm_squared, double limit) {
     detail::expects_number(limit > 0, "clip_scale: limit", limit, "be above 0");
     double const norm = std::sqrt(norm_squared);
     if (!std::isfinite(norm))
-        throw data_error("clip_scale: the gradient norm is " + std::to_string(norm) +
-                         ", no step can be taken");
+        throw data_error(
+            message("clip_scale: the gradient norm is {}, no step can be taken", norm));
     double const scale = limit / (norm + 1e-6);
     return scale < 1 ? scale : 1;
 }

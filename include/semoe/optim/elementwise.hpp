@@ -6,7 +6,6 @@
 #include "semoe/optim/concept.hpp"
 
 #include <concepts>
-#include <string>
 #include <type_traits>
 
 namespace semoe::optim {
@@ -111,11 +110,8 @@ void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block, double g
                   "see semoe/optim/elementwise.hpp");
     index_t const n = block.weight.size;
     auto const fits = [&](char const* name, index_t size, index_t wanted, bool may_lack) {
-        expects(size == wanted || (may_lack && size == 0), [&] {
-            return "optimizer: " + std::string(name) + " has " + std::to_string(size) +
-                   " elements, the weight's " + std::to_string(n) + " need " +
-                   std::to_string(wanted);
-        });
+        expects(size == wanted || (may_lack && size == 0),
+                "optimizer: {} has {} elements, the weight's {} need {}", name, size, n, wanted);
     };
     fits("master", block.master.size, n, !needs_master<T>);
     fits("gradient", block.gradient.size, n, true);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/core/message.hpp"
 #include "semoe/routing/detail/choice_blocks.hpp"
 #include "semoe/routing/log_sum_exp.hpp"
 
@@ -226,9 +227,8 @@ struct StepBias {
 
 inline void expects_statistics(char const* who, index_t size, index_t num_experts) {
     expects(size == RouterStatistics{num_experts}.size(), [&] {
-        return std::string(who) + ": statistics of " + std::to_string(size) + " elements, " +
-               std::to_string(num_experts) + " experts need " +
-               std::to_string(RouterStatistics{num_experts}.size());
+        return message("{}: statistics of {} elements, {} experts need {}", who, size, num_experts,
+                       RouterStatistics{num_experts}.size());
     });
 }
 
@@ -258,10 +258,9 @@ void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
     using S = space_of<B>;
     using R = std::remove_const_t<Real>;
     index_t const T = logits.rows, E = logits.cols;
-    expects(ids.rows == T && (mask.empty() || mask.size == T), [&] {
-        return "router_statistics: logits of " + std::to_string(T) + " tokens, ids of " +
-               std::to_string(ids.rows) + ", mask of " + std::to_string(mask.size);
-    });
+    expects(ids.rows == T && (mask.empty() || mask.size == T),
+            "router_statistics: logits of {} tokens, ids of {}, mask of {}", T, ids.rows,
+            mask.size);
     detail::expects_statistics("router_statistics", statistics.size, E);
     detail::expects_scratch("router_statistics", scratch, router_statistics_scratch_bytes(T, E));
     index_t const blocks = detail::statistics_blocks(T);
@@ -309,12 +308,8 @@ void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
     using R = std::remove_const_t<Real>;
     expects(d_logits.rows == logits.rows && d_logits.cols == logits.cols &&
                 (mask.empty() || mask.size == logits.rows),
-            [&] {
-                return "add_router_gradient: logits are [" + std::to_string(logits.rows) + "," +
-                       std::to_string(logits.cols) + "], d_logits [" +
-                       std::to_string(d_logits.rows) + "," + std::to_string(d_logits.cols) +
-                       "], mask of " + std::to_string(mask.size);
-            });
+            "add_router_gradient: logits are [{},{}], d_logits [{},{}], mask of {}", logits.rows,
+            logits.cols, d_logits.rows, d_logits.cols, mask.size);
     detail::expects_statistics("add_router_gradient", statistics.size, logits.cols);
     b.parallel_for(logits.rows, detail::AddRouterGradient<R, std::remove_const_t<Sum>, space_of<B>>{
                                     logits, mask, statistics, rule, weights, d_logits});

@@ -4,8 +4,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 
-#include <string>
-
 namespace semoe {
 
 /// Which choices an expert refuses once it is full.
@@ -25,12 +23,9 @@ struct Capacity {
 
     /// @throws precondition_error naming the field
     void validate() const {
-        expects(factor >= 0 && factor < 1e6, [&] {
-            return "Capacity: factor is " + std::to_string(factor) + ", must lie in [0, 1e6)";
-        });
-        expects(minimum >= 0, [&] {
-            return "Capacity: minimum is " + std::to_string(minimum) + ", must not be negative";
-        });
+        expects(factor >= 0 && factor < 1e6, "Capacity: factor is {}, must lie in [0, 1e6)",
+                factor);
+        expects(minimum >= 0, "Capacity: minimum is {}, must not be negative", minimum);
     }
 };
 

@@ -38,10 +38,8 @@ void check_logits(B& b, MatrixView<Real, space_of<B>> logits,
                   VectorView<std::uint8_t const, space_of<B>> mask,
                   VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch) {
     using R = std::remove_const_t<Real>;
-    expects(mask.empty() || mask.size == logits.rows, [&] {
-        return "check_logits: " + std::to_string(logits.rows) + " tokens, mask of " +
-               std::to_string(mask.size);
-    });
+    expects(mask.empty() || mask.size == logits.rows, "check_logits: {} tokens, mask of {}",
+            logits.rows, mask.size);
     detail::find_first_row("check_logits", b, logits.rows,
                            detail::HasBadLogit<R, space_of<B>>{logits, mask}, status, scratch);
 }

@@ -184,11 +184,9 @@ void drop_by_position(B& b, Capacity const& capacity, MatrixView<expert_id const
                       MatrixView<expert_id, space_of<B>> kept, Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     index_t const T = ids.rows, K = ids.cols, E = rank_counts.cols;
-    expects(kept.rows == T && kept.cols == K && rank >= 0 && rank < rank_counts.rows, [&] {
-        return "drop_by_position: ids are [" + std::to_string(T) + "," + std::to_string(K) +
-               "], kept [" + std::to_string(kept.rows) + "," + std::to_string(kept.cols) +
-               "], rank " + std::to_string(rank) + " of " + std::to_string(rank_counts.rows);
-    });
+    expects(kept.rows == T && kept.cols == K && rank >= 0 && rank < rank_counts.rows,
+            "drop_by_position: ids are [{},{}], kept [{},{}], rank {} of {}", T, K, kept.rows,
+            kept.cols, rank, rank_counts.rows);
     detail::expects_scratch("drop_by_position", scratch, drop_by_position_scratch_bytes(T, K, E));
     detail::ChoiceBlocks const blocks(T, K, E);
     Arena<S> arena(scratch);
@@ -227,12 +225,9 @@ void drop_by_probability(B& b, Capacity const& capacity, index_t num_experts,
     index_t const T = ids.rows, K = ids.cols;
     expects(weights.rows == T && weights.cols == K && kept.cols == K && first_row >= 0 &&
                 first_row + kept.rows <= T,
-            [&] {
-                return "drop_by_probability: ids are [" + std::to_string(T) + "," +
-                       std::to_string(K) + "], weights [" + std::to_string(weights.rows) + "," +
-                       std::to_string(weights.cols) + "], kept [" + std::to_string(kept.rows) +
-                       "," + std::to_string(kept.cols) + "] from row " + std::to_string(first_row);
-            });
+            "drop_by_probability: ids are [{},{}], weights [{},{}], kept "
+            "[{},{}] from row {}",
+            T, K, weights.rows, weights.cols, kept.rows, kept.cols, first_row);
     detail::expects_scratch("drop_by_probability", scratch,
                             drop_by_probability_scratch_bytes<B, R>(T, K, num_experts));
     Arena<space_of<B>> arena(scratch);

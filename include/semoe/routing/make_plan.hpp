@@ -4,8 +4,6 @@
 #include "semoe/routing/detail/choice_blocks.hpp"
 #include "semoe/routing/plan.hpp"
 
-#include <string>
-
 namespace semoe {
 
 namespace detail {
@@ -79,14 +77,10 @@ void make_plan(B& b, MatrixView<expert_id const, space_of<B>> ids, RoutingPlan<B
     index_t const T = ids.rows, K = ids.cols, E = out.tokens_per_expert.size;
     expects(E >= 1 && out.expert_offsets.size == E + 1 && out.token_of_slot.size >= T * K &&
                 out.slot_of.rows == T && out.slot_of.cols == K,
-            [&] {
-                return "make_plan: ids are [" + std::to_string(T) + "," + std::to_string(K) +
-                       "], the plan has " + std::to_string(E) + " experts, " +
-                       std::to_string(out.expert_offsets.size) + " offsets, " +
-                       std::to_string(out.token_of_slot.size) + " slots, slot_of [" +
-                       std::to_string(out.slot_of.rows) + "," + std::to_string(out.slot_of.cols) +
-                       "]";
-            });
+            "make_plan: ids are [{},{}], the plan has {} experts, {} offsets, "
+            "{} slots, slot_of [{},{}]",
+            T, K, E, out.expert_offsets.size, out.token_of_slot.size, out.slot_of.rows,
+            out.slot_of.cols);
     detail::expects_scratch("make_plan", scratch, make_plan_scratch_bytes(T, K, E));
     detail::ChoiceBlocks const blocks(T, K, E);
     Arena<S> arena(scratch);

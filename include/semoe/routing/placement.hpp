@@ -1,10 +1,10 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
 #include <span>
-#include <string>
 #include <vector>
 
 namespace semoe {
@@ -32,8 +32,8 @@ public:
         check_sizes(index_t(owner_of_expert.size()), num_ranks);
         for (std::size_t e = 0; e < owner_of_expert.size(); ++e)
             expects(owner_of_expert[e] >= 0 && owner_of_expert[e] < num_ranks, [&] {
-                return "Placement: expert " + std::to_string(e) + " is given to rank " +
-                       std::to_string(owner_of_expert[e]) + " of " + std::to_string(num_ranks);
+                return message("Placement: expert {} is given to rank {} of {}", e,
+                               owner_of_expert[e], num_ranks);
             });
         return Placement({owner_of_expert.begin(), owner_of_expert.end()}, num_ranks);
     }
@@ -72,10 +72,9 @@ private:
             in_rank_order_ = in_rank_order_ && by_rank_[i] == expert_id(i);
     }
     static void check_sizes(index_t num_experts, int num_ranks) {
-        expects(num_experts >= 1 && num_ranks >= 1, [&] {
-            return "Placement: " + std::to_string(num_experts) + " experts on " +
-                   std::to_string(num_ranks) + " ranks, at least one of each needed";
-        });
+        expects(num_experts >= 1 && num_ranks >= 1,
+                "Placement: {} experts on {} ranks, at least one of each needed", num_experts,
+                num_ranks);
     }
 
     std::vector<int> owners_;          // [E]

@@ -3,8 +3,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/schedule/concept.hpp"
 
-#include <string>
-
 namespace semoe::schedule {
 
 /// Splits the tokens into chunks, so that the messages of one chunk travel on the wire queue
@@ -16,10 +14,8 @@ struct Chunked {
 
     /// @throws precondition_error unless 1 <= chunks <= max_chunks
     void validate() const {
-        expects(chunks >= 1 && chunks <= max_chunks, [&] {
-            return "schedule::Chunked: chunks is " + std::to_string(chunks) + ", must lie in [1, " +
-                   std::to_string(max_chunks) + "]";
-        });
+        expects(chunks >= 1 && chunks <= max_chunks,
+                "schedule::Chunked: chunks is {}, must lie in [1, {}]", chunks, max_chunks);
     }
 
     /// @sync enqueues on both queues; on return compute() waits for all of it

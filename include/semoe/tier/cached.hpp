@@ -93,7 +93,8 @@ public:
     ///                After write or overwrite the slot is dirty.
     /// @throws precondition_error when every slot of the kind is leased, or the block was never
     ///         declared; store_error naming the block that could not be loaded or written back
-    /// @sync b waits for the block; the host too if b's queue is inline
+    /// @sync b waits for the block; the host too if b's queue is inline, or if the block is new to
+    ///       its slot and the store fails_late: nobody reads what has not arrived
     /// @cost on a hit one look-up; else looks at every slot of the kind, one transfer, and one more
     ///       before it if the evicted block was dirty. No allocation
     [[nodiscard]] lease_type acquire(B& b, BlockKey key, Access access) {

@@ -3,8 +3,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 
-#include <string>
-
 namespace semoe::tier {
 
 /// How much backend memory a Cached tier may take.
@@ -14,13 +12,9 @@ struct CachedOptions {
 
     /// @throws precondition_error naming the field
     void validate() const {
-        expects(slots >= 1, [&] {
-            return "CachedOptions: slots is " + std::to_string(slots) + ", must be at least 1";
-        });
-        expects(contexts >= 1 && contexts <= slots, [&] {
-            return "CachedOptions: contexts is " + std::to_string(contexts) +
-                   ", must be between 1 and slots, " + std::to_string(slots);
-        });
+        expects(slots >= 1, "CachedOptions: slots is {}, must be at least 1", slots);
+        expects(contexts >= 1 && contexts <= slots,
+                "CachedOptions: contexts is {}, must be between 1 and slots, {}", contexts, slots);
     }
 };
 

@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/layout.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 #include "semoe/core/view.hpp"
 
@@ -31,7 +32,7 @@ inline std::string to_string(BlockKey key) {
 }
 /// "4096 bytes, row_major".
 inline std::string to_string(BlockInfo info) {
-    return std::to_string(info.bytes) + " bytes, " + to_string(info.layout);
+    return message("{} bytes, {}", info.bytes, to_string(info.layout));
 }
 
 /// What a tier has done so far; tests assert these instead of timing.
@@ -63,6 +64,14 @@ concept HasTransfers = requires(S& s, B& b, BlockKey key, Bytes<space_of<B>> dst
     { s.load(b, key, dst) } -> std::same_as<typename B::event_type>;
     { s.store(b, key, src) } -> std::same_as<typename B::event_type>;
 };
+/// Whether a transfer that the store has accepted may fail afterwards. A store of memory says
+/// `static constexpr bool fails_late = false;`, and the host never waits for its transfers.
+template <class S>
+inline constexpr bool fails_late = true;
+template <class S>
+    requires requires { S::fails_late; }
+inline constexpr bool fails_late<S> = S::fails_late;
+
 /// Bytes at rest. A handle is cheap to copy; copies are the same store. Any thread may call.
 template <class S, class B>
 concept BlockStore = std::copyable<S> && HasStoredBlocks<S> && HasTransfers<S, B>;

@@ -94,7 +94,7 @@ public:
 
     /// @throws precondition_error naming both sizes and layouts when it exists with others
     /// @sync enqueues @cost one allocation of info.bytes, filled with zeros; none if it exists
-    void declare(B& b, BlockKey key, BlockInfo info) {
+    SEMOE_COLD void declare(B& b, BlockKey key, BlockInfo info) {
         std::lock_guard lock(state_->mutex);
         if (auto const found = state_->blocks.find(key); found != state_->blocks.end())
             return detail::expect_same<precondition_error>(name, key, found->second.info, info);

@@ -1,13 +1,13 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
-#include <string>
 
 namespace semoe {
 
@@ -50,8 +50,8 @@ public:
         } catch (std::bad_alloc const&) { // reported below
         }
         auto const text = [&](char const* what) {
-            return std::string("backend: ") + what + " (" + std::to_string(bytes) +
-                   " bytes asked for, " + std::to_string(counters().bytes_in_use) + " in use)";
+            return message("backend: {} ({} bytes asked for, {} in use)", what, bytes,
+                           counters().bytes_in_use);
         };
         if (!memory) throw backend_error(text("out of memory"));
         if (reinterpret_cast<std::uintptr_t>(memory) % CpuAllocator::alignment != 0) {

@@ -111,7 +111,7 @@ inline bool is_available(Isa isa) {
 
 /// The instruction set of that name; null means the best there is.
 /// @throws precondition_error naming what was asked for and what this machine has
-inline Isa isa_by_name(char const* name) {
+SEMOE_COLD inline Isa isa_by_name(char const* name) {
     if (!name) return best_isa();
     std::string available;
     bool known = false;

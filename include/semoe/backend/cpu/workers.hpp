@@ -14,7 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
-#include <string>
+#include <utility>
 #include <vector>
 
 namespace semoe::cpu {
@@ -53,9 +53,7 @@ public:
       : executor_(executor)
       , inline_time_(std::chrono::microseconds(inline_us))
       , memory_(allocator) {
-        expects(threads >= 0, [&] {
-            return "CpuBackend: threads is " + std::to_string(threads) + ", must not be negative";
-        });
+        expects(threads >= 0, "CpuBackend: threads is {}, must not be negative", threads);
         if (!executor_) pool_.emplace(threads > 0 ? threads : available_processors());
         lanes_.resize(std::size_t(executor_ ? executor_->concurrency() : pool_->lanes()));
     }

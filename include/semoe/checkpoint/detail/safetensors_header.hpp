@@ -2,6 +2,7 @@
 
 #include "semoe/checkpoint/dtype.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
 #include <algorithm>
@@ -44,7 +45,7 @@ inline std::string json_string(std::string const& text) {
 inline std::string shape_text(std::span<index_t const> shape, std::size_t limit = 16) {
     std::string text = "[";
     for (std::size_t i = 0; i < shape.size() && i < limit; ++i)
-        text += (i ? "," : "") + std::to_string(shape[i]);
+        text += message("{}{}", i ? "," : "", shape[i]);
     return text + (shape.size() > limit ? ",...]" : "]");
 }
 

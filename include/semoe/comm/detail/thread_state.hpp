@@ -3,6 +3,7 @@
 #include "semoe/comm/concept.hpp"
 #include "semoe/comm/detail/event_box.hpp"
 #include "semoe/comm/detail/meeting.hpp"
+#include "semoe/core/message.hpp"
 
 #include <exception>
 #include <memory>
@@ -85,19 +86,20 @@ struct ThreadState {
         for (int r = 1; r < size; ++r) {
             Operation const& other = calls[set][std::size_t(r)].operation;
             if (!first.same_call(other))
-                return "comm::Threads: rank 0 calls " + first.text() + ", rank " +
-                       std::to_string(r) + " calls " + other.text();
+                return message("comm::Threads: rank 0 calls {}, rank {} calls {}", first.text(), r,
+                               other.text());
             if (first.queue_type != other.queue_type)
-                return "comm::Threads: in " + first.text() + " the backends of rank 0 and rank " +
-                       std::to_string(r) + " are of different types";
+                return message("comm::Threads: in {} the backends of rank 0 and rank {} are of "
+                               "different types",
+                               first.text(), r);
         }
         for (int from = 0; with_rows && from < size; ++from)
             for (int to = 0; to < size; ++to) {
                 index_t const out = rows_sent(set, from, to), in = rows_expected(set, from, to);
                 if (out != in)
-                    return "comm::Threads: in " + first.text() + " rank " + std::to_string(from) +
-                           " sends " + std::to_string(out) + " rows to rank " + std::to_string(to) +
-                           ", which expects " + std::to_string(in);
+                    return message(
+                        "comm::Threads: in {} rank {} sends {} rows to rank {}, which expects {}",
+                        first.text(), from, out, to, in);
             }
         return {};
     }
@@ -124,8 +126,8 @@ public:
       : state_(state)
       , rank_(rank) {
         if (state.fate->broken())
-            throw comm_error("comm::Threads: rank " + std::to_string(rank) + " calls " +
-                             operation.text() + " after an error: " + state.fate->reason());
+            throw comm_error(message("comm::Threads: rank {} calls {} after an error: {}", rank,
+                                     operation.text(), state.fate->reason()));
         set_ = int(state.ranks[std::size_t(rank)].turns++ % 2);
         Call& call = mine();
         call.operation = operation;
@@ -265,8 +267,7 @@ private:
             out += state_.rows_sent(set_, rank_, p);
             in += state_.rows_expected(set_, p, rank_);
         }
-        return text + " with " + std::to_string(out) + " rows to send and " + std::to_string(in) +
-               " to receive";
+        return message("{} with {} rows to send and {} to receive", text, out, in);
     }
 
     ThreadState& state_;

@@ -6,8 +6,6 @@
 #include "semoe/ops/grouped_gemm.hpp"
 #include "semoe/ops/pack.hpp"
 
-#include <string>
-
 namespace semoe::expert::detail {
 
 /// act(pre), between two matrices.
@@ -126,10 +124,7 @@ struct FeedForward {
     /// @throws precondition_error "NAME: intermediate is 0, must be at least 1"
     void validate(char const* name) const {
         auto const positive = [&](char const* member, index_t value) {
-            expects(value >= 1, [&] {
-                return std::string(name) + ": " + member + " is " + std::to_string(value) +
-                       ", must be at least 1";
-            });
+            expects(value >= 1, "{}: {} is {}, must be at least 1", name, member, value);
         };
         positive("hidden", hidden);
         positive("intermediate", intermediate);

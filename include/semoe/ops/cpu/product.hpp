@@ -83,7 +83,7 @@ public:
     }
 
 private:
-    static constexpr index_t pair = 2 * panel_columns;
+    static constexpr index_t pair = 2 * index_t(panel_columns);
 
     /// Whether the two panels' sums are kept in c itself: it is float, and they lie inside it.
     bool in_place(index_t p) const {

@@ -2,11 +2,11 @@
 
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/view.hpp"
 #include "semoe/ops/group.hpp"
 
 #include <concepts>
-#include <string>
 #include <type_traits>
 
 namespace semoe::ops::detail {
@@ -50,24 +50,16 @@ SEMOE_HD void product_element(Strided<A const> a, Strided<W const> w, index_t m,
     c = convert<C>(sum);
 }
 
-// What a refusal says is put together out of line: it is rare, and there are many callers.
-SEMOE_NOINLINE inline std::string shape_text(index_t rows, index_t cols) {
-    return "[" + std::to_string(rows) + "," + std::to_string(cols) + "]";
-}
-template <class T, class Space>
-std::string shape_text(MatrixView<T, Space> m) {
-    return shape_text(m.rows, m.cols);
-}
+// Thrown out of line: what is refused is rare, and there are many callers.
 [[noreturn]] SEMOE_NOINLINE inline void refuse_columns(char const* name, index_t rows, index_t cols,
                                                        index_t needed) {
-    throw precondition_error(std::string(name) + ": a matrix of rows is " + shape_text(rows, cols) +
-                             ", " + std::to_string(needed) + " columns needed");
+    throw precondition_error(
+        message("{}: a matrix of rows is [{},{}], {} columns needed", name, rows, cols, needed));
 }
 [[noreturn]] SEMOE_NOINLINE inline void refuse_rows(char const* name, int expert, index_t first,
                                                     index_t end, index_t rows, index_t cols) {
-    throw precondition_error(std::string(name) + ": expert " + std::to_string(expert) +
-                             " of the group has rows [" + std::to_string(first) + "," +
-                             std::to_string(end) + ") of " + shape_text(rows, cols));
+    throw precondition_error(message("{}: expert {} of the group has rows [{},{}) of [{},{}]", name,
+                                     expert, first, end, rows, cols));
 }
 
 /// Throws unless m has `cols` columns and every expert's rows lie inside it.

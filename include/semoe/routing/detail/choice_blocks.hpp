@@ -4,8 +4,6 @@
 #include "semoe/core/math.hpp"
 #include "semoe/core/view.hpp"
 
-#include <string>
-
 namespace semoe::detail {
 
 /// Tokens taken in blocks, so that counting and placing choices runs in parallel and still in one
@@ -65,10 +63,8 @@ void count_blocks(B& b, MatrixView<expert_id const, space_of<B>> ids, ChoiceBloc
 /// @throws precondition_error naming both sizes when `scratch` is too small
 template <class Space>
 void expects_scratch(char const* who, Bytes<Space> scratch, index_t needed) {
-    expects(scratch.size >= needed, [&] {
-        return std::string(who) + ": scratch has " + std::to_string(scratch.size) + " bytes, " +
-               std::to_string(needed) + " needed";
-    });
+    expects(scratch.size >= needed, "{}: scratch has {} bytes, {} needed", who, scratch.size,
+            needed);
 }
 
 } // namespace semoe::detail

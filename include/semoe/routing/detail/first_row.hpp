@@ -40,10 +40,7 @@ void find_first_row(char const* who, B& b, index_t rows, Wrong wrong,
                     VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch) {
     index_t const needed = first_row_scratch_bytes(rows);
     expects_scratch(who, scratch, needed);
-    expects(status.size == 1, [&] {
-        return std::string(who) + ": status has " + std::to_string(status.size) +
-               " elements, must have 1";
-    });
+    expects(status.size == 1, "{}: status has {} elements, must have 1", who, status.size);
     auto* const found = view_as<index_t>(scratch).data;
     index_t const blocks = needed / index_t(sizeof(index_t));
     b.parallel_for(blocks, FirstOfBlock<Wrong>{wrong, rows, found});

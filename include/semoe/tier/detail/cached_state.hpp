@@ -2,6 +2,7 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/tier/cached_options.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/block_map.hpp"
@@ -10,6 +11,7 @@
 #include <array>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -39,6 +41,7 @@ public:
       : options_((options.validate(), options))
       , store_(std::move(store))
       , copies_(b.fork())
+      , witness_(fails_late<Store> ? std::optional<B>(b.fork()) : std::nullopt)
       , pools_{Pool(options.slots, eviction), Pool(options.slots, eviction),
                Pool(options.slots, eviction), Pool(options.slots, eviction)} {}
     CachedState(CachedState const&) = delete;
@@ -222,10 +225,10 @@ private:
         while (!block.slot) {
             Slot* const slot = pool.victim();
             expects(slot != nullptr, [&] {
-                return std::string(name) + ": all " + std::to_string(pool.slots().size()) + " " +
-                       to_string(block.key.kind) + " slots are leased while " +
-                       to_string(block.key) +
-                       " is acquired; raise CachedOptions::slots or release leases earlier";
+                return message("{}: all {} {} slots are leased while {} is acquired; raise "
+                               "CachedOptions::slots or release leases earlier",
+                               name, pool.slots().size(), to_string(block.key.kind),
+                               to_string(block.key));
             });
             if (!slot->dirty) {
                 take(block, *slot, access);
@@ -287,12 +290,12 @@ private:
     /// @pre settling_ and lock are held; the lock is let go while b waits
     void clean(B& b, Lock& lock, Slot& slot, bool on_host) {
         write_back(slot);
-        Event const stored = slot.stored;
+        Events stored;
+        stored.add(slot.stored);
         ++slot.pins;
         lock.unlock();
         try {
-            b.wait(stored);
-            if (on_host) b.synchronize();
+            await(b, stored, on_host);
         } catch (...) {
             store_error const failure = failure_of(*slot.block, "could not be written back");
             lock.lock();
@@ -308,18 +311,17 @@ private:
     /// @pre settling_ and lock are held; the lock is let go while b waits
     void observe(B& b, Lock& lock, Slot& slot, Events const& before, bool on_host) {
         Block const *const block = slot.block, *const displaced = slot.displaced;
-        Event const stored = slot.stored;
+        Events stored;
+        stored.add(slot.stored);
         ++slot.pins;
         lock.unlock();
         bool written_back = !displaced;
         try {
             if (displaced) {
-                b.wait(stored);
-                if (on_host) b.synchronize();
+                await(b, stored, on_host);
                 written_back = true;
             }
-            before.wait(b);
-            if (on_host) b.synchronize();
+            await(b, before, on_host);
         } catch (...) {
             store_error const failure =
                 written_back ? failure_of(*block, "could not be loaded")
@@ -336,6 +338,16 @@ private:
         slot.displaced = nullptr;
         --in_flight_;
         load_announced();
+    }
+    /// b waits for the events, and the host first where they may bring an error: a queue would tell
+    /// of it to its own user alone, and others would read what never arrived.
+    void await(B& b, Events const& events, bool on_host) {
+        if constexpr (fails_late<Store>) {
+            events.wait(*witness_);
+            witness_->synchronize();
+        }
+        events.wait(b);
+        if (on_host) b.synchronize();
     }
     /// After a failed transfer: forgets every load that nobody has seen succeed.
     void drop_suspects(Lock& lock) {
@@ -399,6 +411,7 @@ private:
     CachedOptions options_;
     Store store_;
     B copies_;
+    std::optional<B> witness_; ///< waits for transfers that may have failed
     mutable std::mutex mutex_;
     std::mutex settling_;
     std::array<Pool, num_block_kinds> pools_;

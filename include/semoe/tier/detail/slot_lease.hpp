@@ -26,7 +26,7 @@ public:
       : tier_(std::move(other.tier_))
       , slot_(other.slot_)
       , bytes_(std::exchange(other.bytes_, {}))
-      , queue_(other.queue_)
+      , queue_(std::move(other.queue_))
       , access_(other.access_) {}
     SlotLease& operator=(SlotLease&& other) noexcept {
         std::swap(tier_, other.tier_);

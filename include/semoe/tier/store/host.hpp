@@ -3,6 +3,7 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/space.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/block_map.hpp"
@@ -12,7 +13,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <string>
 
 namespace semoe::tier {
 
@@ -26,6 +26,8 @@ struct StoreCounters {
 /// for a slower one. Copies are the same store; any thread may call.
 class HostStore {
 public:
+    static constexpr bool fails_late = false;
+
     HostStore() = default;
 
     /// @throws store_error naming both sizes and layouts when it exists with others, or when there
@@ -98,8 +100,8 @@ private:
         auto const n = std::size_t(info.bytes);
         void* const memory = ::operator new[](n, alignment, std::nothrow);
         if (!memory)
-            throw store_error(std::string(name) + ": no memory for " + to_string(key) + ", " +
-                              to_string(info));
+            throw store_error(
+                message("{}: no memory for {}, {}", name, to_string(key), to_string(info)));
         std::memset(memory, 0, n);
         return Memory(static_cast<std::byte*>(memory));
     }
@@ -108,8 +110,8 @@ private:
         std::lock_guard lock(state_->mutex);
         Entry const& entry = detail::declared<store_error>(state_->blocks, key, name);
         expects(size == entry.info.bytes, [&] {
-            return std::string(name) + ": " + to_string(key) + " has " + to_string(entry.info) +
-                   ", the memory to transfer has " + std::to_string(size) + " bytes";
+            return message("{}: {} has {}, the memory to transfer has {} bytes", name,
+                           to_string(key), to_string(entry.info), size);
         });
         ++(state_->counters.*count);
         (count == &StoreCounters::loads ? state_->counters.bytes_loaded

@@ -166,7 +166,7 @@ private:
         ((x[I] = exchange_2<I % 2 != 0>(t[(I & ~3) + I / 2 % 2], t[(I & ~3) + I / 2 % 2 + 2])),
          ...);
         ((t[I] = _mm256_permute2f128_ps(x[I % 4], x[I % 4 + 4], I < 4 ? 0x20 : 0x31)), ...);
-        (_mm256_storeu_ps(out + I * 16, t[I]), ...);
+        (_mm256_storeu_ps(out + std::ptrdiff_t(I) * 16, t[I]), ...);
     }
     template <bool High>
     SEMOE_AVX2 SEMOE_INLINE static __m256 exchange_1(__m256 a, __m256 b) {

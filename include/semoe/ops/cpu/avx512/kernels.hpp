@@ -175,7 +175,7 @@ private:
          ...);
         ((t[I] = exchange_4<I / 4 % 2 != 0>(x[(I & ~7) + I % 4], x[(I & ~7) + I % 4 + 4])), ...);
         ((x[I] = exchange_4<I / 8 % 2 != 0>(t[I % 8], t[I % 8 + 8])), ...);
-        (_mm512_storeu_ps(out + I * 16, x[I]), ...);
+        (_mm512_storeu_ps(out + std::ptrdiff_t(I) * 16, x[I]), ...);
     }
     template <bool High>
     SEMOE_AVX512 SEMOE_INLINE static __m512 exchange_1(__m512 a, __m512 b) {
