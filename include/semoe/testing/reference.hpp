@@ -365,7 +365,8 @@ private:
         double const count = unmasked(r, mask), step = 1e-5;
         Vector const f = shares(r);
         auto const loss = [&](Vector const& z) {
-            return aux_loss_weight * balance(z, f) + z_loss_weight * square_of_log_sum_exp(z);
+            double const aux = aux_loss_weight == 0 ? 0 : aux_loss_weight * balance(z, f);
+            return z_loss_weight == 0 ? aux : aux + z_loss_weight * square_of_log_sum_exp(z);
         };
         for (std::size_t t = 0; t < r.chosen.size(); ++t) {
             if (!mask.empty() && !mask[t]) continue;
