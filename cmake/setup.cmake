@@ -1,6 +1,6 @@
-# Finds what a build needs and installs what is missing. Included by test.cmake and demo.cmake,
-# which set `needs` to some of: build tests full. Ends the script with one line to run where it may
-# not install.
+# Finds what a build needs and installs what is missing. Included by test.cmake, demo.cmake and
+# bench.cmake, which set `needs` to some of: build tests full bench. Ends the script with one line
+# to run where it may not install.
 
 if(CMAKE_VERSION VERSION_LESS 3.24)
     message(FATAL_ERROR "semoe needs CMake 3.24 or later and this is ${CMAKE_VERSION}. "
@@ -35,6 +35,11 @@ macro(find_missing)
             list(APPEND missing libclang-rt-14-dev)
         endif()
     endif()
+    if("bench" IN_LIST needs)
+        need_header(BENCHMARK libbenchmark-dev benchmark/benchmark.h)
+        need_header(DNNL libdnnl-dev oneapi/dnnl/dnnl.hpp)
+        need_header(CBLAS libopenblas-dev cblas.h)
+    endif()
 endmacro()
 macro(need_program variable package)
     find_program(${variable} NAMES ${ARGN} NO_CACHE)
@@ -43,7 +48,8 @@ macro(need_program variable package)
     endif()
 endmacro()
 macro(need_header variable package header)
-    find_path(${variable} ${header} PATHS /usr/include /usr/local/include NO_CACHE)
+    file(GLOB multiarch /usr/include/*-linux-gnu)
+    find_path(${variable} ${header} PATHS /usr/include /usr/local/include ${multiarch} NO_CACHE)
     if(NOT ${variable})
         list(APPEND missing ${package})
     endif()

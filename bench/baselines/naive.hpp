@@ -1,0 +1,41 @@
+#pragma once
+
+#include "baselines/baseline.hpp"
+
+namespace bench {
+
+/// Three plain loops on one thread.
+template <class T>
+class NaiveProducts {
+public:
+    explicit NaiveProducts(std::vector<LayerWeights<T>> const& layers)
+      : layers_(layers) {}
+
+    char const* name() const { return "naive"; }
+    bool takes(index_t tokens) const { return tokens <= 4; }
+    void prepare(index_t) {}
+    void gate_up(index_t layer, index_t expert, index_t m, T const* in, float* out) const {
+        ExpertWeights<T> const& w = layers_[std::size_t(layer)][std::size_t(expert)];
+        multiply(in, m, w.gate, out, 2 * w.gate.rows);
+        multiply(in, m, w.up, out + w.gate.rows, 2 * w.gate.rows);
+    }
+    void down(index_t layer, index_t expert, index_t m, T const* in, float* out) const {
+        ExpertWeights<T> const& w = layers_[std::size_t(layer)][std::size_t(expert)];
+        multiply(in, m, w.down, out, w.down.rows);
+    }
+
+private:
+    static void multiply(T const* in, index_t m, Matrix<T const> w, float* out, index_t ld) {
+        for (index_t i = 0; i < m; ++i)
+            for (index_t n = 0; n < w.rows; ++n) {
+                float sum = 0;
+                for (index_t k = 0; k < w.cols; ++k)
+                    sum += float(in[i * w.cols + k]) * float(w(n, k));
+                out[i * ld + n] = sum;
+            }
+    }
+
+    std::vector<LayerWeights<T>> layers_;
+};
+
+} // namespace bench

@@ -1,0 +1,156 @@
+#pragma once
+
+#include "layer/stage.hpp"
+
+namespace bench {
+
+/// One row of the table: a shape, an element type, a routing, some work and a number of tokens.
+struct Row {
+    Shape shape;
+    bool is_bf16 = true;
+    Skew skew = Skew::balanced;
+    Work work = Work::forward;
+    index_t tokens = 1;
+
+    bool training() const { return work == Work::forward_backward || work == Work::training_step; }
+    /// "OLMoE/bf16/balanced/forward/512"
+    std::string name() const {
+        return std::string(shape.name) + (is_bf16 ? "/bf16/" : "/float/") + to_string(skew) + "/" +
+               to_string(work) + "/" + std::to_string(tokens);
+    }
+};
+
+/// What a row's timing found.
+struct Outcome {
+    double seconds = 0; ///< median
+    double rows_per_expert = 0;
+    Cost cost;
+    double bandwidth = 0; ///< bytes a second, probed between the calls
+    std::vector<std::pair<std::string, double>> baselines; ///< name and median seconds
+};
+
+namespace detail {
+
+/// Inputs and outputs of T tokens, and routings that take turns.
+template <class T>
+struct Inputs {
+    index_t tokens, hidden;
+    std::vector<T> x, y, dy, dx;
+    std::vector<Routing> routings;
+
+    Inputs(Row const& row, index_t num_layers)
+      : tokens(row.tokens)
+      , hidden(row.shape.hidden)
+      , x(std::size_t((tokens + different) * hidden))
+      , y(std::size_t(tokens * hidden))
+      , dy(row.training() ? y.size() : 0)
+      , dx(dy.size()) {
+        auto const uniform = [](std::size_t i, int draw) {
+            return T(2 * semoe::random_uniform({.seed = 99}, index_t(i), draw) - 1);
+        };
+        for (std::size_t i = 0; i < x.size(); ++i) x[i] = uniform(i, 0);
+        for (std::size_t i = 0; i < dy.size(); ++i) dy[i] = uniform(i, 1);
+        std::vector<RoutingStream> streams;
+        for (index_t l = 0; l < num_layers; ++l)
+            streams.emplace_back(row.shape, row.skew, std::uint64_t(17 + l));
+        index_t const count = tokens < 64 ? 32 : 8;
+        for (index_t i = 0; i < count * num_layers; ++i)
+            routings.push_back(streams[std::size_t(i % num_layers)].next(tokens));
+    }
+
+    Routing const& routing(index_t call) const {
+        return routings[std::size_t(call) % routings.size()];
+    }
+    Matrix<T const> x_view(index_t call) const {
+        return {x.data() + call * tokens % different * hidden, tokens, hidden};
+    }
+    Matrix<T> view(std::vector<T>& v) const { return {v.data(), tokens, hidden}; }
+
+private:
+    static constexpr index_t different = 1024;
+};
+
+template <class T>
+double difference(std::vector<T> const& a, std::vector<T> const& b) {
+    double error = 0, size = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        double const x = double(a[i]), y = double(b[i]);
+        error += (x - y) * (x - y);
+        size += x * x;
+    }
+    return std::sqrt(error / std::max(size, 1e-30));
+}
+
+} // namespace detail
+
+/// Times one row. Before that, each baseline must give what the layer gives.
+/// @throws std::runtime_error naming a baseline that disagrees
+template <class T>
+Outcome time_row(Row const& row, Stage<T>& stage, BandwidthProbe const& memory, Budget budget) {
+    using semoe::Mode;
+    detail::Inputs<T> in(row, stage.num_layers());
+    auto context =
+        stage.layer(0).make_context(row.tokens, row.training() ? Mode::training : Mode::inference);
+    semoe::optim::AdamW const optimizer{.lr = 1e-5};
+    double touched = 0;
+    index_t calls = 0, step = 0;
+
+    auto const forward = [&](index_t call) {
+        auto& layer = stage.layer(call);
+        if (row.work == Work::gate_forward)
+            return layer.forward(in.x_view(call), in.view(in.y), context);
+        Routing const& r = in.routing(call);
+        layer.forward_routed(in.x_view(call), r.ids_view(), r.weights_view(), in.view(in.y),
+                             context);
+    };
+    auto const run = [&](index_t call) {
+        if (row.training()) stage.layer(call).zero_grad();
+        forward(call);
+        if (row.training()) stage.layer(call).backward(in.view(in.dy), in.view(in.dx), context);
+        if (row.work == Work::training_step)
+            semoe::train_step(stage.layer(call), optimizer, {.step = step++});
+    };
+    auto const count_touched = [&](index_t) {
+        if (std::exchange(calls, calls + 1) == 0) return; // no forward yet
+        for (index_t n : context.counters.tokens_per_expert) touched += n > 0 ? 1 : 0;
+    };
+
+    std::vector<Contender> contenders{{"semoe", run, count_touched}};
+    if (row.work == Work::forward)
+        for (auto& baseline : stage.baselines()) {
+            if (!baseline->takes(row.tokens)) continue;
+            for (Routing const& r : in.routings) baseline->prepare(r.ids_view());
+            auto const run_baseline = [&in, &stage, b = baseline.get()](index_t call) {
+                Routing const& r = in.routing(call);
+                b->forward(call % stage.num_layers(),
+                           {in.x_view(call), r.ids_view(), r.weights_view(), in.view(in.y)});
+            };
+            forward(0);
+            auto const ours = in.y;
+            run_baseline(0);
+            double const error = detail::difference(ours, in.y);
+            if (!(error < (row.is_bf16 ? 0.02 : 1e-4)))
+                throw std::runtime_error(std::string(baseline->name()) + " differs by " +
+                                         std::to_string(error));
+            contenders.push_back({baseline->name(), run_baseline});
+        }
+    std::vector<double> bandwidths;
+    contenders.push_back({.name = "memory",
+                          .run = [&](index_t) { bandwidths.push_back(memory.measure()); },
+                          .share = 0.2});
+
+    measure(contenders, budget);
+    count_touched(0);
+
+    Outcome outcome;
+    outcome.seconds = median(contenders[0].seconds);
+    outcome.bandwidth = median(bandwidths);
+    double const experts = touched / double(contenders[0].calls);
+    outcome.cost = cost_of(row.shape, row.work, row.tokens, experts, double(sizeof(T)));
+    outcome.rows_per_expert = double(row.tokens * row.shape.top_k) / experts;
+    for (std::size_t i = 1; i + 1 < contenders.size(); ++i)
+        outcome.baselines.emplace_back(contenders[i].name, median(contenders[i].seconds));
+    return outcome;
+}
+
+} // namespace bench

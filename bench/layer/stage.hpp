@@ -1,0 +1,122 @@
+#pragma once
+
+#include "baselines/baseline.hpp"
+#include "semoe/semoe.hpp"
+#include "support/machine.hpp"
+#include "support/measure.hpp"
+#include "support/routing.hpp"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace bench {
+
+/// Whatever holds the memory of one shape and element type. There is one at a time.
+struct AnyStage {
+    virtual ~AnyStage() = default;
+};
+
+struct DoesNotFit : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+/// Layers of one shape, filled with numbers, and the baselines with the same weights.
+///
+/// Inference goes round as many layers as it takes to outgrow the last-level cache four times.
+/// Training has one layer and no baseline: with its gradients that is more than the cache as well.
+template <class T>
+class Stage final : public AnyStage {
+public:
+    using Layer = semoe::MoeLayer<semoe::CpuBackend, semoe::gate::TopK<semoe::gate::Softmax>,
+                                  semoe::expert::SwiGlu<T>>;
+
+    /// @throws DoesNotFit naming the bytes
+    Stage(Shape const& shape, bool training, bool states, index_t max_tokens, int threads)
+      : shape_(shape)
+      , backend_{.threads = threads} {
+        semoe::expert::SwiGlu<T> const expert{.hidden = shape.hidden,
+                                              .intermediate = shape.intermediate};
+        double const logical = double(shape.num_experts) * shape.expert_elements();
+        double const element = double(sizeof(T));
+        int const layers =
+            training ? 1 : int(4 * last_level_cache_bytes() / (logical * element)) + 1;
+        double const packed =
+            double(shape.num_experts) * double(expert.layout(backend_).elements()) * element;
+        double bytes = layers * packed + 500e6;
+        if (!training) bytes += layers * logical * element; // oneDNN's copy
+        if (training) bytes += logical * 4;
+        if (states) bytes += logical * (element < 4 ? 12 : 8);
+        if (bytes > 0.93 * available_memory_bytes())
+            throw DoesNotFit("needs " + std::to_string(int(bytes / 1e9)) + " GB of memory");
+
+        for (int i = 0; i < layers; ++i) {
+            layers_.push_back(std::make_unique<Layer>(
+                backend_,
+                semoe::gate::TopK<semoe::gate::Softmax>{.num_experts = int(shape.num_experts),
+                                                        .top_k = int(shape.top_k)},
+                expert, semoe::MoeConfig{.layer = i}));
+            fill(*layers_.back(), i);
+        }
+        if (!training) {
+            std::vector<LayerWeights<T>> weights;
+            for (auto& layer : layers_) weights.push_back(weights_of(*layer));
+            baselines_ = make_baselines<T>(shape, max_tokens, weights, threads);
+        }
+        if (states) layers_[0]->prepare(semoe::optim::AdamW{});
+    }
+
+    Shape const& shape() const { return shape_; }
+    semoe::CpuBackend& backend() { return backend_; }
+    index_t num_layers() const { return index_t(layers_.size()); }
+    Layer& layer(index_t call) { return *layers_[std::size_t(call % num_layers())]; }
+    std::vector<std::unique_ptr<Baseline<T>>>& baselines() { return baselines_; }
+
+private:
+    static constexpr std::size_t pool_size = 1 << 20;
+
+    /// Uniform numbers with standard deviation 1 / sqrt(columns), from a pool: drawing each of them
+    /// would take longer than timing does.
+    void fill(Layer& layer, int number) {
+        std::vector<float> pool(2 * pool_size);
+        for (std::size_t i = 0; i < pool.size(); ++i)
+            pool[i] = 2 * semoe::random_uniform({.seed = std::uint64_t(number)}, index_t(i), 0) - 1;
+        index_t row_number = 0;
+        layer.for_each_parameter(
+            [&](std::string const&, auto view, semoe::Shape) {
+                using Element = std::remove_cvref_t<decltype(*view.data)>;
+                float const bound = std::sqrt(3.0f / float(view.cols));
+                backend_.parallel_for(view.rows, [&, view](index_t r) {
+                    std::size_t const row = std::size_t(row_number + r);
+                    float const* const from = &pool[row * 7919 % (2 * pool_size - 16384)];
+                    for (index_t c = 0; c < view.cols; ++c) view(r, c) = Element(from[c] * bound);
+                });
+                row_number += view.rows;
+            },
+            semoe::BlockKind::weight, semoe::Access::write);
+        layer.weights_changed();
+    }
+    LayerWeights<T> weights_of(Layer& layer) const {
+        LayerWeights<T> all(std::size_t(shape_.num_experts));
+        layer.for_each_parameter([&](std::string const& name, auto view, semoe::Shape) {
+            if constexpr (std::is_same_v<std::remove_cvref_t<decltype(*view.data)>, T>) {
+                std::string_view const prefix = "experts.";
+                if (!name.starts_with(prefix)) return;
+                auto& expert = all[std::stoul(name.substr(prefix.size()))];
+                if (name.ends_with("gate_proj")) expert.gate = view;
+                if (name.ends_with("up_proj")) expert.up = view;
+                if (name.ends_with("down_proj")) expert.down = view;
+            }
+        });
+        return all;
+    }
+
+    Shape shape_;
+    semoe::CpuBackend backend_;
+    std::vector<std::unique_ptr<Layer>> layers_;
+    std::vector<std::unique_ptr<Baseline<T>>> baselines_;
+};
+
+} // namespace bench

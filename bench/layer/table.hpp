@@ -1,0 +1,59 @@
+#pragma once
+
+#include "layer/result.hpp"
+
+#include <benchmark/benchmark.h>
+#include <cstdio>
+
+namespace bench {
+
+/// Prints a line for each row as it is done.
+class TableReporter final : public benchmark::BenchmarkReporter {
+public:
+    /// @param results  what the rows left so far, the newest last; both outlive the reporter
+    TableReporter(Setting const& setting, std::vector<Result> const& results)
+      : setting_(setting)
+      , results_(results) {}
+
+    bool ReportContext(Context const&) override {
+        std::printf("%s, %d threads, instruction set %s\n", setting_.processor.c_str(),
+                    setting_.threads, setting_.isa.c_str());
+        std::printf("roofs: bf16 %.0f GFLOP/s, float %.0f GFLOP/s, memory %.1f GB/s\n\n",
+                    setting_.roofs.bf16_flops / 1e9, setting_.roofs.float_flops / 1e9,
+                    setting_.roofs.bytes / 1e9);
+        std::printf("%-16s %-5s %-8s %-16s %5s %6s %9s %8s %6s %8s", "shape", "type", "routing",
+                    "work", "T", "rows/e", "ms", "GFLOP/s", "GB/s", "roofline");
+        for (auto const& name : setting_.baselines) std::printf(" %9s", name.c_str());
+        std::printf("\n");
+        std::fflush(stdout);
+        return true;
+    }
+    void ReportRuns(std::vector<Run> const& runs) override {
+        for (Run const& run : runs)
+            if (run.error_occurred)
+                std::printf("%s: %s\n", run.run_name.function_name.c_str(),
+                            run.error_message.c_str());
+            else if (!results_.empty())
+                print(results_.back());
+        std::fflush(stdout);
+    }
+
+private:
+    void print(Result const& r) const {
+        std::printf("%-16s %-5s %-8s %-16s %5d %6.1f %9.2f %8.0f %6.1f %8.2f", r.row.shape.name,
+                    r.row.is_bf16 ? "bf16" : "float", to_string(r.row.skew), to_string(r.row.work),
+                    int(r.row.tokens), r.outcome.rows_per_expert, r.milliseconds(), r.gflops(),
+                    r.gbytes(), r.roofline());
+        for (auto const& name : setting_.baselines)
+            if (double const ratio = r.ratio(name); ratio > 0)
+                std::printf(" %8.2fx", ratio);
+            else
+                std::printf(" %9s", "");
+        std::printf("\n");
+    }
+
+    Setting const& setting_;
+    std::vector<Result> const& results_;
+};
+
+} // namespace bench
