@@ -161,11 +161,11 @@ private:
         std::map<std::string, Row> rows;
         for (Result const& r : results_) rows.emplace(series_of(r.row), r.row);
         double y = y_.begin - 16 - 18 * double(rows.size());
-        svg_.text({x_.end - 226, y}, "numbers beside points: tokens", ink);
+        svg_.text({x_.end - 316, y}, "numbers beside points: tokens", ink);
         for (auto const& [name, row] : rows) {
             y += 18;
-            svg_.mark({x_.end - 220, y - 4}, corners_of(row.work), color_of(row), row.is_bf16);
-            svg_.text({x_.end - 206, y}, name, ink);
+            svg_.mark({x_.end - 310, y - 4}, corners_of(row.work), color_of(row), row.is_bf16);
+            svg_.text({x_.end - 296, y}, name, ink);
         }
     }
 

@@ -75,7 +75,8 @@ private:
     void append(Key const& key, std::vector<std::string>& all) const {
         auto const row = cells_.find(key);
         if (row == cells_.end()) return;
-        std::string line = "| " + key[0] + " | " + key[1] + " | " + key[2] + " |";
+        std::string line = "|";
+        for (auto const& part : key) line += part.empty() ? " |" : " " + part + " |";
         for (auto const& machine : machines_) {
             auto const cell = row->second.find(machine);
             line += cell == row->second.end() ? " |" : " " + cell->second + " |";
