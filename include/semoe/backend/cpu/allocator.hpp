@@ -9,19 +9,51 @@
 #include <cstdint>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace semoe {
+
+namespace cpu {
+
+/// Aligned memory. Large blocks ask the system for pages of 2 MiB, where it has them: weights and
+/// rows are streamed, and a page of 4 KiB ends before the processor has got into its stride.
+struct HostMemory {
+    static constexpr std::size_t alignment = 64, large = std::size_t(4) << 20,
+                                 large_page = std::size_t(2) << 20;
+
+    static constexpr std::align_val_t alignment_of(std::size_t bytes) {
+        return std::align_val_t{bytes >= large ? large_page : alignment};
+    }
+    /// @return null when there is no more
+    static void* allocate(std::size_t bytes) noexcept {
+        void* const memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+#if defined(__linux__)
+        // A wish: without such pages everything works as before.
+        if (memory && bytes >= large) (void)::madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+        return memory;
+    }
+    /// @param bytes  as they were asked for
+    static void deallocate(void* memory, std::size_t bytes) noexcept {
+        ::operator delete(memory, alignment_of(bytes));
+    }
+};
+
+} // namespace cpu
 
 /// Where a backend's host memory comes from. Both functions may be called from any thread.
 struct CpuAllocator {
-    static constexpr std::size_t alignment = 64;
+    static constexpr std::size_t alignment = cpu::HostMemory::alignment;
 
     /// Memory aligned to 64 bytes, or null when there is no more.
     void* (*allocate)(std::size_t bytes, void* user) = [](std::size_t bytes, void*) -> void* {
-        return ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
+        return cpu::HostMemory::allocate(bytes);
     };
     void (*deallocate)(void* memory, std::size_t bytes,
-                       void* user) noexcept = [](void* memory, std::size_t, void*) noexcept {
-        ::operator delete (memory, std::align_val_t{alignment});
+                       void* user) noexcept = [](void* memory, std::size_t bytes, void*) noexcept {
+        cpu::HostMemory::deallocate(memory, bytes);
     };
     void* user = nullptr;
 };

@@ -12,7 +12,6 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <new>
 
 namespace semoe::tier {
 
@@ -80,10 +79,10 @@ public:
 
 private:
     static constexpr char const* name = "tier::HostStore";
-    static constexpr std::align_val_t alignment{64};
 
     struct Free {
-        void operator()(std::byte* p) const { ::operator delete[](p, alignment); }
+        std::size_t bytes;
+        void operator()(std::byte* p) const { cpu::HostMemory::deallocate(p, bytes); }
     };
     using Memory = std::unique_ptr<std::byte[], Free>;
     struct Entry {
@@ -98,12 +97,12 @@ private:
 
     static Memory allocate(BlockKey key, BlockInfo info) {
         auto const n = std::size_t(info.bytes);
-        void* const memory = ::operator new[](n, alignment, std::nothrow);
+        void* const memory = cpu::HostMemory::allocate(n);
         if (!memory)
             throw store_error(
                 message("{}: no memory for {}, {}", name, to_string(key), to_string(info)));
         std::memset(memory, 0, n);
-        return Memory(static_cast<std::byte*>(memory));
+        return Memory(static_cast<std::byte*>(memory), Free{n});
     }
     /// The block's memory, once the size is known to be right and the transfer is counted.
     Bytes<HostSpace> checked(BlockKey key, index_t size, index_t StoreCounters::*count) {
