@@ -3,6 +3,8 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/ops/cpu/kernels.hpp"
+#include "semoe/ops/cpu/product.hpp"
 #include "semoe/ops/detail/product.hpp"
 #include "semoe/ops/detail/segment.hpp"
 
@@ -68,28 +70,79 @@ private:
     }
 };
 
-/// d_row = w * dy, returns <dy, row>. The sum runs in 16 lanes, which are then added in order.
+/// Whether a backend's workers have kernels for rows of these types (ops/cpu/rows.hpp).
+template <class B, class T, class Base = T>
+inline constexpr bool has_row_kernels =
+    HasWorkers<B>&& ops::cpu::Blocked<T>&& ops::cpu::Blocked<Base>;
+
+/// CombineRows by the host's kernels, one token an index.
+template <class T, class Base>
+struct HostCombineRows {
+    Isa isa;
+    CombineRows<T, Base, HostSpace> all;
+    void operator()(index_t t) const {
+        bool const counts = all.mask.empty() || all.mask[t] != 0;
+        bool const based = counts && all.base.rows.data;
+        ops::cpu::sum_rows(isa, ops::cpu::RowSum<T, Base>{
+                                    based ? all.base.rows.row(t) : nullptr,
+                                    all.base.factor.empty() ? 1.0f : all.base.factor[t],
+                                    all.rows.data, all.rows.ld, all.slot_of.row(t),
+                                    t + 1 < all.slot_of.rows ? all.slot_of.row(t + 1) : nullptr,
+                                    all.weights.data ? all.weights.row(t) : nullptr,
+                                    counts ? all.slot_of.cols : 0, all.y.row(t), all.y.cols});
+    }
+};
+template <Backend B, class T, class Base>
+void combine_rows(B& b, CombineRows<T, Base, space_of<B>> const& rows) {
+    if constexpr (has_row_kernels<B, T, Base>)
+        b.parallel_for(rows.y.cols > 0 ? rows.y.rows : 0,
+                       HostCombineRows<T, Base>{selected_isa(), rows});
+    else
+        b.parallel_for(rows.y.rows * ops::detail::segments_of(rows.y.cols), rows);
+}
+
+/// d_row = w * dy, returns <dy, row>. The sum runs in 64 lanes, which are then folded by halves.
 /// d_row may be row.
-template <class Real, class T, class Row, class DRow>
-SEMOE_HD Real weigh_row(T const* dy, Row const* row, Real w, DRow* d_row, index_t n) {
-    constexpr index_t lanes = 16;
+template <class Real, class T, class Row>
+SEMOE_HD Real weigh_row(T const* dy, Row const* row, Real w, Row* d_row, index_t n) {
+    constexpr index_t lanes = 64;
     Real sum[lanes] = {};
-    index_t c = 0;
-    for (; c + lanes <= n; c += lanes) {
-        Real d[lanes], r[lanes];
-        for (index_t j = 0; j < lanes; ++j) d[j] = convert<Real>(dy[c + j]);
-        for (index_t j = 0; j < lanes; ++j) r[j] = convert<Real>(row[c + j]);
-        for (index_t j = 0; j < lanes; ++j) sum[j] += d[j] * r[j];
-        for (index_t j = 0; j < lanes; ++j) d_row[c + j] = convert<DRow>(w * d[j]);
+    for (index_t c = 0; c < n; ++c) {
+        Real const d = convert<Real>(dy[c]);
+        sum[c % lanes] += d * convert<Real>(row[c]);
+        d_row[c] = convert<Row>(w * d);
     }
-    for (index_t j = 0; c + j < n; ++j) {
-        Real const d = convert<Real>(dy[c + j]);
-        sum[j] += d * convert<Real>(row[c + j]);
-        d_row[c + j] = convert<DRow>(w * d);
+    for (index_t half = lanes / 2; half > 0; half /= 2)
+        for (index_t j = 0; j < half; ++j) sum[j] += sum[j + half];
+    return sum[0];
+}
+/// The same by the host's kernels.
+template <class T, class Row>
+struct HostWeigh {
+    Isa isa;
+    /// @param next  row of the next call, for a prefetch; null: not known
+    float operator()(T const* dy, Row const* row, float w, Row* d_row, index_t n,
+                     Row const* next) const {
+        float dot;
+        ops::cpu::weigh_row(
+            isa, ops::cpu::RowWeight<T, Row>{dy, row, w, d_row, n, &dot, next ? next : row});
+        return dot;
     }
-    Real total = Real(0);
-    for (index_t j = 0; j < lanes; ++j) total += sum[j];
-    return total;
+};
+template <class Real, class T, class Row>
+struct GenericWeigh {
+    SEMOE_HD Real operator()(T const* dy, Row const* row, Real w, Row* d_row, index_t n,
+                             Row const*) const {
+        return weigh_row<Real>(dy, row, w, d_row, n);
+    }
+};
+/// How a backend weighs rows.
+template <Backend B, class T, class Row>
+auto weigh_on() {
+    if constexpr (has_row_kernels<B, T, Row>)
+        return HostWeigh<T, Row>{selected_isa()};
+    else
+        return GenericWeigh<accumulate_t<T>, T, Row>{};
 }
 template <class T>
 SEMOE_HD void zero_row(T* row, index_t n) {
@@ -97,9 +150,10 @@ SEMOE_HD void zero_row(T* row, index_t n) {
 }
 
 /// One choice of one token an index.
-template <class T, class Space>
+template <class T, class Space, class Weigh>
 struct CombineRowsBackward {
     using Real = accumulate_t<T>;
+    Weigh weigh;
     MatrixView<T const, Space> dy, rows;
     MatrixView<index_t const, Space> slot_of;
     MatrixView<Real const, Space> weights;
@@ -112,15 +166,19 @@ struct CombineRowsBackward {
         d_weights(t, k) = Real(0);
         if (slot < 0) return;
         if (!mask.empty() && mask[t] == 0) return zero_row(d_rows.row(slot), dy.cols);
-        d_weights(t, k) =
-            weigh_row<Real>(dy.row(t), rows.row(slot), weights(t, k), d_rows.row(slot), dy.cols);
+        index_t const next = i + 1 < slot_of.rows * slot_of.cols
+                                 ? slot_of((i + 1) / slot_of.cols, (i + 1) % slot_of.cols)
+                                 : -1;
+        d_weights(t, k) = weigh(dy.row(t), rows.row(slot), weights(t, k), d_rows.row(slot), dy.cols,
+                                next < 0 ? nullptr : rows.row(next));
     }
 };
 
 /// One token an index.
-template <class T, class Base, class Space>
+template <class T, class Base, class Space, class Weigh>
 struct CombineBaseBackward {
     using Real = accumulate_t<T>;
+    Weigh weigh;
     MatrixView<T const, Space> dy;
     TokenBase<Base, Space> base;
     VectorView<std::uint8_t const, Space> mask;
@@ -131,7 +189,7 @@ struct CombineBaseBackward {
         if (!d_factor.empty()) d_factor[t] = Real(0);
         if (!mask.empty() && mask[t] == 0) return zero_row(d_base.row(t), dy.cols);
         Real const w = base.factor.empty() ? Real(1) : Real(base.factor[t]);
-        Real const dot = weigh_row<Real>(dy.row(t), base.rows.row(t), w, d_base.row(t), dy.cols);
+        Real const dot = weigh(dy.row(t), base.rows.row(t), w, d_base.row(t), dy.cols, nullptr);
         if (!d_factor.empty()) d_factor[t] = dot;
     }
 };
@@ -181,8 +239,7 @@ void combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
             "combine: weights are {}, slot_of {}", weights, slot_of);
     detail::expect_base("combine", base, y.rows, y.cols);
     detail::expect_per_token<S>("combine", "the mask", mask.size, y.rows);
-    b.parallel_for(y.rows * ops::detail::segments_of(y.cols),
-                   detail::CombineRows<T, Base, S>{rows, slot_of, weights, base, mask, y});
+    detail::combine_rows(b, detail::CombineRows<T, Base, S>{rows, slot_of, weights, base, mask, y});
 }
 /// As above, from zero.
 template <Backend B, class T>
@@ -219,9 +276,10 @@ void combine_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>
     expects(d_rows.rows == rows.rows && d_rows.cols == rows.cols,
             "combine_backward: rows are {}, d_rows {}", rows, d_rows);
     detail::expect_per_token<S>("combine_backward", "the mask", mask.size, dy.rows);
-    b.parallel_for(
-        slot_of.rows * slot_of.cols,
-        detail::CombineRowsBackward<T, S>{dy, rows, slot_of, weights, mask, d_rows, d_weights});
+    auto const weigh = detail::weigh_on<B, T, T>();
+    b.parallel_for(slot_of.rows * slot_of.cols,
+                   detail::CombineRowsBackward<T, S, decltype(weigh)>{
+                       weigh, dy, rows, slot_of, weights, mask, d_rows, d_weights});
 }
 
 /// Gradients of combine by its base: d_base[t] = factor[t] * dy[t] and
@@ -244,8 +302,10 @@ void combine_base_backward(B& b, MatrixView<T, space_of<B>> dy, TokenBase<Base, 
             "combine_base_backward: dy is {}, d_base {}", dy, d_base);
     detail::expect_per_token<S>("combine_base_backward", "the mask", mask.size, dy.rows);
     detail::expect_per_token<S>("combine_base_backward", "d_factor", d_factor.size, dy.rows);
-    b.parallel_for(dy.rows, detail::CombineBaseBackward<std::remove_const_t<T>, Base, S>{
-                                dy, base, mask, d_base, d_factor});
+    using D = std::remove_const_t<T>;
+    auto const weigh = detail::weigh_on<B, D, Base>();
+    b.parallel_for(dy.rows, detail::CombineBaseBackward<D, Base, S, decltype(weigh)>{
+                                weigh, dy, base, mask, d_base, d_factor});
 }
 
 /// Gradient of dispatch, which gave token t's row to the slots slot_of(t,k):
@@ -264,8 +324,7 @@ void dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B
     using S = space_of<B>;
     detail::expect_tokens("dispatch_backward", dx, d_rows, slot_of);
     detail::expect_base("dispatch_backward", base, dx.rows, dx.cols);
-    b.parallel_for(dx.rows * ops::detail::segments_of(dx.cols),
-                   detail::CombineRows<T, Base, S>{d_rows, slot_of, {}, base, {}, dx});
+    detail::combine_rows(b, detail::CombineRows<T, Base, S>{d_rows, slot_of, {}, base, {}, dx});
 }
 /// As above, from zero.
 template <Backend B, class T>

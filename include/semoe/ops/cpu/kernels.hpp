@@ -49,4 +49,28 @@ void narrow(Isa isa, float const* from, index_t ld, index_t rows, index_t cols, 
     with_kernels(isa, [&](auto kernels) { kernels.narrow(from, ld, rows, cols, to, to_ld); });
 }
 
+/// Rows as ops/cpu/rows.hpp describes them.
+template <class T, class Base>
+void sum_rows(Isa isa, RowSum<T, Base> const& sum) {
+    with_kernels(isa, [&](auto kernels) { kernels.sum_rows(sum); });
+}
+template <class T, class Row>
+void weigh_row(Isa isa, RowWeight<T, Row> const& row) {
+    with_kernels(isa, [&](auto kernels) { kernels.weigh_row(row); });
+}
+template <class A, class W>
+void dot_rows(Isa isa, RowDots<A, W> const& dots) {
+    with_kernels(isa, [&](auto kernels) { kernels.dot_rows(dots); });
+}
+/// Copies a row of bytes; past: it will not be read soon, so it may go past the caches, and
+/// finish_copies() comes before another thread reads it.
+inline void copy_row(Isa isa, std::byte const* from, std::size_t bytes, std::byte* to, bool past) {
+    with_kernels(isa, [&](auto kernels) { kernels.copy_row(from, bytes, to, past); });
+}
+inline void finish_copies() {
+#if SEMOE_X86
+    _mm_sfence();
+#endif
+}
+
 } // namespace semoe::ops::cpu

@@ -2,6 +2,8 @@
 
 #include "semoe/core/dtype.hpp"
 #include "semoe/ops/cpu/panel.hpp"
+#include "semoe/ops/cpu/portable/kernels.hpp"
+#include "semoe/ops/cpu/rows.hpp"
 
 #if SEMOE_X86
 #include <immintrin.h>
@@ -61,6 +63,57 @@ struct Avx512Kernels {
             body.compute(x, y);
             for (int i = 0; i < Body::outputs; ++i) store_block(y[i], n, body.out(i, at) + first);
         }
+    }
+
+    /// f(i), compiled for this instruction set as far as it is inlined.
+    template <class F>
+    SEMOE_AVX512 static void call(F const& f, index_t i) {
+        f(i);
+    }
+    template <class T, class Base>
+    SEMOE_AVX512 static void sum_rows(RowSum<T, Base> const& s) {
+        index_t c = 0;
+        for (; c + 128 <= s.cols; c += 128) sum_block(s, c, std::make_integer_sequence<int, 8>{});
+        for (; c + 16 <= s.cols; c += 16) sum_block(s, c, std::make_integer_sequence<int, 1>{});
+        if (c < s.cols) PortableKernels::sum_rows(s.from_column(c));
+    }
+    template <class T, class Row>
+    SEMOE_AVX512 static void weigh_row(RowWeight<T, Row> const& r) {
+        __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                         _mm512_setzero_ps()};
+        __m512 const w = _mm512_set1_ps(r.w);
+        index_t c = 0;
+        for (; c + 64 <= r.cols; c += 64) {
+            for (int i = 0; i < 4; ++i) {
+                __m512 const d = load(r.dy + c + i * 16);
+                sum[i] = _mm512_fmadd_ps(d, load(r.row + c + i * 16), sum[i]);
+                store(r.d_row + c + i * 16, _mm512_mul_ps(w, d));
+            }
+            prefetch(r.next + c, 64);
+        }
+        float lanes[64];
+        for (int i = 0; i < 4; ++i) _mm512_storeu_ps(lanes + i * 16, sum[i]);
+        for (int j = 0; c < r.cols; ++c, ++j) {
+            float const d = float(r.dy[c]);
+            lanes[j] = __builtin_fmaf(d, float(r.row[c]), lanes[j]);
+            r.d_row[c] = Row(r.w * d);
+        }
+        *r.dot = fold(lanes);
+    }
+    template <class A, class W>
+    static void dot_rows(RowDots<A, W> const& d) {
+        index_t m = 0;
+        for (; m + 4 <= d.rows; m += 4) dot_row_block<4, 6>(d, m);
+        for (; m < d.rows; ++m) dot_row_block<1, 8>(d, m);
+    }
+    SEMOE_AVX512 static void copy_row(std::byte const* from, std::size_t bytes, std::byte* to,
+                                      bool past) {
+        if (!past || reinterpret_cast<std::uintptr_t>(to) % 64 != 0)
+            return void(std::memcpy(to, from, bytes));
+        std::size_t i = 0;
+        for (; i + 64 <= bytes; i += 64)
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+        std::memcpy(to + i, from + i, bytes - i);
     }
 
 private:
@@ -161,6 +214,80 @@ private:
         }
         (_mm512_storeu_ps(c + R * c_row, first[R]), ...);
         if constexpr (Pair) (_mm512_storeu_ps(c + R * c_row + c_panel, second[R]), ...);
+    }
+
+    /// Rows lie anywhere, so the processor's own prefetch sees none of them coming.
+    template <class T>
+    SEMOE_AVX512 SEMOE_INLINE static void prefetch(T const* p, index_t n) {
+        for (index_t i = 0; i < n; i += index_t(64 / sizeof(T))) _mm_prefetch(p + i, _MM_HINT_T1);
+    }
+    template <class T, class Base, int... I>
+    SEMOE_AVX512 SEMOE_INLINE static void sum_block(RowSum<T, Base> const& s, index_t c,
+                                                    std::integer_sequence<int, I...>) {
+        __m512 sum[sizeof...(I)];
+        if (s.base) {
+            __m512 const factor = _mm512_set1_ps(s.factor);
+            ((sum[I] = _mm512_mul_ps(factor, load(s.base + c + I * 16))), ...);
+        } else {
+            ((sum[I] = _mm512_setzero_ps()), ...);
+        }
+        for (index_t i = 0; i < s.count; ++i) {
+            if (s.slots[i] < 0) continue;
+            T const* const from = s.rows + s.slots[i] * s.ld + c;
+            __m512 const w = _mm512_set1_ps(s.weights ? s.weights[i] : 1.0f);
+            ((sum[I] = _mm512_fmadd_ps(w, load(from + I * 16), sum[I])), ...);
+            if (s.next && s.next[i] >= 0)
+                prefetch(s.rows + s.next[i] * s.ld + c, sizeof...(I) * 16);
+        }
+        (store(s.to + c + I * 16, sum[I]), ...);
+    }
+    /// Rows [m, m + M) of a with all of w, in tiles of N.
+    template <int M, int N, class A, class W>
+    static void dot_row_block(RowDots<A, W> const& d, index_t m) {
+        index_t n = 0;
+        for (; n + N <= d.cols; n += N)
+            dot_tile<N>(d, m, n, std::make_integer_sequence<int, M * N>{});
+        for (; n + 4 <= d.cols; n += 4)
+            dot_tile<4>(d, m, n, std::make_integer_sequence<int, M * 4>{});
+        for (; n < d.cols; ++n) dot_tile<1>(d, m, n, std::make_integer_sequence<int, M>{});
+    }
+    template <int N, class A, class W, int... I>
+    SEMOE_AVX512 static void dot_tile(RowDots<A, W> const& d, index_t m, index_t n,
+                                      std::integer_sequence<int, I...>) {
+        constexpr int M = int(sizeof...(I)) / N;
+        __m512 sum[M * N], x[M];
+        ((sum[I] = _mm512_setzero_ps()), ...);
+        A const* const a = d.a + m * d.a_ld;
+        W const* const w = d.w + n * d.w_ld;
+        index_t k = 0;
+        for (; k + 16 <= d.depth; k += 16) {
+            __m512 y;
+            // In order of n, then m: one row of w at a time is in a register.
+            ((I < M ? void(x[I % M] = load(a + I % M * d.a_ld + k)) : void()), ...);
+            ((y = I % M == 0 ? load(w + I / M * d.w_ld + k) : y,
+              sum[I] = _mm512_fmadd_ps(x[I % M], y, sum[I])),
+             ...);
+        }
+        (finish_dot(sum[I], a + I % M * d.a_ld, w + I / M * d.w_ld, k, d.depth,
+                    d.c + (m + I % M) * d.c_ld + n + I / M),
+         ...);
+    }
+    template <class A, class W>
+    SEMOE_AVX512 SEMOE_INLINE static void finish_dot(__m512 sum, A const* a, W const* w, index_t k,
+                                                     index_t depth, float* to) {
+        if (k < depth) {
+            float lanes[16];
+            _mm512_storeu_ps(lanes, sum);
+            for (int j = 0; k < depth; ++k, ++j)
+                lanes[j] = __builtin_fmaf(float(a[k]), float(w[k]), lanes[j]);
+            sum = _mm512_loadu_ps(lanes);
+        }
+        __m256 const eight = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, sum, 0),
+                                           _mm512_maskz_extractf32x8_ps(0xff, sum, 1));
+        __m128 const four =
+            _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        __m128 const two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        *to = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
     }
 
     /// Four rounds of exchanges between lines 1, 2, 4 and 8 apart.

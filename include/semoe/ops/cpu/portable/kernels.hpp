@@ -2,8 +2,10 @@
 
 #include "semoe/core/dtype.hpp"
 #include "semoe/ops/cpu/panel.hpp"
+#include "semoe/ops/cpu/rows.hpp"
 
 #include <cmath>
+#include <cstring>
 
 namespace semoe::ops::cpu {
 
@@ -48,6 +50,52 @@ struct PortableKernels {
             body.compute(x, y);
             for (int i = 0; i < Body::outputs; ++i) store_block(y[i], n, body.out(i, at) + first);
         }
+    }
+
+    /// f(i), compiled for this instruction set as far as it is inlined.
+    template <class F>
+    static void call(F const& f, index_t i) {
+        f(i);
+    }
+    template <class T, class Base>
+    static void sum_rows(RowSum<T, Base> const& s) {
+        for (index_t c = 0; c < s.cols; ++c) {
+            float sum = s.base ? s.factor * float(s.base[c]) : 0.0f;
+            for (index_t i = 0; i < s.count; ++i)
+                if (s.slots[i] >= 0)
+                    sum = std::fma(s.weights ? s.weights[i] : 1.0f,
+                                   float(s.rows[s.slots[i] * s.ld + c]), sum);
+            s.to[c] = T(sum);
+        }
+    }
+    template <class T, class Row>
+    static void weigh_row(RowWeight<T, Row> const& r) {
+        float lanes[RowWeight<T, Row>::lanes] = {};
+        for (index_t c = 0; c < r.cols; ++c) {
+            float const d = float(r.dy[c]);
+            float& lane = lanes[c % RowWeight<T, Row>::lanes];
+            lane = std::fma(d, float(r.row[c]), lane);
+            r.d_row[c] = Row(r.w * d);
+        }
+        *r.dot = fold(lanes);
+    }
+    template <class A, class W>
+    static void dot_rows(RowDots<A, W> const& d) {
+        for (index_t m = 0; m < d.rows; ++m)
+            for (index_t n = 0; n < d.cols; ++n) {
+                float lanes[RowDots<A, W>::lanes] = {};
+                A const* a = d.a + m * d.a_ld;
+                W const* w = d.w + n * d.w_ld;
+                for (index_t k = 0; k < d.depth; ++k) {
+                    float& lane = lanes[k % RowDots<A, W>::lanes];
+                    lane = std::fma(float(a[k]), float(w[k]), lane);
+                }
+                d.c[m * d.c_ld + n] = fold(lanes);
+            }
+    }
+    /// Copies a row; past: it will not be read soon, so it may go past the caches.
+    static void copy_row(std::byte const* from, std::size_t bytes, std::byte* to, bool) {
+        std::memcpy(to, from, bytes);
     }
 
 private:
