@@ -31,7 +31,7 @@ struct Batch {
     Matrix<T> y;                 ///< [T,H], overwritten
 };
 
-/// A forward of layers that share one shape.
+/// Layers that share one shape.
 template <class T>
 class Baseline {
 public:
@@ -42,14 +42,41 @@ public:
     /// Builds what depends on how many rows each expert gets; never timed.
     virtual void prepare(Matrix<expert_id const> ids) = 0;
     virtual void forward(index_t layer, Batch<T> const& batch) = 0;
+    /// Of the forward before, for those made for training: gradients of x and of every expert that
+    /// has rows, overwritten.
+    virtual void backward(index_t layer, Batch<T> const& batch, Matrix<T const> dy,
+                          Matrix<T> dx) = 0;
+    /// What backward left of one expert.
+    virtual ExpertWeights<float> gradients(index_t expert) const = 0;
 };
 
-/// What was found when the benchmarks were configured, for layers with these weights.
+/// What the baselines are made for.
+struct BaselineOptions {
+    int threads = 1;
+    index_t max_tokens = 1;
+    bool training = false;
+};
+
+/// What was found when the benchmarks were configured, for layers with these weights. For training
+/// only those that have a backward.
 template <class T>
-std::vector<std::unique_ptr<Baseline<T>>> make_baselines(Shape const& shape, index_t max_tokens,
+std::vector<std::unique_ptr<Baseline<T>>> make_baselines(Shape const& shape,
                                                          std::vector<LayerWeights<T>> const& layers,
-                                                         int threads);
+                                                         BaselineOptions const& options);
 /// Their names.
 char const* baseline_names();
+
+/// Bytes that they take beside the layers' own.
+inline double baseline_bytes(Shape const& s, int layers, double element,
+                             BaselineOptions const& options) {
+    double const elements = double(s.num_experts) * s.expert_elements();
+    double const rows = double(options.max_tokens * s.top_k);
+    // oneDNN's copies of the weights; gradients of each of two, and what forward saves.
+    double bytes = layers * elements * element * (options.training ? 2 : 1);
+    if (options.training)
+        bytes += (element < 4 ? 1 : 2) *
+                 (elements * 4 + rows * double(s.hidden + 2 * s.intermediate) * 4);
+    return bytes;
+}
 
 } // namespace bench

@@ -25,27 +25,32 @@ char const* baseline_names() {
 }
 
 template <class T>
-std::vector<std::unique_ptr<Baseline<T>>> make_baselines(Shape const& shape, index_t max_tokens,
+std::vector<std::unique_ptr<Baseline<T>>> make_baselines(Shape const& shape,
                                                          std::vector<LayerWeights<T>> const& layers,
-                                                         int threads) {
+                                                         BaselineOptions const& options) {
     std::vector<std::unique_ptr<Baseline<T>>> all;
-    auto const add = [&](auto products, int loop_threads) {
-        all.push_back(std::make_unique<ExpertLoop<T, decltype(products)>>(
-            shape, max_tokens, loop_threads, std::move(products)));
+    auto const add = [&](auto products, int threads) {
+        using Products = decltype(products);
+        BaselineOptions own = options;
+        own.threads = threads;
+        if (Products::trains || !options.training)
+            all.push_back(
+                std::make_unique<ExpertLoop<T, Products>>(shape, own, std::move(products)));
     };
 #if BENCH_ONEDNN
-    add(OneDnnProducts<T>(shape, layers, threads), threads);
+    add(OneDnnProducts<T>(shape, layers, options), options.threads);
 #endif
 #if BENCH_OPENBLAS
-    if constexpr (std::is_same_v<T, float>) add(OpenBlasProducts(layers, threads), threads);
+    if constexpr (std::is_same_v<T, float>)
+        add(OpenBlasProducts(layers, options.threads), options.threads);
 #endif
     add(NaiveProducts<T>(layers), 1);
     return all;
 }
 
 template std::vector<std::unique_ptr<Baseline<float>>>
-make_baselines(Shape const&, index_t, std::vector<LayerWeights<float>> const&, int);
+make_baselines(Shape const&, std::vector<LayerWeights<float>> const&, BaselineOptions const&);
 template std::vector<std::unique_ptr<Baseline<semoe::bf16>>>
-make_baselines(Shape const&, index_t, std::vector<LayerWeights<semoe::bf16>> const&, int);
+make_baselines(Shape const&, std::vector<LayerWeights<semoe::bf16>> const&, BaselineOptions const&);
 
 } // namespace bench

@@ -8,6 +8,8 @@ namespace bench {
 template <class T>
 class NaiveProducts {
 public:
+    static constexpr bool trains = false;
+
     explicit NaiveProducts(std::vector<LayerWeights<T>> const& layers)
       : layers_(layers) {}
 

@@ -14,24 +14,24 @@ namespace bench {
 template <class T>
 class OneDnnProducts {
 public:
-    OneDnnProducts(Shape const& shape, std::vector<LayerWeights<T>> const& layers, int threads)
+    static constexpr bool trains = true;
+
+    OneDnnProducts(Shape const& shape, std::vector<LayerWeights<T>> const& layers,
+                   BaselineOptions const& options)
       : H_(shape.hidden)
       , I_(shape.intermediate)
       , num_experts_(shape.num_experts)
       , engine_(dnnl::engine::kind::cpu, 0)
       , stream_(engine_) {
-        omp_set_num_threads(threads);
-        // One order serves every number of rows: oneDNN 2.6 asks for the same from 1 to 700.
-        gate_up_order_ = describe(16, H_, 2 * I_, nullptr).weights_desc();
-        down_order_ = describe(16, I_, H_, nullptr).weights_desc();
-        std::vector<T> both(std::size_t(2 * I_ * H_));
+        omp_set_num_threads(options.threads);
+        std::vector<T> plain(std::size_t(2 * I_ * H_));
         for (LayerWeights<T> const& layer : layers)
             for (ExpertWeights<T> const& w : layer) {
-                copy_rows(w.gate, both.data());
-                copy_rows(w.up, both.data() + I_ * H_);
-                gate_up_.push_back(reorder(both.data(), 2 * I_, H_, gate_up_order_));
-                copy_rows(w.down, both.data());
-                down_.push_back(reorder(both.data(), H_, I_, down_order_));
+                copy_rows(w.gate, plain.data());
+                copy_rows(w.up, plain.data() + I_ * H_);
+                gate_up_.add(*this, plain.data(), 2 * I_, H_, options.training);
+                copy_rows(w.down, plain.data());
+                down_.add(*this, plain.data(), H_, I_, options.training);
             }
     }
 
@@ -39,14 +39,32 @@ public:
     bool takes(index_t) const { return true; }
     void prepare(index_t m) {
         if (products_.contains(m)) return;
-        products_.emplace(m,
-                          Pair{make(m, H_, 2 * I_, gate_up_order_), make(m, I_, H_, down_order_)});
+        bool const training = !gate_up_.backward.empty();
+        Products made{make(m, H_, 2 * I_), make(m, I_, H_), {}, {}, {}, {}};
+        if (training) {
+            made.gate_up_backward = make(m, 2 * I_, H_);
+            made.down_backward = make(m, H_, I_);
+            made.gate_up_gradient = make_gradient(m, 2 * I_, H_);
+            made.down_gradient = make_gradient(m, H_, I_);
+        }
+        products_.emplace(m, std::move(made));
     }
     void gate_up(index_t layer, index_t expert, index_t m, T const* in, float* out) {
-        run(products_.at(m).gate_up, in, gate_up_[index(layer, expert)], out);
+        run(products_.at(m).gate_up, in, gate_up_.forward[index(layer, expert)], out);
     }
     void down(index_t layer, index_t expert, index_t m, T const* in, float* out) {
-        run(products_.at(m).down, in, down_[index(layer, expert)], out);
+        run(products_.at(m).down, in, down_.forward[index(layer, expert)], out);
+    }
+    void gate_up_backward(index_t layer, index_t expert, index_t m, T const* d_out, float* d_in) {
+        run(products_.at(m).gate_up_backward, d_out, gate_up_.backward[index(layer, expert)], d_in);
+    }
+    void down_backward(index_t layer, index_t expert, index_t m, T const* d_out, float* d_in) {
+        run(products_.at(m).down_backward, d_out, down_.backward[index(layer, expert)], d_in);
+    }
+    void gradient(index_t m, T const* d_out, index_t n, T const* in, index_t k, float* out) {
+        Products& made = products_.at(m);
+        Memory const rows({{m, k}, type, Memory::format_tag::ab}, engine_, const_cast<T*>(in));
+        run(n == H_ && k == I_ ? made.down_gradient : made.gate_up_gradient, d_out, rows, out);
     }
 
 private:
@@ -58,33 +76,50 @@ private:
         dnnl::matmul call;
         Memory in, out; // no memory of their own: each run says where
     };
-    struct Pair {
-        Product gate_up, down;
+    struct Products {
+        Product gate_up, down, gate_up_backward, down_backward, gate_up_gradient, down_gradient;
+    };
+    /// The matrices of all experts of all layers, each in the order that its product asks for; the
+    /// same order serves every number of rows (oneDNN 2.6 asks for no other from 1 to 700).
+    struct Weights {
+        std::vector<Memory> forward, backward;
+
+        /// @param from  [n,k] row after row
+        void add(OneDnnProducts& self, T* from, index_t n, index_t k, bool training) {
+            using Tag = Memory::format_tag;
+            Memory const transposed({{k, n}, type, Tag::ba}, self.engine_, from);
+            forward.push_back(self.reorder(transposed, self.describe(16, k, n).weights_desc()));
+            if (!training) return;
+            Memory const plain({{n, k}, type, Tag::ab}, self.engine_, from);
+            backward.push_back(self.reorder(plain, self.describe(16, n, k).weights_desc()));
+        }
     };
 
     static Memory::desc rows_of(Memory::data_type t, index_t rows, index_t cols) {
         return {{rows, cols}, t, Memory::format_tag::ab};
     }
-    /// [m,k] times [k,n], the weights in the order given, or in any.
-    dnnl::matmul::primitive_desc describe(index_t m, index_t k, index_t n,
-                                          Memory::desc const* order) const {
+    /// [m,k] times [k,n], the weights in whatever order suits.
+    dnnl::matmul::primitive_desc describe(index_t m, index_t k, index_t n) const {
         Memory::desc const any({k, n}, type, Memory::format_tag::any);
-        return {dnnl::matmul::desc(rows_of(type, m, k), order ? *order : any,
-                                   rows_of(Memory::data_type::f32, m, n)),
+        return {dnnl::matmul::desc(rows_of(type, m, k), any, rows_of(Memory::data_type::f32, m, n)),
                 engine_};
     }
-    Product make(index_t m, index_t k, index_t n, Memory::desc const& order) const {
-        return {dnnl::matmul(describe(m, k, n, &order)),
-                Memory(rows_of(type, m, k), engine_, nullptr),
+    Product make(index_t m, index_t k, index_t n) const {
+        return {dnnl::matmul(describe(m, k, n)), Memory(rows_of(type, m, k), engine_, nullptr),
                 Memory(rows_of(Memory::data_type::f32, m, n), engine_, nullptr)};
+    }
+    /// [n,m] times [m,k], the former from [m,n] row after row.
+    Product make_gradient(index_t m, index_t n, index_t k) const {
+        Memory::desc const d_out({n, m}, type, Memory::format_tag::ba);
+        Memory::desc const out = rows_of(Memory::data_type::f32, n, k);
+        return {dnnl::matmul({dnnl::matmul::desc(d_out, rows_of(type, m, k), out), engine_}),
+                Memory(d_out, engine_, nullptr), Memory(out, engine_, nullptr)};
     }
     static void copy_rows(Matrix<T const> from, T* to) {
         for (index_t r = 0; r < from.rows; ++r)
             std::memcpy(to + r * from.cols, from.row(r), std::size_t(from.cols) * sizeof(T));
     }
-    /// From [n,k] row after row, which is [k,n] column after column.
-    Memory reorder(T* from, index_t n, index_t k, Memory::desc const& order) {
-        Memory plain({{k, n}, type, Memory::format_tag::ba}, engine_, from);
+    Memory reorder(Memory plain, Memory::desc const& order) {
         Memory ordered(order, engine_);
         dnnl::reorder(plain, ordered).execute(stream_, plain, ordered);
         stream_.wait();
@@ -105,9 +140,8 @@ private:
     index_t H_, I_, num_experts_;
     dnnl::engine engine_;
     dnnl::stream stream_;
-    Memory::desc gate_up_order_, down_order_;
-    std::vector<Memory> gate_up_, down_;
-    std::map<index_t, Pair> products_;
+    Weights gate_up_, down_;
+    std::map<index_t, Products> products_;
 };
 
 } // namespace bench

@@ -80,6 +80,14 @@ double difference(std::vector<T> const& a, std::vector<T> const& b) {
     }
     return std::sqrt(error / std::max(size, 1e-30));
 }
+/// Of two gradients of one expert, the largest of the three matrices' differences.
+inline double difference(ExpertWeights<float> const& a, ExpertWeights<float> const& b) {
+    auto const of = [](Matrix<float const> x, Matrix<float const> y) {
+        return difference(std::vector<float>(x.data, x.data + x.rows * x.cols),
+                          std::vector<float>(y.data, y.data + y.rows * y.cols));
+    };
+    return std::max({of(a.gate, b.gate), of(a.up, b.up), of(a.down, b.down)});
+}
 
 } // namespace detail
 
@@ -116,19 +124,29 @@ Outcome time_row(Row const& row, Stage<T>& stage, BandwidthProbe const& memory, 
     };
 
     std::vector<Contender> contenders{{"semoe", run, count_touched}};
-    if (row.work == Work::forward)
+    if (row.work == Work::forward || row.work == Work::forward_backward)
         for (auto& baseline : stage.baselines()) {
             if (!baseline->takes(row.tokens)) continue;
             for (Routing const& r : in.routings) baseline->prepare(r.ids_view());
-            auto const run_baseline = [&in, &stage, b = baseline.get()](index_t call) {
+            auto const run_baseline = [&row, &in, &stage, b = baseline.get()](index_t call) {
                 Routing const& r = in.routing(call);
-                b->forward(call % stage.num_layers(),
-                           {in.x_view(call), r.ids_view(), r.weights_view(), in.view(in.y)});
+                Batch<T> const batch{in.x_view(call), r.ids_view(), r.weights_view(),
+                                     in.view(in.y)};
+                b->forward(call % stage.num_layers(), batch);
+                if (row.training())
+                    b->backward(call % stage.num_layers(), batch, in.view(in.dy), in.view(in.dx));
             };
-            forward(0);
-            auto const ours = in.y;
+            run(0);
+            auto const y = in.y, dx = in.dx;
             run_baseline(0);
-            double const error = detail::difference(ours, in.y);
+            double error = std::max(detail::difference(y, in.y), detail::difference(dx, in.dx));
+            if (row.training()) {
+                auto const ours =
+                    stage.template weights_of<float>(stage.layer(0), semoe::BlockKind::gradient);
+                expert_id const expert = in.routing(0).ids[0];
+                error = std::max(error, detail::difference(ours[std::size_t(expert)],
+                                                           baseline->gradients(expert)));
+            }
             if (!(error < (row.is_bf16 ? 0.02 : 1e-4)))
                 throw std::runtime_error(std::string(baseline->name()) + " differs by " +
                                          std::to_string(error));

@@ -26,7 +26,8 @@ struct DoesNotFit : std::runtime_error {
 /// Layers of one shape, filled with numbers, and the baselines with the same weights.
 ///
 /// Inference goes round as many layers as it takes to outgrow the last-level cache four times.
-/// Training has one layer and no baseline: with its gradients that is more than the cache as well.
+/// Training has one: with its gradients that is more than the cache as well. Where the baselines
+/// do not fit, and beside an optimizer's states, there are none.
 template <class T>
 class Stage final : public AnyStage {
 public:
@@ -46,10 +47,10 @@ public:
         double const packed =
             double(shape.num_experts) * double(expert.layout(backend_).elements()) * element;
         double bytes = layers * packed + 500e6;
-        if (!training) bytes += layers * logical * element; // oneDNN's copy
         if (training) bytes += logical * 4;
         if (states) bytes += logical * (element < 4 ? 12 : 8);
-        if (bytes > 0.93 * available_memory_bytes())
+        double const available = 0.93 * available_memory_bytes();
+        if (bytes > available)
             throw DoesNotFit("needs " + std::to_string(int(bytes / 1e9)) + " GB of memory");
 
         for (int i = 0; i < layers; ++i) {
@@ -60,10 +61,11 @@ public:
                 expert, semoe::MoeConfig{.layer = i}));
             fill(*layers_.back(), i);
         }
-        if (!training) {
+        BaselineOptions const options{threads, max_tokens, training};
+        if (!states && bytes + baseline_bytes(shape, layers, element, options) < available) {
             std::vector<LayerWeights<T>> weights;
-            for (auto& layer : layers_) weights.push_back(weights_of(*layer));
-            baselines_ = make_baselines<T>(shape, max_tokens, weights, threads);
+            for (auto& layer : layers_) weights.push_back(weights_of<T>(*layer));
+            baselines_ = make_baselines<T>(shape, weights, options);
         }
         if (states) layers_[0]->prepare(semoe::optim::AdamW{});
     }
@@ -73,6 +75,25 @@ public:
     index_t num_layers() const { return index_t(layers_.size()); }
     Layer& layer(index_t call) { return *layers_[std::size_t(call % num_layers())]; }
     std::vector<std::unique_ptr<Baseline<T>>>& baselines() { return baselines_; }
+
+    /// Views of every expert's matrices, or of their gradients.
+    template <class Element>
+    LayerWeights<Element> weights_of(Layer& layer,
+                                     semoe::BlockKind kind = semoe::BlockKind::weight) const {
+        LayerWeights<Element> all(std::size_t(shape_.num_experts));
+        auto const visit = [&](std::string const& name, auto view, semoe::Shape) {
+            if constexpr (std::is_same_v<std::remove_cvref_t<decltype(*view.data)>, Element>) {
+                std::string_view const prefix = "experts.";
+                if (!name.starts_with(prefix)) return;
+                auto& expert = all[std::stoul(name.substr(prefix.size()))];
+                if (name.ends_with("gate_proj")) expert.gate = view;
+                if (name.ends_with("up_proj")) expert.up = view;
+                if (name.ends_with("down_proj")) expert.down = view;
+            }
+        };
+        layer.for_each_parameter(visit, kind);
+        return all;
+    }
 
 private:
     static constexpr std::size_t pool_size = 1 << 20;
@@ -98,21 +119,6 @@ private:
             semoe::BlockKind::weight, semoe::Access::write);
         layer.weights_changed();
     }
-    LayerWeights<T> weights_of(Layer& layer) const {
-        LayerWeights<T> all(std::size_t(shape_.num_experts));
-        layer.for_each_parameter([&](std::string const& name, auto view, semoe::Shape) {
-            if constexpr (std::is_same_v<std::remove_cvref_t<decltype(*view.data)>, T>) {
-                std::string_view const prefix = "experts.";
-                if (!name.starts_with(prefix)) return;
-                auto& expert = all[std::stoul(name.substr(prefix.size()))];
-                if (name.ends_with("gate_proj")) expert.gate = view;
-                if (name.ends_with("up_proj")) expert.up = view;
-                if (name.ends_with("down_proj")) expert.down = view;
-            }
-        });
-        return all;
-    }
-
     Shape shape_;
     semoe::CpuBackend backend_;
     std::vector<std::unique_ptr<Layer>> layers_;
