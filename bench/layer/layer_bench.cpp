@@ -52,10 +52,10 @@ struct Options {
 /// Runs rows that come in the order of their memory: each kind of stage is built once.
 class Runner {
 public:
-    Runner(Options const& options, Setting const& setting, BandwidthProbe const& memory)
+    Runner(Options const& options, Setting const& setting, Probes& probes)
       : options_(options)
       , setting_(setting)
-      , memory_(memory) {}
+      , probes_(probes) {}
 
     std::vector<Result> const& results() const { return results_; }
 
@@ -65,7 +65,7 @@ public:
                 Outcome const outcome =
                     row.is_bf16 ? time_on<semoe::bf16>(row) : time_on<float>(row);
                 state.SetIterationTime(outcome.seconds);
-                results_.push_back({row, outcome, setting_.roofs.flops(row.is_bf16)});
+                results_.push_back({row, outcome});
                 count(state, results_.back());
             } catch (std::exception const& e) {
                 state.SkipWithError(e.what());
@@ -87,12 +87,13 @@ private:
                                                 options_.threads);
             key_ = key;
         }
-        return time_row(row, static_cast<Stage<T>&>(*stage_), memory_, options_.budget);
+        return time_row(row, static_cast<Stage<T>&>(*stage_), probes_, options_.budget);
     }
     void count(benchmark::State& state, Result const& r) const {
         state.counters["GFLOP/s"] = r.gflops();
         state.counters["GB/s"] = r.gbytes();
         state.counters["memory GB/s"] = r.outcome.bandwidth / 1e9;
+        state.counters["peak GFLOP/s"] = r.outcome.peak / 1e9;
         state.counters["roofline"] = r.roofline();
         state.counters["rows/expert"] = r.outcome.rows_per_expert;
         for (auto const& name : setting_.baselines)
@@ -102,7 +103,7 @@ private:
 
     Options const& options_;
     Setting const& setting_;
-    BandwidthProbe const& memory_;
+    Probes& probes_;
     std::string key_;
     std::unique_ptr<AnyStage> stage_;
     std::vector<Result> results_;
@@ -110,35 +111,30 @@ private:
 
 int main(int argc, char** argv) {
     Options const options(argc, argv);
-    BandwidthProbe const memory(options.threads);
-    Setting setting{processor_name(),
-                    semoe::to_string(semoe::selected_isa()),
-                    options.threads,
-                    probe_roofs(options.threads, memory),
-                    {}};
+    Probes probes(options.threads);
+    Setting setting{processor_name(), semoe::to_string(semoe::selected_isa()), options.threads, {}};
     std::istringstream names(baseline_names());
     for (std::string name; names >> name;) setting.baselines.push_back(name);
 
     benchmark::AddCustomContext("processor", setting.processor);
     benchmark::AddCustomContext("instruction_set", setting.isa);
     benchmark::AddCustomContext("threads", std::to_string(options.threads));
-    benchmark::AddCustomContext("bf16_flop_per_s", std::to_string(setting.roofs.bf16_flops));
-    benchmark::AddCustomContext("float_flop_per_s", std::to_string(setting.roofs.float_flops));
-    benchmark::AddCustomContext("memory_byte_per_s", std::to_string(setting.roofs.bytes));
+    benchmark::AddCustomContext("roofs", Roofs(probes).text());
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
 
-    Runner runner(options, setting, memory);
+    Runner runner(options, setting, probes);
     for (Row const& row : options.quick ? quick_rows() : all_rows())
         benchmark::RegisterBenchmark(
             row.name().c_str(), [&runner, row](benchmark::State& state) { runner.run(state, row); })
             ->Iterations(1)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond);
-    TableReporter table(setting, runner.results());
+    TableReporter table(setting, probes, runner.results());
     benchmark::RunSpecifiedBenchmarks(&table);
-    if (!options.svg.empty()) write_plot(options.svg, setting, runner.results());
-    if (!options.readme.empty()) record(options.readme, setting, runner.results());
+    Roofs const roofs(probes);
+    if (!options.svg.empty()) write_plot(options.svg, setting, roofs, runner.results());
+    if (!options.readme.empty()) record(options.readme, roofs, runner.results());
     return 0;
 }
 

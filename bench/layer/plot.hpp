@@ -12,13 +12,14 @@ namespace bench {
 /// for each row with balanced routing, a line through the rows that differ in tokens alone.
 class RooflinePlot {
 public:
-    RooflinePlot(Setting const& setting, std::vector<Result> const& results)
-      : setting_(setting) {
+    RooflinePlot(Setting const& setting, Roofs const& roofs, std::vector<Result> const& results)
+      : setting_(setting)
+      , roofs_(roofs) {
         for (Result const& r : results)
             if (r.row.skew == Skew::balanced && r.row.work != Work::gate_forward)
                 results_.push_back(r);
-        double const top = setting.roofs.bf16_flops / 1e9;
-        double lowest = 0.8 * setting.roofs.bytes / 1e9, rightmost = ridge(top) * 2;
+        double const top = roofs.bf16_gflops;
+        double lowest = 0.8 * roofs.memory_gbytes, rightmost = ridge(top) * 2;
         for (Result const& r : results_) {
             lowest = std::min(lowest, r.gflops());
             rightmost = std::max(rightmost, intensity(r));
@@ -52,7 +53,7 @@ private:
         bool meets(Box const& b) const { return x0 < b.x1 && b.x0 < x1 && y0 < b.y1 && b.y0 < y1; }
     };
 
-    double ridge(double gflops) const { return gflops / (setting_.roofs.bytes / 1e9); }
+    double ridge(double gflops) const { return gflops / roofs_.memory_gbytes; }
     static double intensity(Result const& r) { return r.outcome.cost.flops / r.outcome.cost.bytes; }
     Svg::Point place(double flops_per_byte, double gflops) const {
         return {x_(flops_per_byte), y_(gflops)};
@@ -99,8 +100,8 @@ private:
                   ink, "start", 16);
     }
     void roofs() {
-        double const memory = setting_.roofs.bytes / 1e9, bf16 = setting_.roofs.bf16_flops / 1e9,
-                     single = setting_.roofs.float_flops / 1e9;
+        double const memory = roofs_.memory_gbytes, bf16 = roofs_.bf16_gflops,
+                     single = roofs_.float_gflops;
         svg_.path({place(x_.from, x_.from * memory), place(ridge(bf16), bf16), place(x_.to, bf16)},
                   ink, 2);
         svg_.text({x_.end - 4, y_(bf16) - 7}, "bf16 " + decimal(std::round(bf16)), ink, "end");
@@ -113,7 +114,7 @@ private:
         double const turn = std::atan2(b.y - a.y, b.x - a.x) * 180 / 3.14159265;
         char name[32];
         std::snprintf(name, sizeof name, "memory %.1f GB/s", memory);
-        svg_.text({a.x + 0.1 * (b.x - a.x) - 6, a.y + 0.1 * (b.y - a.y) - 8}, name, ink, "start",
+        svg_.text({a.x + 0.35 * (b.x - a.x) - 8, a.y + 0.35 * (b.y - a.y) - 12}, name, ink, "start",
                   13, turn);
     }
     static std::string series_of(Row const& row) {
@@ -170,14 +171,15 @@ private:
     }
 
     Setting const& setting_;
+    Roofs roofs_;
     std::vector<Result> results_;
     Axis x_{}, y_{};
     Svg svg_{width, height};
 };
 
-inline void write_plot(std::string const& file, Setting const& setting,
+inline void write_plot(std::string const& file, Setting const& setting, Roofs const& roofs,
                        std::vector<Result> const& results) {
-    RooflinePlot(setting, results).write(file);
+    RooflinePlot(setting, roofs, results).write(file);
 }
 
 } // namespace bench

@@ -106,7 +106,7 @@ inline std::string cell_of(Result const& r) {
 /// Writes the results into this machine's column of the table in `file`; everything else in the
 /// file stays as it is.
 /// @throws std::runtime_error where the file has no such table
-inline void record(std::string const& file, Setting const& setting,
+inline void record(std::string const& file, Roofs const& roofs,
                    std::vector<Result> const& results) {
     std::vector<std::string> lines;
     {
@@ -118,11 +118,7 @@ inline void record(std::string const& file, Setting const& setting,
     if (end == lines.end()) throw std::runtime_error(file + " has no table of results");
     ResultTable table({begin + 1, end});
     std::string const machine = machine_kind();
-    char roofs[128];
-    std::snprintf(roofs, sizeof roofs, "bf16 %.0f, float %.0f GFLOP/s, memory %.1f GB/s",
-                  setting.roofs.bf16_flops / 1e9, setting.roofs.float_flops / 1e9,
-                  setting.roofs.bytes / 1e9);
-    table.set(ResultTable::roofs_key(), machine, roofs);
+    table.set(ResultTable::roofs_key(), machine, roofs.text());
     for (Result const& r : results) table.set(ResultTable::key_of(r.row), machine, cell_of(r));
 
     std::ofstream out(file);

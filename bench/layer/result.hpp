@@ -2,20 +2,21 @@
 
 #include "layer/row.hpp"
 
+#include <cstdio>
+
 namespace bench {
 
-/// A timed row and the limits it is compared with.
+/// A timed row.
 struct Result {
     Row row;
     Outcome outcome;
-    double peak_flops = 0;
 
     double milliseconds() const { return outcome.seconds * 1e3; }
     double gflops() const { return outcome.cost.flops / outcome.seconds / 1e9; }
     double gbytes() const { return outcome.cost.bytes / outcome.seconds / 1e9; }
     /// 1 is what the machine can do.
     double roofline() const {
-        return roofline_seconds(outcome.cost, peak_flops, outcome.bandwidth) / outcome.seconds;
+        return roofline_seconds(outcome.cost, outcome.peak, outcome.bandwidth) / outcome.seconds;
     }
     /// How many times longer a baseline takes; 0 where it was not timed.
     double ratio(std::string const& name) const {
@@ -29,8 +30,23 @@ struct Result {
 struct Setting {
     std::string processor, isa;
     int threads = 0;
-    Roofs roofs;
     std::vector<std::string> baselines; ///< in the order of their columns
+};
+
+/// Limits of the machine, as far as they are known by now.
+struct Roofs {
+    double bf16_gflops, float_gflops, memory_gbytes;
+
+    explicit Roofs(Probes const& probes)
+      : bf16_gflops(probes.bf16_peak.best() / 1e9)
+      , float_gflops(probes.float_peak.best() / 1e9)
+      , memory_gbytes(median(probes.bandwidths) / 1e9) {}
+    std::string text() const {
+        char line[128];
+        std::snprintf(line, sizeof line, "bf16 %.0f, float %.0f GFLOP/s, memory %.1f GB/s",
+                      bf16_gflops, float_gflops, memory_gbytes);
+        return line;
+    }
 };
 
 } // namespace bench

@@ -26,6 +26,7 @@ struct Outcome {
     double rows_per_expert = 0;
     Cost cost;
     double bandwidth = 0; ///< bytes a second, probed between the calls
+    double peak = 0;      ///< flops a second, the most seen so far
     std::vector<std::pair<std::string, double>> baselines; ///< name and median seconds
 };
 
@@ -94,7 +95,7 @@ inline double difference(ExpertWeights<float> const& a, ExpertWeights<float> con
 /// Times one row. Before that, each baseline must give what the layer gives.
 /// @throws std::runtime_error naming a baseline that disagrees
 template <class T>
-Outcome time_row(Row const& row, Stage<T>& stage, BandwidthProbe const& memory, Budget budget) {
+Outcome time_row(Row const& row, Stage<T>& stage, Probes& probes, Budget budget) {
     using semoe::Mode;
     detail::Inputs<T> in(row, stage.num_layers());
     auto context =
@@ -153,9 +154,12 @@ Outcome time_row(Row const& row, Stage<T>& stage, BandwidthProbe const& memory, 
             contenders.push_back({baseline->name(), run_baseline});
         }
     std::vector<double> bandwidths;
+    std::size_t const timed = contenders.size();
+    PeakProbe& peak = probes.peak(row.is_bf16);
     contenders.push_back({.name = "memory",
-                          .run = [&](index_t) { bandwidths.push_back(memory.measure()); },
+                          .run = [&](index_t) { bandwidths.push_back(probes.measure_memory()); },
                           .share = 0.2});
+    contenders.push_back({.name = "peak", .run = [&](index_t) { peak.measure(); }, .share = 0.05});
 
     measure(contenders, budget);
     count_touched(0);
@@ -163,10 +167,11 @@ Outcome time_row(Row const& row, Stage<T>& stage, BandwidthProbe const& memory, 
     Outcome outcome;
     outcome.seconds = median(contenders[0].seconds);
     outcome.bandwidth = median(bandwidths);
+    outcome.peak = peak.best();
     double const experts = touched / double(contenders[0].calls);
     outcome.cost = cost_of(row.shape, row.work, row.tokens, experts, double(sizeof(T)));
     outcome.rows_per_expert = double(row.tokens * row.shape.top_k) / experts;
-    for (std::size_t i = 1; i + 1 < contenders.size(); ++i)
+    for (std::size_t i = 1; i < timed; ++i)
         outcome.baselines.emplace_back(contenders[i].name, median(contenders[i].seconds));
     return outcome;
 }

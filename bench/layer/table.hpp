@@ -10,17 +10,16 @@ namespace bench {
 /// Prints a line for each row as it is done.
 class TableReporter final : public benchmark::BenchmarkReporter {
 public:
-    /// @param results  what the rows left so far, the newest last; both outlive the reporter
-    TableReporter(Setting const& setting, std::vector<Result> const& results)
+    /// @param results  what the rows left so far, the newest last; all three outlive the reporter
+    TableReporter(Setting const& setting, Probes const& probes, std::vector<Result> const& results)
       : setting_(setting)
+      , probes_(probes)
       , results_(results) {}
 
     bool ReportContext(Context const&) override {
         std::printf("%s, %d threads, instruction set %s\n", setting_.processor.c_str(),
                     setting_.threads, setting_.isa.c_str());
-        std::printf("roofs: bf16 %.0f GFLOP/s, float %.0f GFLOP/s, memory %.1f GB/s\n\n",
-                    setting_.roofs.bf16_flops / 1e9, setting_.roofs.float_flops / 1e9,
-                    setting_.roofs.bytes / 1e9);
+        std::printf("roofs: %s\n\n", Roofs(probes_).text().c_str());
         std::printf("%-16s %-5s %-8s %-16s %5s %6s %9s %8s %6s %8s", "shape", "type", "routing",
                     "work", "T", "rows/e", "ms", "GFLOP/s", "GB/s", "roofline");
         for (auto const& name : setting_.baselines) std::printf(" %9s", name.c_str());
@@ -53,6 +52,7 @@ private:
     }
 
     Setting const& setting_;
+    Probes const& probes_;
     std::vector<Result> const& results_;
 };
 

@@ -36,23 +36,24 @@ struct Contender {
 };
 
 struct Budget {
-    double seconds = 1; ///< of each contender, all rounds together; at least a call a round
+    double seconds = 1; ///< of each contender, all rounds together
     int rounds = 5;
 };
 
 /// Times the contenders in rounds, all of them in each, so that a machine that is slower for some
 /// seconds is so for everybody. Threads of one may spin for a while after its last call, so each
-/// turn begins with a pause; the first call after it is not counted if there is time for others.
+/// turn begins with a pause, and the first call after it counts only where one call is long.
 inline void measure(std::vector<Contender>& contenders, Budget budget) {
+    double const long_call = 0.25;
     for (int round = 0; round < budget.rounds; ++round)
         for (Contender& c : contenders) {
             std::this_thread::sleep_for(std::chrono::milliseconds(40));
+            double const slot = c.share * budget.seconds / budget.rounds;
             auto const start = Clock::now();
-            std::size_t const first = c.seconds.size();
-            do c.once();
-            while (seconds_since(start) < c.share * budget.seconds / budget.rounds);
-            if (c.seconds.size() > first + 2)
-                c.seconds.erase(c.seconds.begin() + std::ptrdiff_t(first));
+            c.once();
+            bool more = seconds_since(start) < long_call;
+            if (more) c.seconds.pop_back();
+            for (; more || seconds_since(start) < slot; more = false) c.once();
         }
 }
 

@@ -116,17 +116,45 @@ inline constexpr ProductLoop float_loops[] = {{semoe::Isa::portable, plain_produ
 inline constexpr ProductLoop bf16_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 #endif
 
-/// Flops a second of one loop on so many threads: the best of some runs of 10 ms.
-inline double product_rate(ProductLoop const& loop, int threads) {
-    auto const run = [&](long turns) {
-        return run_together(threads, [&](int) { loop.run(turns); });
-    };
-    long turns = 1000;
-    while (run(turns) < 0.01) turns *= 2;
-    double best = run(turns);
-    for (int i = 0; i < 8; ++i) best = std::min(best, run(turns));
-    return double(threads) * double(turns) * loop.flops_per_turn / best;
-}
+/// The most flops a second that were seen, with the best instructions of the selected set. bf16 may
+/// also be widened to float, which some processors do faster.
+class PeakProbe {
+public:
+    PeakProbe(int threads, bool is_bf16)
+      : threads_(threads) {
+        auto const try_all = [&](auto const& loops) {
+            for (ProductLoop const& loop : loops)
+                if (loop.isa <= semoe::selected_isa()) try_loop(loop);
+        };
+        try_all(float_loops);
+        if (is_bf16) try_all(bf16_loops);
+        for (int i = 0; i < 5; ++i) measure();
+    }
+
+    /// One more look, of 10 ms: a machine that was busy before may be less so now.
+    void measure() { best_ = std::max(best_, rate(loop_, turns_)); }
+    double best() const { return best_; }
+
+private:
+    double rate(ProductLoop const& loop, long turns) const {
+        double const seconds = run_together(threads_, [&](int) { loop.run(turns); });
+        return double(threads_) * double(turns) * loop.flops_per_turn / seconds;
+    }
+    void try_loop(ProductLoop const& loop) {
+        long turns = 1000;
+        while (run_together(threads_, [&](int) { loop.run(turns); }) < 0.01) turns *= 2;
+        double const found = std::max(rate(loop, turns), rate(loop, turns));
+        if (found <= best_) return;
+        best_ = found;
+        loop_ = loop;
+        turns_ = turns;
+    }
+
+    int threads_;
+    ProductLoop loop_ = float_loops[0];
+    long turns_ = 0;
+    double best_ = 0;
+};
 
 /// Reads memory that no cache holds. Threads take chunks as they get to them, as a layer's do, so
 /// that a thread which another process holds up costs its own time and not everybody's.
@@ -179,31 +207,23 @@ private:
     char* data_ = nullptr;
 };
 
-/// Limits of the machine in flops and bytes a second.
-struct Roofs {
-    double bf16_flops = 0, float_flops = 0, bytes = 0;
+/// What rows are compared with: probed before the first of them, and again during each.
+struct Probes {
+    BandwidthProbe memory;
+    PeakProbe bf16_peak, float_peak;
+    std::vector<double> bandwidths; ///< of every pass
 
-    double flops(bool is_bf16) const { return is_bf16 ? bf16_flops : float_flops; }
+    explicit Probes(int threads)
+      : memory(threads)
+      , bf16_peak(threads, true)
+      , float_peak(threads, false) {
+        for (int i = 0; i < 9; ++i) measure_memory();
+    }
+    Probes(Probes const&) = delete;
+    Probes& operator=(Probes const&) = delete;
+
+    double measure_memory() { return bandwidths.emplace_back(memory.measure()); }
+    PeakProbe& peak(bool is_bf16) { return is_bf16 ? bf16_peak : float_peak; }
 };
-
-/// The rates of the best instructions that the selected instruction set includes. bf16 may also be
-/// widened to float, which some processors do faster.
-inline Roofs probe_roofs(int threads, BandwidthProbe const& memory) {
-    Roofs roofs;
-    auto const best = [&](auto const& loops) {
-        double rate = 0;
-        for (ProductLoop const& loop : loops)
-            if (loop.isa <= semoe::selected_isa())
-                rate = std::max(rate, product_rate(loop, threads));
-        return rate;
-    };
-    roofs.float_flops = best(float_loops);
-    roofs.bf16_flops = std::max(roofs.float_flops, best(bf16_loops));
-    std::vector<double> rates;
-    for (int i = 0; i < 9; ++i) rates.push_back(memory.measure());
-    std::nth_element(rates.begin(), rates.begin() + 4, rates.end());
-    roofs.bytes = rates[4];
-    return roofs;
-}
 
 } // namespace bench
