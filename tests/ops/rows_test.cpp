@@ -95,8 +95,8 @@ TEST_CASE("ops/cpu/rows: a copy is whole, past the caches or not, wherever it be
     for (Isa isa : all_isas) {
         if (!is_available(isa)) continue;
         for (bool past : {false, true})
-            for (std::size_t offset : {0, 1, 32, 64})
-                for (std::size_t bytes : {0, 1, 63, 64, 200, 4096}) {
+            for (std::size_t offset : {0u, 1u, 32u, 64u})
+                for (std::size_t bytes : {0u, 1u, 63u, 64u, 200u, 4096u}) {
                     auto const from = random_values<float>(1, 2000);
                     alignas(64) std::byte to[5000] = {};
                     auto const* const source = reinterpret_cast<std::byte const*>(from.data());

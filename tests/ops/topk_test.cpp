@@ -45,6 +45,20 @@ struct CountingKey {
 
 } // namespace
 
+TEST_CASE("ops/topk: few of many values that hardly ever tie, some of them NaN") {
+    std::mt19937 engine(3);
+    std::normal_distribution<float> normal;
+    for (index_t n : {16, 17, 64, 100, 255, 256, 257, 400})
+        for (index_t k : {1, 2, 8, 15, 16, 17})
+            for (int repeat = 0; repeat < 5; ++repeat) {
+                if (k > n) continue;
+                std::vector<float> values;
+                for (index_t i = 0; i < n; ++i)
+                    values.push_back(repeat == 4 && i % 3 ? std::nanf("") : normal(engine));
+                check<expert_id>(values, k);
+            }
+}
+
 TEST_CASE("ops/topk: the k best in order, with ties and NaN, for any k") {
     float const nan = std::numeric_limits<float>::quiet_NaN();
     float const infinity = std::numeric_limits<float>::infinity();

@@ -14,11 +14,11 @@ namespace semoe::gate {
 struct Softmax {
     static constexpr Normalize normalize = Normalize::softmax_all;
     template <Real R>
-    SEMOE_HD R key(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R key(R logit, expert_id) const {
         return logit;
     }
     template <Real R>
-    SEMOE_HD R weight(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R weight(R logit, expert_id) const {
         return logit;
     }
 };
@@ -35,15 +35,15 @@ struct Sigmoid {
     static constexpr RouterProbability router_probability = RouterProbability::sigmoid;
     /// The logit ranks as its sigmoid does, and still tells apart what the sigmoid rounds to one.
     template <Real R>
-    SEMOE_HD R key(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R key(R logit, expert_id) const {
         return logit;
     }
     template <Real R>
-    SEMOE_HD R weight(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R weight(R logit, expert_id) const {
         return sigmoid(logit);
     }
     template <Real R>
-    SEMOE_HD R d_weight(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R d_weight(R logit, expert_id) const {
         return sigmoid_derivative(logit);
     }
 };
@@ -63,15 +63,15 @@ struct SigmoidBias {
     float const* bias = nullptr; ///< [E], backend memory; null: zero
 
     template <Real R>
-    SEMOE_HD R key(R logit, expert_id e) const {
+    SEMOE_HD SEMOE_INLINE R key(R logit, expert_id e) const {
         return sigmoid(logit) + (bias ? R(bias[e]) : R(0));
     }
     template <Real R>
-    SEMOE_HD R weight(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R weight(R logit, expert_id) const {
         return sigmoid(logit);
     }
     template <Real R>
-    SEMOE_HD R d_weight(R logit, expert_id) const {
+    SEMOE_HD SEMOE_INLINE R d_weight(R logit, expert_id) const {
         return sigmoid_derivative(logit);
     }
 };

@@ -4,6 +4,7 @@
 #include "semoe/gate/detail/shapes.hpp"
 #include "semoe/gate/detail/softmax_backward.hpp"
 #include "semoe/gate/score.hpp"
+#include "semoe/ops/detail/host_loop.hpp"
 #include "semoe/ops/topk.hpp"
 
 #include <cmath>
@@ -21,7 +22,7 @@ struct ScoredRow {
     Real const* logits;
     Score score;
 
-    SEMOE_HD Real key(index_t e) const {
+    SEMOE_HD SEMOE_INLINE Real key(index_t e) const {
         auto const id = expert_id(e);
         if constexpr (requires {
                           { score.key(logits[e], id) } -> std::same_as<Real>;
@@ -30,7 +31,7 @@ struct ScoredRow {
         else
             return Real(score.key(float(logits[e]), id));
     }
-    SEMOE_HD Real weight(index_t e) const {
+    SEMOE_HD SEMOE_INLINE Real weight(index_t e) const {
         auto const id = expert_id(e);
         if constexpr (requires {
                           { score.weight(logits[e], id) } -> std::same_as<Real>;
@@ -39,7 +40,7 @@ struct ScoredRow {
         else
             return Real(score.weight(float(logits[e]), id));
     }
-    SEMOE_HD Real d_weight(index_t e) const {
+    SEMOE_HD SEMOE_INLINE Real d_weight(index_t e) const {
         auto const id = expert_id(e);
         if constexpr (!HasScoreDerivative<Score>)
             return 1;
@@ -54,18 +55,18 @@ struct ScoredRow {
 template <class Real, class Score>
 struct KeyOf {
     ScoredRow<Real, Score> row;
-    SEMOE_HD Real operator()(index_t e) const { return row.key(e); }
+    SEMOE_HD SEMOE_INLINE Real operator()(index_t e) const { return row.key(e); }
 };
 template <class Real, class Score>
 struct WeightOf {
     ScoredRow<Real, Score> row;
-    SEMOE_HD Real operator[](index_t e) const { return row.weight(e); }
+    SEMOE_HD SEMOE_INLINE Real operator[](index_t e) const { return row.weight(e); }
 };
 template <class Real, class Score>
 struct ChosenWeightOf {
     ScoredRow<Real, Score> row;
     expert_id const* ids;
-    SEMOE_HD Real operator[](index_t i) const { return row.weight(ids[i]); }
+    SEMOE_HD SEMOE_INLINE Real operator[](index_t i) const { return row.weight(ids[i]); }
 };
 
 /// Added to the sum that weights are divided by, as DeepSeek-V3 does.
@@ -78,7 +79,7 @@ struct TopKForward {
     Score score;
     Real scale;
 
-    SEMOE_HD void operator()(index_t t) const {
+    SEMOE_HD SEMOE_INLINE void operator()(index_t t) const {
         expert_id* const ids = out.topk_ids.row(t);
         Real* const weights = out.topk_weights.row(t);
         index_t const k = out.topk_ids.cols;
@@ -95,7 +96,8 @@ struct TopKForward {
         for (index_t i = 0; i < k; ++i) weights[i] = row.weight(ids[i]);
         normalize(row, weights, k);
     }
-    SEMOE_HD void normalize(ScoredRow<Real, Score> const& row, Real* weights, index_t k) const {
+    SEMOE_HD SEMOE_INLINE void normalize(ScoredRow<Real, Score> const& row, Real* weights,
+                                         index_t k) const {
         if constexpr (Score::normalize == Normalize::none) {
             for (index_t i = 0; i < k; ++i) weights[i] *= scale;
         } else if constexpr (Score::normalize == Normalize::sum_topk) {
@@ -107,7 +109,7 @@ struct TopKForward {
                 Score::normalize == Normalize::softmax_topk
                     ? log_sum_exp<Real>(weights, k)
                     : log_sum_exp<Real>(WeightOf<Real, Score>{row}, input.logits.cols);
-            for (index_t i = 0; i < k; ++i) weights[i] = all.probability(weights[i]) * scale;
+            all.probabilities(weights, k, scale, weights);
         }
     }
 };
@@ -121,7 +123,7 @@ struct TopKBackward {
     Score score;
     Real scale;
 
-    SEMOE_HD void operator()(index_t t) const {
+    SEMOE_HD SEMOE_INLINE void operator()(index_t t) const {
         expert_id const* const ids = chosen.topk_ids.row(t);
         Real const* const dw = d_weights.row(t);
         Real* const dz = d_logits.row(t);
@@ -207,8 +209,9 @@ struct TopK {
     void forward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> out) const {
         detail::expects_shapes("gate::TopK", input, out, num_experts, top_k);
         expects(top_k <= num_experts, "gate::TopK: top_k is {} of {} experts", top_k, num_experts);
-        b.parallel_for(input.logits.rows,
-                       detail::TopKForward<B, Real, Score>{input, out, score, Real(scale)});
+        ops::detail::vector_for(
+            b, input.logits.rows,
+            detail::TopKForward<B, Real, Score>{input, out, score, Real(scale)});
     }
 
     /// Gradient of the weights by the logits, the choice of experts held constant.
@@ -227,9 +230,9 @@ struct TopK {
                       "of weight (see gate/concept.hpp)");
         detail::expects_shapes("gate::TopK", input, chosen, d_weights, d_logits, num_experts,
                                top_k);
-        b.parallel_for(input.logits.rows,
-                       detail::TopKBackward<B, Real, Score>{input, chosen, d_weights, d_logits,
-                                                            score, Real(scale)});
+        ops::detail::vector_for(b, input.logits.rows,
+                                detail::TopKBackward<B, Real, Score>{input, chosen, d_weights,
+                                                                     d_logits, score, Real(scale)});
     }
 };
 template <class Score>

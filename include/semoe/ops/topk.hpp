@@ -1,7 +1,10 @@
 #pragma once
 
 #include "semoe/core/config.hpp"
+#include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
+
+#include <limits>
 
 namespace semoe::ops {
 
@@ -14,6 +17,13 @@ SEMOE_HD constexpr bool ranks_before(Value key_a, Id a, Value key_b, Id b) {
     bool const nan_a = key_a != key_a, nan_b = key_b != key_b;
     return nan_a == nan_b ? a < b : nan_b;
 }
+
+/// A row of values as keys: select_topk(RowKey<float>{row}, n, k, ids, keys).
+template <class T>
+struct RowKey {
+    T const* values;
+    SEMOE_HD T operator()(index_t i) const { return values[i]; }
+};
 
 namespace detail {
 /// Ids and their keys as a heap, whose root ranks last.
@@ -43,19 +53,10 @@ struct Heap {
         }
     }
 };
-} // namespace detail
 
-/// The k best of n candidates in the order of ranks_before, best first. For use within functors:
-/// it runs on one thread and needs no memory but its output.
-/// @param key   key(i) gives candidate i's number; called once for every i in [0,n), in order
-/// @param ids   k elements, overwritten: of type expert_id or index_t
-/// @param keys  k elements, overwritten: the keys of `ids`
-/// @pre 0 <= k <= n
-/// @cost O(n + c log k), where c candidates are better than k of those before them
 template <class Key, class Id, class Value>
-SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
-    if (k <= 0) return;
-    detail::Heap<Value, Id> const heap{ids, keys};
+SEMOE_HD void select_by_heap(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
+    Heap<Value, Id> const heap{ids, keys};
     for (index_t i = 0; i < k; ++i) {
         ids[i] = Id(i);
         keys[i] = key(i);
@@ -74,11 +75,89 @@ SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* 
     }
 }
 
-/// A row of values as keys: select_topk(RowKey<float>{row}, n, k, ids, keys).
-template <class T>
-struct RowKey {
-    T const* values;
-    SEMOE_HD T operator()(index_t i) const { return values[i]; }
+/// What selects among few: no branch depends on the candidates, which a processor would guess
+/// wrong again and again.
+struct FewLanes {
+    static constexpr int lanes = 16, most = 256;
+
+    /// ranks[j] = how many of the 16 values lie before value j: the larger, or an equal one further
+    /// to the left.
+    template <class Value>
+    SEMOE_INLINE static void rank(Value const (&values)[lanes], int (&ranks)[lanes]) {
+        for (int j = 0; j < lanes; ++j) ranks[j] = 0;
+        for (int i = 0; i < lanes; ++i) {
+            Value const value = values[i];
+            for (int j = 0; j < lanes; ++j)
+                ranks[j] += int(value > values[j]) | (int(value == values[j]) & int(i < j));
+        }
+    }
+    /// A value that at least k of n values reach, if so many are numbers: the k-th of the largest
+    /// of every 16th.
+    template <class Value>
+    SEMOE_INLINE static Value threshold(Value const* values, index_t n, index_t k) {
+        Value largest[lanes];
+        int ranks[lanes];
+        for (index_t j = 0; j < lanes; ++j) largest[j] = -std::numeric_limits<Value>::infinity();
+        for (index_t i = 0; i < n; i += lanes)
+            for (index_t j = 0; j < lanes; ++j) largest[j] = max(values[i + j], largest[j]);
+        rank(largest, ranks);
+        Value found = largest[0];
+        for (index_t j = 0; j < lanes; ++j) found = ranks[j] == int(k) - 1 ? largest[j] : found;
+        return found;
+    }
+    /// As select_topk, of n values in an array that has room up to a multiple of 16.
+    /// @return false, with nothing done, where more than 16 values reach the threshold, or NaN
+    ///         would have to be chosen
+    template <class Value, class Id>
+    SEMOE_INLINE static bool select(Value* values, index_t n, index_t k, Id* ids, Value* keys) {
+        Value const none = -std::numeric_limits<Value>::infinity();
+        for (index_t i = n; i % lanes != 0; ++i) values[i] = none;
+        Value const least = threshold(values, n, k);
+        Value best[lanes + 1];
+        index_t from[lanes + 1], found = 0;
+        for (index_t i = 0; i < n; ++i) {
+            best[found] = values[i];
+            from[found] = i;
+            found += values[i] >= least;
+            if (found > lanes) return false;
+        }
+        if (found < k) return false;
+        for (index_t j = found; j < lanes; ++j) best[j] = none;
+        int ranks[lanes];
+        Value few[lanes];
+        for (index_t j = 0; j < lanes; ++j) few[j] = best[j];
+        rank(few, ranks);
+        for (index_t j = 0; j < found; ++j) {
+            if (ranks[j] >= k) continue;
+            ids[ranks[j]] = Id(from[j]);
+            keys[ranks[j]] = few[j];
+        }
+        return true;
+    }
 };
+} // namespace detail
+
+/// The k best of n candidates in the order of ranks_before, best first. For use within functors:
+/// it runs on one thread and needs no memory but its output.
+/// @param key   key(i) gives candidate i's number; called once for every i in [0,n), in order
+/// @param ids   k elements, overwritten: of type expert_id or index_t
+/// @param keys  k elements, overwritten: the keys of `ids`
+/// @pre 0 <= k <= n
+/// @cost O(n + c log k), where c candidates are better than k of those before them
+template <class Key, class Id, class Value>
+SEMOE_HD SEMOE_INLINE void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
+    if (k <= 0) return;
+#if !SEMOE_DEVICE_CODE
+    using Few = detail::FewLanes;
+    if (k <= Few::lanes && n >= Few::lanes && n <= Few::most) {
+        Value values[Few::most];
+        for (index_t i = 0; i < n; ++i) values[i] = key(i);
+        if (!Few::select(values, n, k, ids, keys))
+            detail::select_by_heap(RowKey<Value>{values}, n, k, ids, keys);
+        return;
+    }
+#endif
+    detail::select_by_heap(key, n, k, ids, keys);
+}
 
 } // namespace semoe::ops

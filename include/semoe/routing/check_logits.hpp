@@ -11,11 +11,18 @@ template <class Real, class Space>
 struct HasBadLogit {
     MatrixView<Real const, Space> logits;
     VectorView<std::uint8_t const, Space> mask;
-    SEMOE_HD bool operator()(index_t t) const {
+    /// x - x is zero for a finite x alone, and so is a sum of such.
+    SEMOE_HD SEMOE_INLINE bool operator()(index_t t) const {
         if (!mask.empty() && mask[t] == 0) return false;
-        bool bad = false;
-        for (index_t e = 0; e < logits.cols; ++e) bad = bad || !is_finite(logits(t, e));
-        return bad;
+        constexpr index_t lanes = 16;
+        Real const* const z = logits.row(t);
+        Real zeros[lanes] = {}, sum = 0;
+        index_t e = 0;
+        for (; e + lanes <= logits.cols; e += lanes)
+            for (index_t j = 0; j < lanes; ++j) zeros[j] += z[e + j] - z[e + j];
+        for (; e < logits.cols; ++e) sum += z[e] - z[e];
+        for (index_t j = 0; j < lanes; ++j) sum += zeros[j];
+        return !(sum == Real(0));
     }
 };
 } // namespace detail

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/ops/detail/host_loop.hpp"
 #include "semoe/routing/detail/choice_blocks.hpp"
 
 namespace semoe::detail {
@@ -17,11 +18,12 @@ struct FirstOfBlock {
     Wrong wrong;
     index_t rows;
     index_t* found;
-    SEMOE_HD void operator()(index_t i) const {
+    SEMOE_HD SEMOE_INLINE void operator()(index_t i) const {
         index_t const end = min((i + 1) * first_row_block, rows);
-        found[i] = -1;
-        for (index_t t = i * first_row_block; t < end && found[i] < 0; ++t)
-            if (wrong(t)) found[i] = t;
+        index_t first = -1;
+        for (index_t t = i * first_row_block; t < end && first < 0; ++t)
+            if (wrong(t)) first = t;
+        found[i] = first;
     }
 };
 struct FirstOfAll {
@@ -43,7 +45,7 @@ void find_first_row(char const* who, B& b, index_t rows, Wrong wrong,
     expects(status.size == 1, "{}: status has {} elements, must have 1", who, status.size);
     auto* const found = view_as<index_t>(scratch).data;
     index_t const blocks = needed / index_t(sizeof(index_t));
-    b.parallel_for(blocks, FirstOfBlock<Wrong>{wrong, rows, found});
+    ops::detail::vector_for(b, blocks, FirstOfBlock<Wrong>{wrong, rows, found});
     b.parallel_for(1, FirstOfAll{found, blocks, status.data});
 }
 

@@ -257,26 +257,23 @@ private:
               high[I] = _mm256_fmadd_ps(load(a + I % M * d.a_ld + k + 8),
                                         load(w + I / M * d.w_ld + k + 8), high[I])),
              ...);
-        (finish_dot(low[I], high[I], a + I % M * d.a_ld, w + I / M * d.w_ld, k, d.depth,
-                    d.c + (m + I % M) * d.c_ld + n + I / M),
-         ...);
+        float lanes[M * N][16];
+        ((_mm256_storeu_ps(lanes[I], low[I]), _mm256_storeu_ps(lanes[I] + 8, high[I])), ...);
+        for (int i = 0; i < M * N; ++i)
+            d.c[(m + i % M) * d.c_ld + n + i / M] =
+                finish_dot(lanes[i], a + i % M * d.a_ld, w + i / M * d.w_ld, k, d.depth);
     }
+    /// The sum of lanes, once they hold the columns from k on, too.
     template <class A, class W>
-    SEMOE_AVX2 SEMOE_INLINE static void finish_dot(__m256 low, __m256 high, A const* a, W const* w,
-                                                   index_t k, index_t depth, float* to) {
-        if (k < depth) {
-            float lanes[16];
-            _mm256_storeu_ps(lanes, low);
-            _mm256_storeu_ps(lanes + 8, high);
-            for (int j = 0; k < depth; ++k, ++j)
-                lanes[j] = __builtin_fmaf(float(a[k]), float(w[k]), lanes[j]);
-            low = _mm256_loadu_ps(lanes), high = _mm256_loadu_ps(lanes + 8);
-        }
-        __m256 const eight = _mm256_add_ps(low, high);
+    SEMOE_AVX2 SEMOE_INLINE static float finish_dot(float (&lanes)[16], A const* a, W const* w,
+                                                    index_t k, index_t depth) {
+        for (int j = 0; k < depth; ++k, ++j)
+            lanes[j] = __builtin_fmaf(float(a[k]), float(w[k]), lanes[j]);
+        __m256 const eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
         __m128 const four =
             _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
         __m128 const two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        *to = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
     }
 
     /// Three rounds of exchanges between lines 1, 2 and 4 apart.

@@ -268,26 +268,23 @@ private:
               sum[I] = _mm512_fmadd_ps(x[I % M], y, sum[I])),
              ...);
         }
-        (finish_dot(sum[I], a + I % M * d.a_ld, w + I / M * d.w_ld, k, d.depth,
-                    d.c + (m + I % M) * d.c_ld + n + I / M),
-         ...);
+        float lanes[M * N][16];
+        (_mm512_storeu_ps(lanes[I], sum[I]), ...);
+        for (int i = 0; i < M * N; ++i)
+            d.c[(m + i % M) * d.c_ld + n + i / M] =
+                finish_dot(lanes[i], a + i % M * d.a_ld, w + i / M * d.w_ld, k, d.depth);
     }
+    /// The sum of lanes, once they hold the columns from k on, too.
     template <class A, class W>
-    SEMOE_AVX512 SEMOE_INLINE static void finish_dot(__m512 sum, A const* a, W const* w, index_t k,
-                                                     index_t depth, float* to) {
-        if (k < depth) {
-            float lanes[16];
-            _mm512_storeu_ps(lanes, sum);
-            for (int j = 0; k < depth; ++k, ++j)
-                lanes[j] = __builtin_fmaf(float(a[k]), float(w[k]), lanes[j]);
-            sum = _mm512_loadu_ps(lanes);
-        }
-        __m256 const eight = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, sum, 0),
-                                           _mm512_maskz_extractf32x8_ps(0xff, sum, 1));
+    SEMOE_AVX512 SEMOE_INLINE static float finish_dot(float (&lanes)[16], A const* a, W const* w,
+                                                      index_t k, index_t depth) {
+        for (int j = 0; k < depth; ++k, ++j)
+            lanes[j] = __builtin_fmaf(float(a[k]), float(w[k]), lanes[j]);
+        __m256 const eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
         __m128 const four =
             _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
         __m128 const two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        *to = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
     }
 
     /// Four rounds of exchanges between lines 1, 2, 4 and 8 apart.
