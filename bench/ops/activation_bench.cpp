@@ -39,7 +39,8 @@ template <class T, class Act>
 void gate(benchmark::State& state) {
     CpuBackend b{.threads = 1};
     Rows<T> rows(state.range(0), 1024);
-    for (auto _ : state) ops::grouped_gate(b, rows.group, Act{}, rows.pre_view, rows.out_view);
+    for (auto _ : state)
+        ops::grouped_unit(b, rows.group, ops::unit::Gated<Act>{}, rows.pre_view, rows.out_view);
     count(state, rows.rows * rows.cols);
 }
 template <class T, class Act>
@@ -49,7 +50,8 @@ void gate_backward(benchmark::State& state) {
     std::vector<T> d(rows.pre);
     MatrixView<T, HostSpace> d_pre{d.data(), rows.rows, 2 * rows.cols};
     for (auto _ : state)
-        ops::grouped_gate_backward(b, rows.group, Act{}, rows.pre_view, rows.out_view, d_pre);
+        ops::grouped_unit_backward(b, rows.group, ops::unit::Gated<Act>{}, rows.pre_view,
+                                   rows.out_view, d_pre);
     count(state, rows.rows * rows.cols);
 }
 void std_exp_loop(benchmark::State& state) {

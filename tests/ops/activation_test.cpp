@@ -70,9 +70,9 @@ void check(Act act) {
         CAPTURE(cols);
         PaddedMatrix<T, B> pre(b, num_rows, cols, 1), out(b, num_rows, cols, 2);
         PaddedMatrix<T, B> d_out(b, num_rows, cols, 3), d_pre(b, num_rows, cols, 4);
-        ops::grouped_activate(b, g, act, pre.const_view(), out.view());
-        ops::grouped_activate_backward(b, g, act, pre.const_view(), d_out.const_view(),
-                                       d_pre.view());
+        ops::grouped_unit(b, g, ops::unit::Plain{act}, pre.const_view(), out.view());
+        ops::grouped_unit_backward(b, g, ops::unit::Plain{act}, pre.const_view(),
+                                   d_out.const_view(), d_pre.view());
         auto const x = [&](index_t r, index_t c) { return double(pre(r, c)); };
         auto const d = [&](index_t r, index_t c) { return double(d_out(r, c)); };
         CHECK(agrees(b, out, [&](index_t r, index_t c) { return exact(act, x(r, c)); }));
@@ -82,8 +82,9 @@ void check(Act act) {
 
         PaddedMatrix<T, B> both(b, num_rows, 2 * cols, 5), gated(b, num_rows, cols, 6);
         PaddedMatrix<T, B> d_both(b, num_rows, 2 * cols, 7);
-        ops::grouped_gate(b, g, act, both.const_view(), gated.view());
-        ops::grouped_gate_backward(b, g, act, both.const_view(), d_out.const_view(), d_both.view());
+        ops::grouped_unit(b, g, ops::unit::Gated{act}, both.const_view(), gated.view());
+        ops::grouped_unit_backward(b, g, ops::unit::Gated{act}, both.const_view(),
+                                   d_out.const_view(), d_both.view());
         auto const gate = [&](index_t r, index_t c) { return double(both(r, c)); };
         auto const up = [&](index_t r, index_t c) { return double(both(r, c + cols)); };
         CHECK(agrees(b, gated,
@@ -121,16 +122,20 @@ TEST_CASE_TEMPLATE("ops/activation: outputs may take the place of inputs", B, SE
     PaddedMatrix<float, B> pre(b, num_rows, cols, 1), apart(b, num_rows, cols, 1);
     PaddedMatrix<float, B> d_out(b, num_rows, cols, 2);
     PaddedMatrix<float, B> d_apart(b, num_rows, cols, 2), d_over(b, num_rows, cols, 2);
-    ops::grouped_activate_backward(b, g, act, pre.const_view(), d_out.const_view(), d_apart.view());
-    ops::grouped_activate_backward(b, g, act, pre.const_view(), d_over.const_view(), d_over.view());
+    ops::grouped_unit_backward(b, g, ops::unit::Plain{act}, pre.const_view(), d_out.const_view(),
+                               d_apart.view());
+    ops::grouped_unit_backward(b, g, ops::unit::Plain{act}, pre.const_view(), d_over.const_view(),
+                               d_over.view());
     CHECK(same_bits(d_apart.read(b), d_over.read(b)));
-    ops::grouped_activate(b, g, act, pre.const_view(), apart.view());
-    ops::grouped_activate(b, g, act, pre.const_view(), pre.view());
+    ops::grouped_unit(b, g, ops::unit::Plain{act}, pre.const_view(), apart.view());
+    ops::grouped_unit(b, g, ops::unit::Plain{act}, pre.const_view(), pre.view());
     CHECK(same_bits(apart.read(b), pre.read(b)));
 
     PaddedMatrix<float, B> both(b, num_rows, 2 * cols, 3), d_both(b, num_rows, 2 * cols, 3);
-    ops::grouped_gate_backward(b, g, act, both.const_view(), d_out.const_view(), d_both.view());
-    ops::grouped_gate_backward(b, g, act, both.const_view(), d_out.const_view(), both.view());
+    ops::grouped_unit_backward(b, g, ops::unit::Gated{act}, both.const_view(), d_out.const_view(),
+                               d_both.view());
+    ops::grouped_unit_backward(b, g, ops::unit::Gated{act}, both.const_view(), d_out.const_view(),
+                               both.view());
     CHECK(same_bits(d_both.read(b), both.read(b)));
 }
 
@@ -140,18 +145,19 @@ TEST_CASE_TEMPLATE("ops/activation: wrong widths and rows outside the matrix are
     auto g = some_rows();
     PaddedMatrix<float, B> narrow(b, num_rows, 4, 1), wide(b, num_rows, 8, 2);
     activation::Relu const act;
-    CHECK_THROWS_WITH_AS(ops::grouped_gate(b, g, act, narrow.view(), narrow.view()),
-                         "grouped_gate: a matrix of rows is [11,4], 8 columns needed",
-                         precondition_error);
-    CHECK_THROWS_AS(ops::grouped_activate(b, g, act, wide.view(), narrow.view()),
+    CHECK_THROWS_WITH_AS(
+        ops::grouped_unit(b, g, ops::unit::Gated{act}, narrow.view(), narrow.view()),
+        "grouped_unit: a matrix of rows is [11,4], 8 columns needed", precondition_error);
+    CHECK_THROWS_AS(ops::grouped_unit(b, g, ops::unit::Plain{act}, wide.view(), narrow.view()),
                     precondition_error);
-    CHECK_THROWS_AS(ops::grouped_gate_backward(b, g, act, wide.view(), wide.view(), wide.view()),
+    CHECK_THROWS_AS(ops::grouped_unit_backward(b, g, ops::unit::Gated{act}, wide.view(),
+                                               wide.view(), wide.view()),
                     precondition_error);
     g.rows[2] = 7;
-    CHECK_THROWS_WITH_AS(
-        ops::grouped_activate_backward(b, g, act, wide.view(), wide.view(), wide.view()),
-        "grouped_activate_backward: expert 2 of the group has rows [5,12) of [11,8]",
-        precondition_error);
+    CHECK_THROWS_WITH_AS(ops::grouped_unit_backward(b, g, ops::unit::Plain{act}, wide.view(),
+                                                    wide.view(), wide.view()),
+                         "grouped_unit_backward: expert 2 of the group has rows [5,12) of [11,8]",
+                         precondition_error);
 }
 
 TEST_CASE("ops/activation: the concept takes a float function, the other one its derivative too") {

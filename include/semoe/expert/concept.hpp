@@ -18,6 +18,7 @@ struct ExpertRows {
     MatrixView<T, Space> out;      ///< [R,H], overwritten
     MatrixView<T, Space> saved;    ///< [R,saved_columns()], written by forward
     MatrixView<T, Space> scratch;  ///< [R,scratch_columns()], free to use within the call
+    bool keep_saved = true;        ///< false: nobody reads `saved`, it may be left unwritten
 };
 template <class T, class Space>
 struct ExpertGradientRows {
@@ -75,6 +76,12 @@ concept RecomputableExpert = DifferentiableExpert<X, B> &&
 template <class X, class B>
 concept HasDerivedSlices = requires(X const& x, B& b, Bytes<space_of<B>> block) {
     x.rebuild_derived(b, block);
+};
+
+/// An expert whose operations want more scratch a worker than ops::worker_scratch_bytes().
+template <class X, class B>
+concept HasWorkerScratch = requires(X const& x, B const& b) {
+    { x.worker_scratch_bytes(b) } -> std::convertible_to<std::size_t>;
 };
 
 /// A routed expert beside one that every token passes through; the layer owns the second as the

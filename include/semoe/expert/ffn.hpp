@@ -35,6 +35,10 @@ struct Ffn {
     index_t saved_columns() const { return body().pre_columns(); }
     index_t scratch_columns() const { return intermediate; }
     index_t backward_scratch_columns() const { return body().backward_scratch_columns(); }
+    template <Backend B>
+    std::size_t worker_scratch_bytes(B const& b) const {
+        return body().worker_scratch_bytes(b);
+    }
     /// Of forward; backward takes twice as many.
     double flops_per_row() const { return body().flops_per_row(); }
 
@@ -66,7 +70,7 @@ struct Ffn {
     }
 
 private:
-    detail::FeedForward<T, detail::PlainUnit<Act>> body() const {
+    detail::FeedForward<T, ops::unit::Plain<Act>> body() const {
         return {hidden, intermediate, bias, {activation}};
     }
 };

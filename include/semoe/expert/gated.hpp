@@ -42,6 +42,10 @@ struct Gated {
     index_t saved_columns() const { return body().pre_columns(); }
     index_t scratch_columns() const { return intermediate; }
     index_t backward_scratch_columns() const { return body().backward_scratch_columns(); }
+    template <Backend B>
+    std::size_t worker_scratch_bytes(B const& b) const {
+        return body().worker_scratch_bytes(b);
+    }
     /// Of forward; backward takes twice as many.
     double flops_per_row() const { return body().flops_per_row(); }
 
@@ -73,7 +77,7 @@ struct Gated {
     }
 
 private:
-    detail::FeedForward<T, detail::GatedUnit<Act>> body() const {
+    detail::FeedForward<T, ops::unit::Gated<Act>> body() const {
         return {hidden, intermediate, bias, {activation}};
     }
 };

@@ -10,6 +10,7 @@
 #include "semoe/layer/stages.hpp"
 #include "semoe/ops/gemm.hpp"
 #include "semoe/ops/reduce.hpp"
+#include "semoe/ops/row_dots.hpp"
 #include "semoe/ops/worker_scratch.hpp"
 #include "semoe/optim/concept.hpp"
 #include "semoe/routing/placement.hpp"
@@ -149,7 +150,7 @@ public:
                                "DifferentiableExpert)");
             blocks_.declare_gradients(backend_);
         }
-        ops::reserve_worker_scratch(backend_);
+        ops::reserve_worker_scratch(backend_, worker_scratch_bytes());
         return Context(backend_, comm_, placement_, shape_of(max_tokens, mode));
     }
 
@@ -171,7 +172,7 @@ public:
             auto const logits = s.views.logits.row_range(0, s.num_tokens);
             {
                 auto router = acquire_router();
-                ops::gemm_nt(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
+                ops::row_dots(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
             }
             check_logits(backend_, logits, options.mask, s.views.status, s.views.check_scratch);
             detail::run_gate(backend_, gate_, comm_, config_, s);
@@ -377,6 +378,17 @@ private:
                                         blocks_.layout(shared_block));
     }
 
+    std::size_t worker_scratch_bytes() const {
+        auto const wanted = [&](auto const& x) -> std::size_t {
+            if constexpr (HasWorkerScratch<std::remove_cvref_t<decltype(x)>, B>)
+                return x.worker_scratch_bytes(backend_);
+            else
+                return 0;
+        };
+        std::size_t bytes = wanted(detail::routed_part(expert_));
+        if constexpr (HasSharedExpert<X>) bytes = std::max(bytes, wanted(expert_.shared));
+        return bytes;
+    }
     void expect_usable() const {
         expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
                             "then call reset_after_error()");

@@ -1,9 +1,9 @@
 #pragma once
 
 #include "semoe/dispatch/combine.hpp"
+#include "semoe/dispatch/spread.hpp"
 #include "semoe/layer/blocks.hpp"
 #include "semoe/layer/context.hpp"
-#include "semoe/ops/permute.hpp"
 
 #include <array>
 #include <optional>
@@ -162,17 +162,14 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
         auto const send = s.by_slot(s.views.send, c);
-        ops::gather_rows(
-            q, of_tokens(s.x, c),
-            VectorView<index_t const, space_of<B>>(s.plan(c).token_of_slot.part(0, s.num_slots(c))),
-            send);
+        spread_rows(q, of_tokens(s.x, c), this->slot_of(c), send);
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
-        ExpertRows<T, space_of<B>> const rows{s.by_row(s.views.rows, c),
-                                              s.by_row(s.views.out_rows, c), this->saved(c),
-                                              s.views.scratch.row_range(0, s.num_rows(c))};
+        ExpertRows<T, space_of<B>> const rows{
+            s.by_row(s.views.rows, c), s.by_row(s.views.out_rows, c), this->saved(c),
+            s.views.scratch.row_range(0, s.num_rows(c)), s.shape.training && !s.shape.recompute};
         this->groups.forward(
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }

@@ -97,131 +97,116 @@ SEMOE_HD SEMOE_INLINE T derivative(Act const& act, T x) {
     else
         return static_cast<T>(act.derivative(static_cast<float>(x)));
 }
+} // namespace detail
 
-template <class Act, class T, class Space>
-struct Activate {
-    using Element = T;
-    using Real = accumulate_t<T>;
-    static constexpr int inputs = 1, outputs = 1;
-
+/// What stands between the two products of an expert, sixteen columns at a time.
+namespace unit {
+/// y = act(x)
+template <class Act>
+struct Plain {
+    static constexpr int inputs = 1;
     Act act;
-    MatrixView<T const, Space> pre;
-    MatrixView<T, Space> activated;
 
-    SEMOE_HD T const* in(int, GroupPlace at) const { return pre.row(at.row); }
-    SEMOE_HD T* out(int, GroupPlace at) const { return activated.row(at.row); }
-    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[1][16], Real (&y)[1][16]) const {
-        for (int j = 0; j < 16; ++j) y[0][j] = activate(act, x[0][j]);
+    template <Real R>
+    SEMOE_HD SEMOE_INLINE void forward(R const (&x)[1][16], R (&y)[16]) const {
+        for (int j = 0; j < 16; ++j) y[j] = detail::activate(act, x[0][j]);
+    }
+    template <Real R>
+    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[1][16], R const (&dy)[16],
+                                        R (&dx)[1][16]) const {
+        for (int j = 0; j < 16; ++j) dx[0][j] = dy[j] * detail::derivative(act, x[0][j]);
     }
 };
-template <class Act, class T, class Space>
-struct ActivateBackward {
-    using Element = T;
-    using Real = accumulate_t<T>;
-    static constexpr int inputs = 2, outputs = 1;
-
+/// y = act(gate) * up
+template <class Act>
+struct Gated {
+    static constexpr int inputs = 2;
     Act act;
-    MatrixView<T const, Space> pre, d_out;
-    MatrixView<T, Space> d_pre;
 
-    SEMOE_HD T const* in(int i, GroupPlace at) const { return (i == 0 ? pre : d_out).row(at.row); }
-    SEMOE_HD T* out(int, GroupPlace at) const { return d_pre.row(at.row); }
-    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[2][16], Real (&y)[1][16]) const {
-        for (int j = 0; j < 16; ++j) y[0][j] = x[1][j] * derivative(act, x[0][j]);
+    template <Real R>
+    SEMOE_HD SEMOE_INLINE void forward(R const (&x)[2][16], R (&y)[16]) const {
+        for (int j = 0; j < 16; ++j) y[j] = detail::activate(act, x[0][j]) * x[1][j];
+    }
+    template <Real R>
+    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[2][16], R const (&dy)[16],
+                                        R (&dx)[2][16]) const {
+        for (int j = 0; j < 16; ++j) {
+            dx[0][j] = dy[j] * x[1][j] * detail::derivative(act, x[0][j]);
+            dx[1][j] = dy[j] * detail::activate(act, x[0][j]);
+        }
     }
 };
-template <class Act, class T, class Space>
-struct Gate {
+} // namespace unit
+
+namespace detail {
+/// A unit between matrices whose columns hold one input after the other.
+template <class Unit, class T, class Space>
+struct UnitForward {
     using Element = T;
     using Real = accumulate_t<T>;
-    static constexpr int inputs = 2, outputs = 1;
+    static constexpr int inputs = Unit::inputs, outputs = 1;
 
-    Act act;
-    MatrixView<T const, Space> pre;
-    MatrixView<T, Space> gated;
+    Unit unit;
+    MatrixView<T const, Space> x;
+    MatrixView<T, Space> y;
 
-    SEMOE_HD T const* in(int i, GroupPlace at) const { return pre.row(at.row) + i * gated.cols; }
-    SEMOE_HD T* out(int, GroupPlace at) const { return gated.row(at.row); }
-    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[2][16], Real (&y)[1][16]) const {
-        for (int j = 0; j < 16; ++j) y[0][j] = activate(act, x[0][j]) * x[1][j];
+    SEMOE_HD T const* in(int i, GroupPlace at) const { return x.row(at.row) + i * y.cols; }
+    SEMOE_HD T* out(int, GroupPlace at) const { return y.row(at.row); }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&in)[inputs][16], Real (&out)[1][16]) const {
+        unit.forward(in, out[0]);
     }
 };
-template <class Act, class T, class Space>
-struct GateBackward {
+template <class Unit, class T, class Space>
+struct UnitBackward {
     using Element = T;
     using Real = accumulate_t<T>;
-    static constexpr int inputs = 3, outputs = 2;
+    static constexpr int inputs = Unit::inputs + 1, outputs = Unit::inputs;
 
-    Act act;
-    MatrixView<T const, Space> pre, d_out;
-    MatrixView<T, Space> d_pre;
+    Unit unit;
+    MatrixView<T const, Space> x, dy;
+    MatrixView<T, Space> dx;
 
     SEMOE_HD T const* in(int i, GroupPlace at) const {
-        return i == 2 ? d_out.row(at.row) : pre.row(at.row) + i * d_out.cols;
+        return i == Unit::inputs ? dy.row(at.row) : x.row(at.row) + i * dy.cols;
     }
-    SEMOE_HD T* out(int i, GroupPlace at) const { return d_pre.row(at.row) + i * d_out.cols; }
-    SEMOE_HD SEMOE_INLINE void compute(Real const (&x)[3][16], Real (&y)[2][16]) const {
-        for (int j = 0; j < 16; ++j) {
-            y[0][j] = x[2][j] * x[1][j] * derivative(act, x[0][j]);
-            y[1][j] = x[2][j] * activate(act, x[0][j]);
-        }
+    SEMOE_HD T* out(int i, GroupPlace at) const { return dx.row(at.row) + i * dy.cols; }
+    SEMOE_HD SEMOE_INLINE void compute(Real const (&in)[inputs][16],
+                                       Real (&out)[outputs][16]) const {
+        Real pre[Unit::inputs][16];
+        for (int i = 0; i < Unit::inputs; ++i)
+            for (int j = 0; j < 16; ++j) pre[i][j] = in[i][j];
+        unit.backward(pre, in[Unit::inputs], out);
     }
 };
 } // namespace detail
 
-/// out = act(pre) for the rows of a group; rows outside it keep what they hold.
-/// @param pre  [R,I], backend memory
-/// @param out  [R,I], backend memory; may be pre itself
+/// y = unit(x) for the rows of a group; rows outside it keep what they hold.
+/// @param x  [R, Unit::inputs * I], backend memory: gate's columns first, then those of up
+/// @param y  [R,I], backend memory; may be x itself where a unit has one input
 /// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
-template <Backend B, Activation Act, class Pre, class T>
-void grouped_activate(B& b, Group<std::byte const> const& g, Act act,
-                      MatrixView<Pre, space_of<B>> pre, MatrixView<T, space_of<B>> out) {
-    detail::expect_rows("grouped_activate", g, pre, out.cols);
-    detail::expect_rows("grouped_activate", g, out, out.cols);
-    detail::grouped_elementwise(b, g, out.cols,
-                                detail::Activate<Act, T, space_of<B>>{act, pre, out});
+template <Backend B, class Unit, class X, class T>
+void grouped_unit(B& b, Group<std::byte const> const& g, Unit unit, MatrixView<X, space_of<B>> x,
+                  MatrixView<T, space_of<B>> y) {
+    detail::expect_rows("grouped_unit", g, x, Unit::inputs * y.cols);
+    detail::expect_rows("grouped_unit", g, y, y.cols);
+    detail::grouped_elementwise(b, g, y.cols,
+                                detail::UnitForward<Unit, T, space_of<B>>{unit, x, y});
 }
 
-/// d_pre = d_out * act'(pre).
-/// @param pre    [R,I], what forward activated
-/// @param d_out  [R,I]
-/// @param d_pre  [R,I]; may be d_out itself
-template <Backend B, DifferentiableActivation Act, class Pre, class D, class T>
-void grouped_activate_backward(B& b, Group<std::byte const> const& g, Act act,
-                               MatrixView<Pre, space_of<B>> pre, MatrixView<D, space_of<B>> d_out,
-                               MatrixView<T, space_of<B>> d_pre) {
-    detail::expect_rows("grouped_activate_backward", g, pre, d_pre.cols);
-    detail::expect_rows("grouped_activate_backward", g, d_out, d_pre.cols);
-    detail::expect_rows("grouped_activate_backward", g, d_pre, d_pre.cols);
-    detail::grouped_elementwise(
-        b, g, d_pre.cols, detail::ActivateBackward<Act, T, space_of<B>>{act, pre, d_out, d_pre});
-}
-
-/// out = act(gate) * up, the gated linear unit (Shazeer, arXiv 2002.05202).
-/// @param pre  [R,2I]: the gate's columns first, then those of up
-/// @param out  [R,I]
-template <Backend B, Activation Act, class Pre, class T>
-void grouped_gate(B& b, Group<std::byte const> const& g, Act act, MatrixView<Pre, space_of<B>> pre,
-                  MatrixView<T, space_of<B>> out) {
-    detail::expect_rows("grouped_gate", g, pre, 2 * out.cols);
-    detail::expect_rows("grouped_gate", g, out, out.cols);
-    detail::grouped_elementwise(b, g, out.cols, detail::Gate<Act, T, space_of<B>>{act, pre, out});
-}
-
-/// The gradient of grouped_gate.
-/// @param pre    [R,2I], what forward read
-/// @param d_out  [R,I]
-/// @param d_pre  [R,2I]; may be pre itself
-template <Backend B, DifferentiableActivation Act, class Pre, class D, class T>
-void grouped_gate_backward(B& b, Group<std::byte const> const& g, Act act,
-                           MatrixView<Pre, space_of<B>> pre, MatrixView<D, space_of<B>> d_out,
-                           MatrixView<T, space_of<B>> d_pre) {
-    detail::expect_rows("grouped_gate_backward", g, pre, 2 * d_out.cols);
-    detail::expect_rows("grouped_gate_backward", g, d_out, d_out.cols);
-    detail::expect_rows("grouped_gate_backward", g, d_pre, 2 * d_out.cols);
-    detail::grouped_elementwise(b, g, d_out.cols,
-                                detail::GateBackward<Act, T, space_of<B>>{act, pre, d_out, d_pre});
+/// The gradient of grouped_unit.
+/// @param x   [R, Unit::inputs * I], what forward read
+/// @param dy  [R,I]
+/// @param dx  as x; may be x itself, or dy where a unit has one input
+template <Backend B, class Unit, class X, class D, class T>
+void grouped_unit_backward(B& b, Group<std::byte const> const& g, Unit unit,
+                           MatrixView<X, space_of<B>> x, MatrixView<D, space_of<B>> dy,
+                           MatrixView<T, space_of<B>> dx) {
+    detail::expect_rows("grouped_unit_backward", g, x, Unit::inputs * dy.cols);
+    detail::expect_rows("grouped_unit_backward", g, dy, dy.cols);
+    detail::expect_rows("grouped_unit_backward", g, dx, Unit::inputs * dy.cols);
+    detail::grouped_elementwise(b, g, dy.cols,
+                                detail::UnitBackward<Unit, T, space_of<B>>{unit, x, dy, dx});
 }
 
 } // namespace semoe::ops

@@ -3,47 +3,15 @@
 #include "semoe/expert/concept.hpp"
 #include "semoe/expert/packing.hpp"
 #include "semoe/ops/activation.hpp"
+#include "semoe/ops/feed_forward.hpp"
 #include "semoe/ops/grouped_gemm.hpp"
 #include "semoe/ops/pack.hpp"
 
 namespace semoe::expert::detail {
 
-/// act(pre), between two matrices.
-template <class Act>
-struct PlainUnit {
-    static constexpr index_t inputs = 1;
-    static constexpr bool backward_in_place = true; ///< d_pre may lie where d_act does
-    Act act;
-
-    template <class B, class Pre, class T>
-    void forward(B& b, ops::Group<std::byte const> const& g, Pre pre, T out) const {
-        ops::grouped_activate(b, g, act, pre, out);
-    }
-    template <class B, class Pre, class D, class T>
-    void backward(B& b, ops::Group<std::byte const> const& g, Pre pre, D d_act, T d_pre) const {
-        ops::grouped_activate_backward(b, g, act, pre, d_act, d_pre);
-    }
-};
-/// act(gate) * up, where the columns of the gate come first.
-template <class Act>
-struct GatedUnit {
-    static constexpr index_t inputs = 2;
-    static constexpr bool backward_in_place = false;
-    Act act;
-
-    template <class B, class Pre, class T>
-    void forward(B& b, ops::Group<std::byte const> const& g, Pre pre, T out) const {
-        ops::grouped_gate(b, g, act, pre, out);
-    }
-    template <class B, class Pre, class D, class T>
-    void backward(B& b, ops::Group<std::byte const> const& g, Pre pre, D d_act, T d_pre) const {
-        ops::grouped_gate_backward(b, g, act, pre, d_act, d_pre);
-    }
-};
-
 /// unit(x in^T + in_bias) down^T + down_bias: what experts of two products have in common. `in`
 /// is one matrix of Unit::inputs * I rows, however many names its parts have.
-/// @tparam Unit  PlainUnit or GatedUnit
+/// @tparam Unit  ops::unit::Plain or Gated
 template <Element T, class Unit>
 struct FeedForward {
     index_t hidden, intermediate; // H, I
@@ -51,7 +19,8 @@ struct FeedForward {
     Unit unit;
 
     index_t pre_columns() const { return Unit::inputs * intermediate; }
-    index_t d_pre_column() const { return Unit::backward_in_place ? 0 : intermediate; }
+    /// With one input, its gradient may lie where that of the output does.
+    index_t d_pre_column() const { return Unit::inputs == 1 ? 0 : intermediate; }
     index_t backward_scratch_columns() const { return d_pre_column() + pre_columns(); }
     double flops_per_row() const {
         return 2.0 * double(hidden) * double(pre_columns() + intermediate);
@@ -64,6 +33,15 @@ struct FeedForward {
         return {(pre_columns() + intermediate) * hidden, 1, pre_columns()};
     }
     ops::BlockSlice down_bias() const { return {in_bias().offset + pre_columns(), 1, hidden}; }
+
+    ops::FeedForwardBlock<Unit> block() const {
+        return {unit, in(), down(), bias ? in_bias() : ops::BlockSlice{},
+                bias ? down_bias() : ops::BlockSlice{}};
+    }
+    template <Backend B>
+    std::size_t worker_scratch_bytes(B const&) const {
+        return ops::feed_forward_scratch_bytes<B, T>(block());
+    }
 
     void add_derived(BlockLayout& layout) const {
         layout.add_derived("in_panels", pre_columns(), hidden,
@@ -82,14 +60,23 @@ struct FeedForward {
     template <Backend B>
     void pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
              MatrixView<T const, space_of<B>> x, MatrixView<T, space_of<B>> saved) const {
+        if constexpr (ops::may_fuse_feed_forward<B, T>)
+            if (ops::has_fused_feed_forward<B, T>())
+                return ops::grouped_feed_forward<T>(b, weights, block(), x, saved, {}, {});
         ops::grouped_gemm_nt(b, weights, x, in(layout), saved);
         if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
     }
     template <Backend B>
     void forward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
                  ExpertRows<T, space_of<B>> const& rows) const {
+        if constexpr (ops::may_fuse_feed_forward<B, T>)
+            if (ops::has_fused_feed_forward<B, T>())
+                return ops::grouped_feed_forward<T>(b, weights, block(), rows.in,
+                                                    rows.keep_saved ? rows.saved
+                                                                    : MatrixView<T, space_of<B>>{},
+                                                    rows.scratch, rows.out);
         pre(b, layout, weights, rows.in, rows.saved);
-        unit.forward(b, weights, rows.saved, rows.scratch);
+        ops::grouped_unit(b, weights, unit, rows.saved, rows.scratch);
         ops::grouped_gemm_nt(b, weights, rows.scratch, down(layout), rows.out);
         if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
     }
@@ -100,12 +87,17 @@ struct FeedForward {
         auto const act = rows.scratch.col_range(0, intermediate); // later its gradient
         auto const d_pre = rows.scratch.col_range(d_pre_column(), pre_columns());
 
-        unit.forward(b, weights, rows.saved, act);
+        if constexpr (ops::may_fuse_feed_forward<B, T>)
+            if (ops::has_fused_feed_forward<B, T>())
+                return ops::grouped_feed_forward_backward<T>(b, weights, gradients, accumulate,
+                                                             block(), rows.in, rows.saved,
+                                                             rows.d_out, d_pre, rows.d_in);
+        ops::grouped_unit(b, weights, unit, rows.saved, act);
         ops::grouped_gemm_tn(b, gradients, accumulate, rows.d_out, act, down());
         if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, rows.d_out, down_bias());
 
         ops::grouped_gemm_nn(b, weights, rows.d_out, down(layout), act);
-        unit.backward(b, weights, rows.saved, act, d_pre);
+        ops::grouped_unit_backward(b, weights, unit, rows.saved, act, d_pre);
         ops::grouped_gemm_tn(b, gradients, accumulate, d_pre, rows.in, in());
         if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, d_pre, in_bias());
         ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);

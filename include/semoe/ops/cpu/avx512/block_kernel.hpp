@@ -1,0 +1,122 @@
+#pragma once
+
+#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/lines.hpp"
+
+#if SEMOE_X86
+#include <cstring>
+
+namespace semoe::ops::cpu::avx512 {
+
+/// How a word of a row, spread over a register, meets the words of 16 columns.
+struct FloatWords {
+    using Element = float;
+    using Left = __m512;
+    using Right = __m512;
+    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+        return _mm512_castsi512_ps(_mm512_set1_epi32(int(word)));
+    }
+    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) {
+        return _mm512_castsi512_ps(_mm512_load_si512(line));
+    }
+    SEMOE_LINES SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
+        sum = _mm512_fmadd_ps(a, b, sum);
+    }
+};
+/// Words of two bf16 as floats: one chain, the even element first.
+struct WidenedWords {
+    using Element = bf16;
+    struct Pair {
+        __m512 even, odd;
+    };
+    using Left = Pair;
+    using Right = Pair;
+    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+        return {_mm512_castsi512_ps(_mm512_set1_epi32(int(word << 16))),
+                _mm512_castsi512_ps(_mm512_set1_epi32(int(word & 0xffff0000u)))};
+    }
+    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) {
+        __m512i const words = _mm512_load_si512(line);
+        __m512i const upper = _mm512_set1_epi32(int(0xffff0000u));
+        return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, words, 16)),
+                _mm512_castsi512_ps(_mm512_and_si512(words, upper))};
+    }
+    SEMOE_LINES SEMOE_INLINE static void add(Left const& a, Right const& b, __m512& sum) {
+        sum = _mm512_fmadd_ps(a.even, b.even, sum);
+        sum = _mm512_fmadd_ps(a.odd, b.odd, sum);
+    }
+};
+/// Words of two bf16 by the processor's dot product.
+struct DotWords {
+    using Element = bf16;
+    using Left = __m512i;
+    using Right = __m512i;
+    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+        return _mm512_set1_epi32(int(word));
+    }
+    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) { return _mm512_load_si512(line); }
+    SEMOE_LINES SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
+        // Written out, so that one target serves all kernels of this file.
+        __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
+    }
+};
+
+/// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
+template <class Words>
+class BlockKernel {
+public:
+    template <int Columns, int Lines, class Fetch>
+    void multiply(BlockSteps const& s, Fetch fetch, bool add, float* results) {
+        constexpr int rows = 16 / Columns, fetches = Lines * rows / 8;
+        for (int place = 0; place < 2; ++place)
+            for (int row = 0; row < 16; row += rows) {
+                chains<Columns, fetches>(s, s.left[place] + row * s.row_bytes, fetch, add,
+                                         results + place * tile_floats + row * 16,
+                                         std::make_integer_sequence<int, rows>{});
+            }
+    }
+
+private:
+    template <int Columns, int Lines, class Fetch, int... R>
+    SEMOE_LINES static void chains(BlockSteps s, char const* left, Fetch& fetch, bool add,
+                                   float* results, std::integer_sequence<int, R...>) {
+        constexpr index_t second_column = 2 * tile_floats;
+        __m512 first[sizeof...(R)], second[sizeof...(R)];
+        ((first[R] = add ? _mm512_loadu_ps(results + R * 16) : _mm512_setzero_ps()), ...);
+        if constexpr (Columns == 2)
+            ((second[R] =
+                  add ? _mm512_loadu_ps(results + second_column + R * 16) : _mm512_setzero_ps()),
+             ...);
+        index_t const row = s.row_bytes;
+        for (; s.steps > 0; --s.steps, left += s.step_bytes, s.right += tile_bytes) {
+            fetch.template some<Lines>();
+            for (int i = 0; i < 16; ++i) {
+                auto const b0 = Words::load(s.right + i * line_bytes);
+                if constexpr (Columns == 2) {
+                    auto const b1 = Words::load(s.right + s.right_tile + i * line_bytes);
+                    (step(left + R * row + i * 4, b0, b1, first[R], second[R]), ...);
+                } else {
+                    (Words::add(spread(left + R * row + i * 4), b0, first[R]), ...);
+                }
+            }
+        }
+        (_mm512_storeu_ps(results + R * 16, first[R]), ...);
+        if constexpr (Columns == 2)
+            (_mm512_storeu_ps(results + second_column + R * 16, second[R]), ...);
+    }
+    SEMOE_LINES SEMOE_INLINE static typename Words::Left spread(char const* from) {
+        std::uint32_t word;
+        std::memcpy(&word, from, sizeof(word));
+        return Words::spread(word);
+    }
+    SEMOE_LINES SEMOE_INLINE static void step(char const* from, typename Words::Right const& b0,
+                                              typename Words::Right const& b1, __m512& sum0,
+                                              __m512& sum1) {
+        auto const a = spread(from);
+        Words::add(a, b0, sum0);
+        Words::add(a, b1, sum1);
+    }
+};
+
+} // namespace semoe::ops::cpu::avx512
+#endif

@@ -1,0 +1,131 @@
+#pragma once
+
+#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/lines.hpp"
+
+#if SEMOE_X86
+
+namespace semoe::ops::cpu {
+
+/// A weight matrix [depth, cols] whose rows are the depth of a product.
+template <class T>
+struct WeightColumns {
+    T const* first = nullptr;
+    index_t ld = 0, depth = 0, cols = 0;
+};
+
+/// How a product goes through such a matrix: panels of columns, each in slabs of the depth. A
+/// slab's lines become words on the way; slab, the lines fetched for the next and all sums of a
+/// panel stay in L2. The fewer rows, the wider panels may be, up to whole rows, which memory gives
+/// fastest.
+template <class T>
+struct ColumnPanels {
+    static constexpr index_t sums_bytes = 512 << 10, slab_bytes = 512 << 10;
+
+    index_t width, slab, panels;
+
+    ColumnPanels(index_t blocks, index_t cols)
+      : width(min(max(sums_bytes / (4 * 32 * ((blocks + 1) / 2)) / 32 * 32, index_t(256)),
+                  (max(cols, index_t(1)) + 31) / 32 * 32))
+      , slab(min(max(slab_bytes / (width * line_bytes), index_t(1)), index_t(16)) * step_depth<T>)
+      , panels((cols + width - 1) / width) {}
+
+    HostRows<T> at(WeightColumns<T> const& w, index_t panel, index_t k) const {
+        return {w.first + k * w.ld + panel * width, w.ld, min(slab, w.depth - k),
+                min(width, w.cols - panel * width)};
+    }
+    index_t slab_tiles() const { return slab / step_depth<T> * (width / 16) * tile_bytes; }
+};
+
+/// Lines of a slab on their way into L2: one from each of eight rows in turn, as PanelFetch.
+class SlabFetch {
+public:
+    template <class T>
+    explicit SlabFetch(HostRows<T> const& slab)
+      : at_(reinterpret_cast<char const*>(slab.data))
+      , row_bytes_(slab.ld * index_t(sizeof(T)))
+      , row_lines_(slab.cols * index_t(sizeof(T)) / line_bytes)
+      , last_row_(slab.data && row_lines_ > 0 ? slab.rows : 0) {}
+
+    template <int N>
+    SEMOE_INLINE void some() {
+        for (int i = 0; i < N; ++i) {
+            __asm__ volatile("prefetcht1 %0" ::"m"(at_[row_ * row_bytes_ + line_ * line_bytes]));
+            if (++row_ % rows != 0) continue;
+            row_ -= rows;
+            if (++line_ != row_lines_) continue;
+            line_ = 0;
+            row_ += rows;
+        }
+    }
+    bool wanted() const { return row_ < last_row_; }
+    /// What a copy of this has fetched.
+    void skip(index_t n) {
+        index_t const done = line_ * rows + row_ % rows + n, group = row_lines_ * rows;
+        row_ = row_ / rows * rows + done / group * rows + done % rows;
+        line_ = done % group / rows;
+    }
+
+private:
+    static constexpr index_t rows = 8;
+
+    char const* at_;
+    index_t row_bytes_, row_lines_, last_row_, row_ = 0, line_ = 0;
+};
+
+/// Bytes that multiply_by_columns works in, for that many blocks of 16 rows.
+template <class T>
+constexpr index_t by_columns_scratch_bytes(index_t blocks, index_t cols) {
+    ColumnPanels<T> const p(blocks, cols);
+    return p.slab_tiles() + (blocks + 1) / 2 * (p.width / 32) * 4 * tile_bytes;
+}
+
+/// c(m, n) = sum over k of a(m, k) * w(k, n) for some panels of columns: the bits of an element
+/// depend on its row of a and its column of w alone.
+/// @param a        tiles of rows [blocks of 16][steps of the whole depth]
+/// @param next     weights to fetch when these have been read
+/// @param scratch  by_columns_scratch_bytes(blocks, w.cols)
+/// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
+///                 blocks by the first 16 columns, then by the second
+template <class Kernel, class T, class Finish>
+void multiply_by_columns(Kernel& kernel, char const* a, index_t blocks, WeightColumns<T> const& w,
+                         index_t first_panel, index_t last_panel, WeightColumns<T> const& next,
+                         char* scratch, Finish const& finish) {
+    ColumnPanels<T> const panels(blocks, w.cols);
+    index_t const left_block = steps_of<T>(w.depth) * tile_bytes, pairs = (blocks + 1) / 2;
+    // The other half of the lines.
+    int const lines = pairs == 1 ? 4 : pairs < 4 ? 2 : 1;
+    char* const all_results = scratch + panels.slab_tiles();
+    for (index_t p = first_panel; p < last_panel; ++p)
+        for (index_t k = 0; k < w.depth; k += panels.slab) {
+            bool const last = k + panels.slab >= w.depth;
+            auto const slab = panels.at(w, p, k);
+            SlabFetch fetch(!last ? panels.at(w, p, k + panels.slab)
+                            : p + 1 < last_panel
+                                ? panels.at(w, p + 1, 0)
+                                : ColumnPanels<T>(blocks, next.cols).at(next, 0, 0));
+            tile_by_columns(slab, scratch, fetch);
+            index_t const steps = steps_of<T>(slab.rows), right_block = steps * tile_bytes;
+            for (index_t c = 0; c < slab.cols; c += 32)
+                for (index_t r = 0; r < pairs; ++r) {
+                    char const* const row = a + 2 * r * left_block + k / step_depth<T> * tile_bytes;
+                    BlockSteps const block{{row, 2 * r + 1 < blocks ? row + left_block : row},
+                                           line_bytes,
+                                           tile_bytes,
+                                           scratch + c / 16 * right_block,
+                                           right_block,
+                                           steps};
+                    auto* const results = reinterpret_cast<float*>(
+                        all_results + (c / 32 * pairs + r) * 4 * tile_bytes);
+                    multiply_block(kernel, block, fetch, lines, blocks_of_16(slab.cols - c), k > 0,
+                                   results);
+                    if (fetch.wanted()) fetch.skip(steps * 4 * lines);
+                    if (last)
+                        finish(p * panels.width + c, 2 * r, min(blocks - 2 * r, index_t(2)),
+                               results);
+                }
+        }
+}
+
+} // namespace semoe::ops::cpu
+#endif

@@ -1,0 +1,89 @@
+#pragma once
+
+#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/lines.hpp"
+
+#if SEMOE_X86
+
+namespace semoe::ops::cpu {
+
+/// A matrix of floats that gradients go to.
+struct GradientRows {
+    float* data; ///< [rows, cols], row after row
+    index_t rows, cols;
+    bool add; ///< to what it holds; else it is overwritten, past the caches
+
+    GradientRows row_range(index_t begin, index_t end) const {
+        return {data + begin * cols, end - begin, cols, add};
+    }
+    bool is_aligned() const {
+        return cols % 16 == 0 && reinterpret_cast<std::uintptr_t>(data) % 64 == 0;
+    }
+};
+
+namespace detail {
+/// Sixteen rows of 32 results from their place, or to it: one tile, and that of the next 16 columns
+/// 2 * tile_floats on.
+struct ResultRows {
+    GradientRows const& g;
+    index_t n, k;
+    float* results;
+
+    SEMOE_LINES void get() const {
+        for (index_t r = 0; r < rows(); ++r)
+            for (index_t c = 0; c < cols(); c += 16)
+                _mm512_store_ps(at(r, c), lines::load_16(place(r, c), cols() - c));
+    }
+    SEMOE_LINES void put() const {
+        for (index_t r = 0; r < rows(); ++r)
+            for (index_t c = 0; c < cols(); c += 16)
+                lines::store_16(place(r, c), cols() - c, _mm512_load_ps(at(r, c)));
+    }
+    /// Past the caches. @pre g.is_aligned()
+    SEMOE_LINES void stream() const {
+        for (index_t r = 0; r < rows(); ++r)
+            for (index_t c = 0; c < cols(); c += 16)
+                _mm512_stream_ps(place(r, c), _mm512_load_ps(at(r, c)));
+    }
+
+private:
+    index_t rows() const { return min(g.rows - n, tile_rows); }
+    index_t cols() const { return min(g.cols - k, index_t(32)); }
+    float* place(index_t r, index_t c) const { return g.data + (n + r) * g.cols + k + c; }
+    float* at(index_t r, index_t c) const { return results + c / 16 * 2 * tile_floats + r * 16; }
+};
+} // namespace detail
+
+/// g(n, k) (+)= sum over m of a(m, n) * b(m, k): the gradient of weights. Added, it continues the
+/// sums that g holds.
+/// @param a      tiles of rows [blocks of 16 rows of g][steps]
+/// @param b      tiles of words [blocks of 16 columns of g][steps]
+/// @param steps  of the rows m
+template <class Kernel>
+void multiply_outer(Kernel& kernel, char const* a, char const* b, index_t steps,
+                    GradientRows const& g) {
+    alignas(64) float results[4 * tile_floats];
+    index_t const block = steps * tile_bytes;
+    bool const stream = !g.add && g.is_aligned();
+    auto const rows = [&](index_t n, index_t k, int half) {
+        return detail::ResultRows{g, n + half * tile_rows, k, results + half * tile_floats};
+    };
+    for (index_t n = 0; n < g.rows; n += 32) {
+        char const* const row = a + n / 16 * block;
+        for (index_t k = 0; k < g.cols; k += 32) {
+            BlockSteps const s{{row, n + 16 < g.rows ? row + block : row},
+                               line_bytes,
+                               tile_bytes,
+                               b + k / 16 * block,
+                               block,
+                               steps};
+            for (int half = 0; half < 2 && g.add; ++half) rows(n, k, half).get();
+            multiply_block(kernel, s, NoFetch{}, 0, blocks_of_16(g.cols - k), g.add, results);
+            for (int half = 0; half < 2; ++half)
+                stream ? rows(n, k, half).stream() : rows(n, k, half).put();
+        }
+    }
+}
+
+} // namespace semoe::ops::cpu
+#endif

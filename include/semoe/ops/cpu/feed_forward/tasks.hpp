@@ -1,0 +1,337 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/backend/cpu/isa.hpp"
+#include "semoe/core/view.hpp"
+#include "semoe/ops/cpu/amx/block_kernel.hpp"
+#include "semoe/ops/cpu/avx512/block_kernel.hpp"
+#include "semoe/ops/cpu/feed_forward/backward.hpp"
+#include "semoe/ops/cpu/feed_forward/forward.hpp"
+#include "semoe/ops/group.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace semoe::ops::cpu {
+
+/// Whether whole experts over T run as one operation on an instruction set.
+template <class T>
+constexpr bool has_fused_feed_forward(Isa isa) {
+    return (std::same_as<T, float> || std::same_as<T, bf16>)&&(
+        isa == Isa::avx512 || isa == Isa::avx512_bf16 || isa == Isa::amx);
+}
+
+/// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
+inline constexpr index_t feed_forward_rows = 384;
+
+#if SEMOE_X86
+
+template <class T>
+constexpr index_t feed_forward_scratch(index_t hidden, index_t inputs) {
+    return max(forward_scratch_bytes<T>(hidden, inputs, feed_forward_rows),
+               backward_scratch_bytes<T>(hidden, inputs, feed_forward_rows));
+}
+
+/// Names a kernel.
+template <class K>
+struct KernelType {
+    using Kernel = K;
+};
+/// Calls f(KernelType<kernel for an instruction set>).
+/// @pre has_fused_feed_forward<T>(isa)
+template <class T, class F>
+void with_block_kernel(Isa isa, F const& f) {
+    if constexpr (std::same_as<T, float>)
+        f(KernelType<avx512::BlockKernel<avx512::FloatWords>>{});
+    else if (isa == Isa::amx)
+        f(KernelType<amx::BlockKernel<amx::HardwareTiles>>{});
+    else if (isa == Isa::avx512_bf16)
+        f(KernelType<avx512::BlockKernel<avx512::DotWords>>{});
+    else
+        f(KernelType<avx512::BlockKernel<avx512::WidenedWords>>{});
+}
+
+/// A worker's scratch where it is large enough, else memory for one task.
+class TaskScratch {
+public:
+    TaskScratch(std::span<std::byte> scratch, index_t bytes)
+      : data_(reinterpret_cast<char*>(scratch.data())) {
+        if (index_t(scratch.size()) >= bytes) return;
+        own_.reset(new (std::align_val_t{64}) char[std::size_t(bytes)]);
+        data_ = own_.get();
+    }
+    char* data() const { return data_; }
+
+private:
+    struct Free {
+        void operator()(char* p) const { ::operator delete[](p, std::align_val_t{64}); }
+    };
+    std::unique_ptr<char[], Free> own_;
+    char* data_;
+};
+
+/// Numbers of a group's experts in falling order of rows, so that the last tasks are short.
+struct LongestFirst {
+    int expert[Group<>::capacity];
+
+    template <class Byte>
+    explicit LongestFirst(Group<Byte> const& g) {
+        for (int i = 0; i < g.size; ++i) expert[i] = i;
+        std::stable_sort(expert, expert + g.size,
+                         [&](int a, int b) { return g.rows[a] > g.rows[b]; });
+    }
+    template <class Byte>
+    Group<Byte> sorted(Group<Byte> const& g) const {
+        Group<Byte> out;
+        for (int i = 0; i < g.size; ++i)
+            out.add(g.first_row[expert[i]], g.rows[expert[i]], g.block[expert[i]]);
+        return out;
+    }
+};
+
+/// Task `split` of the `splits` that share a range of [0, n) units.
+struct Range {
+    index_t begin, end;
+    Range(index_t n, index_t split, index_t splits)
+      : begin(n * split / splits)
+      , end(n * (split + 1) / splits) {}
+};
+
+/// How many tasks share an expert where there are too few experts to keep all workers busy.
+inline index_t splits_of(index_t blocks, int workers) {
+    index_t const enough = 4 * index_t(workers);
+    return workers == 1 || blocks >= enough ? 1 : (2 * enough + blocks - 1) / blocks;
+}
+
+/// Forward: the rows of a group's experts in blocks, each one task, or several that share its
+/// panels of weights.
+template <class T, class Block>
+struct FeedForwardTasks {
+    enum class Part { all, in, down };
+    using Expert = FeedForward<T, decltype(Block::unit)>;
+
+    Isa isa;
+    Group<std::byte const> group;
+    Block block;
+    MatrixView<T const, HostSpace> x;
+    MatrixView<T, HostSpace> saved, act, out;
+    int workers;
+    index_t splits;
+    Part part;
+
+    struct Place {
+        int expert;
+        index_t first, rows; ///< of the expert's rows
+        index_t split;
+    };
+
+    static index_t blocks_of(index_t rows) {
+        return (rows + feed_forward_rows - 1) / feed_forward_rows;
+    }
+    index_t blocks() const {
+        index_t n = 0;
+        for (int e = 0; e < group.size; ++e) n += blocks_of(group.rows[e]);
+        return n;
+    }
+    /// @return false beyond the last task
+    bool find(index_t i, Place& at) const {
+        at.split = i % splits;
+        i /= splits;
+        for (at.expert = 0; at.expert < group.size; ++at.expert) {
+            index_t const rows = group.rows[at.expert], n = blocks_of(rows);
+            if (i >= n) {
+                i -= n;
+                continue;
+            }
+            index_t const each = ((rows + n - 1) / n + 31) / 32 * 32;
+            at.first = min(i * each, rows);
+            at.rows = min(each, rows - at.first);
+            return true;
+        }
+        return false;
+    }
+    Expert expert(int e) const {
+        auto const* w = reinterpret_cast<T const*>(group.block[e]);
+        auto const of = [&](auto m) {
+            return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
+        };
+        auto const bias = [&](BlockSlice const& s) { return s.rows ? w + s.offset : nullptr; };
+        return {block.unit,
+                block.hidden(),
+                block.intermediate(),
+                w + block.in.offset,
+                bias(block.in_bias),
+                w + block.down.offset,
+                bias(block.down_bias),
+                of(x),
+                of(saved),
+                of(act),
+                of(out)};
+    }
+    WeightRows<T> weights(Expert const& f) const {
+        return part == Part::down ? f.down_rows() : f.in_rows();
+    }
+    /// The weights that this worker will want next, as far as one can know.
+    WeightRows<T> upcoming(index_t i) const {
+        Place next;
+        if (!find(i + workers, next) || next.rows == 0) return {};
+        auto const w = weights(expert(next.expert));
+        return w.from(Range(w.panels(), next.split, splits).begin);
+    }
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        Place at;
+        if (!find(i, at) || at.rows == 0) return;
+        with_block_kernel<T>(isa, [&](auto type) {
+            run<typename decltype(type)::Kernel>(at, upcoming(i), scratch);
+        });
+    }
+
+private:
+    template <class Kernel>
+    void run(Place const& at, WeightRows<T> const& next, std::span<std::byte> scratch) const {
+        auto const f = expert(at.expert);
+        TaskScratch const memory(scratch,
+                                 forward_scratch_bytes<T>(f.hidden, f.intermediate, at.rows));
+        if (part == Part::all) return forward<Kernel>(f, at.first, at.rows, next, memory.data());
+        Range const panels(weights(f).panels(), at.split, splits);
+        if (part == Part::in)
+            forward_in<Kernel>(f, at.first, at.rows, panels.begin, panels.end, next, memory.data());
+        else
+            forward_down<Kernel>(f, at.first, at.rows, panels.begin, panels.end, next,
+                                 memory.data());
+    }
+};
+
+template <class T, class B, class Block>
+void run_feed_forward(B& b, Group<std::byte const> const& g, Block const& block,
+                      MatrixView<T const, HostSpace> in, MatrixView<T, HostSpace> saved,
+                      MatrixView<T, HostSpace> act, MatrixView<T, HostSpace> out) {
+    using Tasks = FeedForwardTasks<T, Block>;
+    using Part = typename Tasks::Part;
+    bool const pre_only = out.empty();
+    Tasks tasks{
+        selected_isa(), LongestFirst(g).sorted(g), block, in, saved, {}, out, b.concurrency(), 1,
+        Part::all};
+    index_t const blocks = tasks.blocks();
+    if (blocks == 0) return;
+    tasks.splits = splits_of(blocks, tasks.workers);
+    if (!pre_only && tasks.splits == 1) return b.parallel_tasks(blocks, tasks);
+    tasks.part = Part::in;
+    if (!pre_only) tasks.act = act;
+    b.parallel_tasks(blocks * tasks.splits, tasks);
+    if (pre_only) return;
+    tasks.part = Part::down;
+    b.parallel_tasks(blocks * tasks.splits, tasks);
+}
+
+/// Backward: one task an expert, whose rows come in blocks, or several that share its matrices.
+template <class T, class Block>
+struct FeedForwardBackwardTasks {
+    enum class Part { all, unit, rest };
+    using Expert = FeedForwardBackward<T, decltype(Block::unit)>;
+
+    Isa isa;
+    Group<std::byte const> group;
+    std::byte* gradient[Group<>::capacity]; ///< blocks of the group's experts
+    GroupMask accumulate;
+    Block block;
+    MatrixView<T const, HostSpace> in, saved, d_out;
+    MatrixView<T, HostSpace> d_pre, d_in;
+    int workers;
+    index_t splits;
+    Part part;
+
+    Expert expert(int e) const {
+        auto const* w = reinterpret_cast<T const*>(group.block[e]);
+        auto* g = reinterpret_cast<float*>(gradient[e]);
+        bool const add = (accumulate >> e & 1u) != 0;
+        auto const of = [&](auto m) { return m.row_range(group.first_row[e], group.rows[e]); };
+        return {block.unit,
+                block.hidden(),
+                block.intermediate(),
+                w + block.in.offset,
+                w + block.down.offset,
+                of(in),
+                of(saved),
+                of(d_out),
+                of(d_pre),
+                of(d_in),
+                {g + block.in.offset, block.in.rows, block.in.cols, add},
+                {g + block.down.offset, block.down.rows, block.down.cols, add}};
+    }
+    /// The weights that this worker will want next, as far as one can know.
+    WeightColumns<T> upcoming(index_t i) const {
+        index_t const next = (i + workers) / splits;
+        if (next >= group.size || part != Part::all) return {};
+        return expert(int(next)).down_columns();
+    }
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        with_block_kernel<T>(isa,
+                             [&](auto type) { run<typename decltype(type)::Kernel>(i, scratch); });
+    }
+
+private:
+    template <class Kernel>
+    void run(index_t i, std::span<std::byte> scratch) const {
+        auto const f = expert(int(i / splits));
+        index_t const all = f.in.rows, split = i % splits;
+        TaskScratch const memory(
+            scratch, backward_scratch_bytes<T>(f.hidden, f.inputs(), min(all, feed_forward_rows)));
+        auto const range = [&](index_t n) { return Range(n, split, splits); };
+        for (index_t first = 0; first < all; first += feed_forward_rows) {
+            index_t const rows = min(feed_forward_rows, all - first);
+            if (part != Part::rest) {
+                auto const panels = range(f.panels(f.down_columns(), rows));
+                backward_unit<Kernel>(f, first, rows, panels.begin, panels.end, f.in_columns(),
+                                      memory.data());
+            }
+            if (part == Part::unit) continue;
+            auto const panels = range(f.panels(f.in_columns(), rows));
+            backward_in<Kernel>(f, first, rows, panels.begin, panels.end,
+                                first + rows < all ? f.down_columns() : upcoming(i), memory.data());
+            auto const weights = [&](GradientRows g, auto const& compute) {
+                g.add |= first > 0;
+                auto const pairs = range((g.rows + 31) / 32);
+                if (pairs.begin < pairs.end)
+                    compute(f, first, rows, g, pairs.begin * 32, min(pairs.end * 32, g.rows),
+                            memory.data());
+            };
+            using Unit = decltype(Block::unit);
+            weights(f.d_w_down, backward_down_weights<Kernel, T, Unit>);
+            weights(f.d_w_in, backward_in_weights<Kernel, T, Unit>);
+        }
+    }
+};
+
+template <class T, class B, class Block>
+void run_feed_forward_backward(B& b, Group<std::byte const> const& weights,
+                               Group<std::byte> const& gradients, GroupMask accumulate,
+                               Block const& block, MatrixView<T const, HostSpace> in,
+                               MatrixView<T const, HostSpace> saved,
+                               MatrixView<T const, HostSpace> d_out, MatrixView<T, HostSpace> d_pre,
+                               MatrixView<T, HostSpace> d_in) {
+    using Tasks = FeedForwardBackwardTasks<T, Block>;
+    using Part = typename Tasks::Part;
+    LongestFirst const order(weights);
+    Tasks tasks{selected_isa(), order.sorted(weights), {}, 0,        block, in, saved, d_out, d_pre,
+                d_in,           b.concurrency(),       1,  Part::all};
+    while (tasks.group.size > 0 && tasks.group.rows[tasks.group.size - 1] == 0) --tasks.group.size;
+    for (int i = 0; i < tasks.group.size; ++i) {
+        tasks.gradient[i] = gradients.block[order.expert[i]];
+        tasks.accumulate |= (accumulate >> order.expert[i] & 1u) << i;
+    }
+    index_t const experts = tasks.group.size;
+    if (experts == 0) return;
+    tasks.splits = splits_of(experts, tasks.workers);
+    if (tasks.splits == 1) return b.parallel_tasks(experts, tasks);
+    tasks.part = Part::unit;
+    b.parallel_tasks(experts * tasks.splits, tasks);
+    tasks.part = Part::rest;
+    b.parallel_tasks(experts * tasks.splits, tasks);
+}
+
+#endif
+
+} // namespace semoe::ops::cpu

@@ -1,0 +1,106 @@
+#pragma once
+
+#include "semoe/backend/concept.hpp"
+#include "semoe/core/dtype.hpp"
+#include "semoe/ops/activation.hpp"
+#include "semoe/ops/cpu/feed_forward/tasks.hpp"
+#include "semoe/ops/detail/product.hpp"
+#include "semoe/ops/group.hpp"
+#include "semoe/ops/grouped_gemm.hpp"
+
+namespace semoe::ops {
+
+/// Where an expert of two products keeps its weights: unit(x in^T + in_bias) down^T + down_bias.
+template <class Unit>
+struct FeedForwardBlock {
+    Unit unit;
+    BlockSlice in, down;           ///< [Unit::inputs * I, H] and [H, I]
+    BlockSlice in_bias, down_bias; ///< [1, Unit::inputs * I] and [1, H]; without rows: none
+
+    index_t hidden() const { return down.rows; }
+    index_t intermediate() const { return down.cols; }
+};
+
+/// Backends and types for which an expert may be one operation.
+template <class B, class T>
+inline constexpr bool may_fuse_feed_forward = HasWorkers<B>&& SEMOE_X86 &&
+                                              (std::same_as<T, float> || std::same_as<T, bf16>);
+
+/// Whether a backend has one operation for a whole expert, which grouped_feed_forward needs; it
+/// depends on the processor. Its results have other bits than the products one by one.
+template <class B, class T>
+bool has_fused_feed_forward() {
+    if constexpr (may_fuse_feed_forward<B, T>)
+        return cpu::has_fused_feed_forward<T>(selected_isa());
+    else
+        return false;
+}
+
+/// Scratch that a worker should have for grouped_feed_forward; zero where there is none.
+template <class B, class T, class Unit>
+std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
+    if constexpr (may_fuse_feed_forward<B, T>)
+        if (has_fused_feed_forward<B, T>())
+            return std::size_t(cpu::feed_forward_scratch<T>(block.hidden(), block.in.rows));
+    return 0;
+}
+
+/// The whole expert for the rows of every expert of the group. The activation between the products
+/// stays in the cache of the processor that computed it, and is rounded once. A row's bits depend
+/// on no other row.
+/// @tparam T     float or bf16
+/// @param in     [R,H], backend memory
+/// @param saved  [R, Unit::inputs * I], overwritten by what enters the unit; empty: not kept
+/// @param act    [R,I], may be overwritten
+/// @param out    [R,H], overwritten; empty: only `saved` is computed
+/// @pre has_fused_feed_forward<B, T>()
+/// @sync enqueues
+/// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows; no allocation
+///       where workers have their scratch
+template <class T, HasWorkers B, class Unit>
+    requires may_fuse_feed_forward<B, T>
+void grouped_feed_forward(B& b, Group<std::byte const> const& g,
+                          FeedForwardBlock<Unit> const& block, MatrixView<T const, HostSpace> in,
+                          MatrixView<T, HostSpace> saved, MatrixView<T, HostSpace> act,
+                          MatrixView<T, HostSpace> out) {
+    detail::expect_rows("grouped_feed_forward", g, in, block.hidden());
+    if (!out.empty()) detail::expect_rows("grouped_feed_forward", g, out, block.hidden());
+    cpu::run_feed_forward<T>(b, g, block, in, saved, act, out);
+}
+
+/// The gradients of grouped_feed_forward: those of in, and of the weights and biases.
+/// @param gradients   the experts' rows and gradient blocks
+/// @param accumulate  a set bit adds to that expert's gradient, a clear one overwrites it
+/// @param in          [R,H], what forward read
+/// @param saved       [R, Unit::inputs * I], what forward saved
+/// @param d_out       [R,H]
+/// @param d_pre       [R, Unit::inputs * I], overwritten: the gradient of saved
+/// @param d_in        [R,H], overwritten
+/// @pre has_fused_feed_forward<B, T>()
+/// @sync enqueues
+/// @cost 4 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows, writes every
+///       gradient once
+template <class T, HasWorkers B, class Unit>
+    requires may_fuse_feed_forward<B, T>
+void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights,
+                                   Group<std::byte> const& gradients, GroupMask accumulate,
+                                   FeedForwardBlock<Unit> const& block,
+                                   MatrixView<T const, HostSpace> in,
+                                   MatrixView<T const, HostSpace> saved,
+                                   MatrixView<T const, HostSpace> d_out,
+                                   MatrixView<T, HostSpace> d_pre, MatrixView<T, HostSpace> d_in) {
+    char const* const name = "grouped_feed_forward_backward";
+    detail::expect_rows(name, weights, in, block.hidden());
+    detail::expect_rows(name, weights, saved, block.in.rows);
+    detail::expect_rows(name, weights, d_out, block.hidden());
+    detail::expect_rows(name, weights, d_pre, block.in.rows);
+    detail::expect_rows(name, weights, d_in, block.hidden());
+    cpu::run_feed_forward_backward<T>(b, weights, gradients, accumulate, block, in, saved, d_out,
+                                      d_pre, d_in);
+    if (block.in_bias.rows > 0)
+        grouped_bias_gradient(b, gradients, accumulate, d_pre, block.in_bias);
+    if (block.down_bias.rows > 0)
+        grouped_bias_gradient(b, gradients, accumulate, d_out, block.down_bias);
+}
+
+} // namespace semoe::ops
