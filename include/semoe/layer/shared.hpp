@@ -4,7 +4,7 @@
 #include "semoe/dispatch/combine.hpp"
 #include "semoe/layer/blocks.hpp"
 #include "semoe/layer/context.hpp"
-#include "semoe/ops/gemm.hpp"
+#include "semoe/ops/row_dots.hpp"
 
 namespace semoe::detail {
 
@@ -37,7 +37,7 @@ template <class B, class T, class C>
 void shared_factor(B& b, MatrixView<accumulate_t<T>, space_of<B>> gate, ContextState<B, T, C>& s) {
     using Real = accumulate_t<T>;
     Real* const factor = s.views.shared_factor.data;
-    ops::gemm_nt(b, s.x, gate, MatrixView<Real, space_of<B>>{factor, s.num_tokens, 1});
+    ops::row_dots(b, s.x, gate, MatrixView<Real, space_of<B>>{factor, s.num_tokens, 1});
     b.parallel_for(s.num_tokens, SigmoidInPlace<Real>{factor});
 }
 
