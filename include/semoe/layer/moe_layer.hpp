@@ -150,7 +150,7 @@ public:
                                "DifferentiableExpert)");
             blocks_.declare_gradients(backend_);
         }
-        ops::reserve_worker_scratch(backend_);
+        ops::reserve_worker_scratch(backend_, worker_scratch_bytes());
         return Context(backend_, comm_, placement_, shape_of(max_tokens, mode));
     }
 
@@ -378,6 +378,17 @@ private:
                                         blocks_.layout(shared_block));
     }
 
+    std::size_t worker_scratch_bytes() const {
+        auto const wanted = [&](auto const& x) -> std::size_t {
+            if constexpr (HasWorkerScratch<std::remove_cvref_t<decltype(x)>, B>)
+                return x.worker_scratch_bytes(backend_);
+            else
+                return 0;
+        };
+        std::size_t bytes = wanted(detail::routed_part(expert_));
+        if constexpr (HasSharedExpert<X>) bytes = std::max(bytes, wanted(expert_.shared));
+        return bytes;
+    }
     void expect_usable() const {
         expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
                             "then call reset_after_error()");

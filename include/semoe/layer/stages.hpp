@@ -167,9 +167,9 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     }
     void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
-        ExpertRows<T, space_of<B>> const rows{s.by_row(s.views.rows, c),
-                                              s.by_row(s.views.out_rows, c), this->saved(c),
-                                              s.views.scratch.row_range(0, s.num_rows(c))};
+        ExpertRows<T, space_of<B>> const rows{
+            s.by_row(s.views.rows, c), s.by_row(s.views.out_rows, c), this->saved(c),
+            s.views.scratch.row_range(0, s.num_rows(c)), s.shape.training && !s.shape.recompute};
         this->groups.forward(
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
