@@ -10,10 +10,31 @@ namespace semoe::ops::cpu::amx {
 /// Products of bf16 by tiles: two of each operand, four of results.
 /// @tparam Tiles  HardwareTiles or EmulatedTiles
 template <class Tiles>
-class BlockKernel {
-public:
-    template <int Columns, int Lines, class Fetch>
-    void multiply(BlockSteps s, Fetch fetch, bool add, float* results) {
+class TileKernel final : public BlockKernel {
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
+             float* results) override {
+        two_columns ? multiply<2>(s, fetch, lines, add, results)
+                    : multiply<1>(s, fetch, lines, add, results);
+    }
+    template <int Columns>
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
+        // A number of lines that the compiler knows keeps their addresses out of the way.
+        switch (lines) {
+        case 0:
+            return steps<Columns, 0>(s, fetch, add, results);
+        case 1:
+            return steps<Columns, 1>(s, fetch, add, results);
+        case 2:
+            return steps<Columns, 2>(s, fetch, add, results);
+        case 4:
+            return steps<Columns, 4>(s, fetch, add, results);
+        default:
+            return steps<Columns, 8>(s, fetch, add, results);
+        }
+    }
+    template <int Columns, int Lines>
+    void steps(BlockSteps s, Fetch& shared_fetch, bool add, float* results) {
+        Fetch fetch = shared_fetch;
         if (add) {
             load<0>(results);
             load<1>(results);
@@ -27,20 +48,20 @@ public:
         }
         for (; s.steps > 0; --s.steps) {
             tiles_.template load<4>(s.left[0], s.row_bytes);
-            fetch.template some<Lines>();
+            fetch.some(Lines);
             tiles_.template load<6>(s.right, line_bytes);
             tiles_.template dot<0, 4, 6>();
-            fetch.template some<Lines>();
+            fetch.some(Lines);
             tiles_.template load<5>(s.left[1], s.row_bytes);
             tiles_.template dot<1, 5, 6>();
-            fetch.template some<Lines>();
+            fetch.some(Lines);
             if constexpr (Columns == 2) {
                 tiles_.template load<7>(s.right + s.right_tile, line_bytes);
                 tiles_.template dot<2, 4, 7>();
-                fetch.template some<Lines>();
+                fetch.some(Lines);
                 tiles_.template dot<3, 5, 7>();
             } else {
-                fetch.template some<Lines>();
+                fetch.some(Lines);
             }
             s.left[0] += s.step_bytes;
             s.left[1] += s.step_bytes;
@@ -50,9 +71,8 @@ public:
         store<1>(results);
         if constexpr (Columns == 2) store<2>(results);
         if constexpr (Columns == 2) store<3>(results);
+        shared_fetch = fetch;
     }
-
-private:
     template <int Tile>
     SEMOE_INLINE void load(float const* results) {
         tiles_.template load<Tile>(results + Tile * tile_floats, line_bytes);

@@ -63,23 +63,26 @@ struct DotWords {
 
 /// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
 template <class Words>
-class BlockKernel {
-public:
-    template <int Columns, int Lines, class Fetch>
-    void multiply(BlockSteps const& s, Fetch fetch, bool add, float* results) {
-        constexpr int rows = 16 / Columns, fetches = Lines * rows / 8;
-        for (int place = 0; place < 2; ++place)
-            for (int row = 0; row < 16; row += rows) {
-                chains<Columns, fetches>(s, s.left[place] + row * s.row_bytes, fetch, add,
-                                         results + place * tile_floats + row * 16,
-                                         std::make_integer_sequence<int, rows>{});
-            }
+class VectorKernel final : public BlockKernel {
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
+             float* results) override {
+        two_columns ? multiply<2>(s, fetch, lines, add, results)
+                    : multiply<1>(s, fetch, lines, add, results);
     }
-
-private:
-    template <int Columns, int Lines, class Fetch, int... R>
-    SEMOE_LINES static void chains(BlockSteps s, char const* left, Fetch& fetch, bool add,
-                                   float* results, std::integer_sequence<int, R...>) {
+    template <int Columns>
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
+        constexpr int rows = 16 / Columns;
+        for (int place = 0; place < 2; ++place)
+            for (int row = 0; row < 16; row += rows)
+                chains<Columns>(s, s.left[place] + row * s.row_bytes, fetch, lines * rows / 8, add,
+                                results + place * tile_floats + row * 16,
+                                std::make_integer_sequence<int, rows>{});
+    }
+    template <int Columns, int... R>
+    SEMOE_LINES SEMOE_NOINLINE static void chains(BlockSteps const& block, char const* left,
+                                                  Fetch& fetch, int lines, bool add, float* results,
+                                                  std::integer_sequence<int, R...>) {
+        BlockSteps s = block;
         constexpr index_t second_column = 2 * tile_floats;
         __m512 first[sizeof...(R)], second[sizeof...(R)];
         ((first[R] = add ? _mm512_loadu_ps(results + R * 16) : _mm512_setzero_ps()), ...);
@@ -89,7 +92,7 @@ private:
              ...);
         index_t const row = s.row_bytes;
         for (; s.steps > 0; --s.steps, left += s.step_bytes, s.right += tile_bytes) {
-            fetch.template some<Lines>();
+            fetch.some(lines);
             for (int i = 0; i < 16; ++i) {
                 auto const b0 = Words::load(s.right + i * line_bytes);
                 if constexpr (Columns == 2) {

@@ -116,60 +116,61 @@ private:
 
 /// Scratch of a backward task of that many rows.
 template <class T>
-constexpr index_t backward_scratch_bytes(index_t hidden, index_t inputs, index_t rows) {
+constexpr index_t backward_scratch_bytes(index_t hidden, index_t intermediate, index_t inputs,
+                                         index_t rows) {
     index_t const widest = max(hidden, inputs), blocks = blocks_of_16(rows);
     index_t const by_columns =
-        tiles_bytes<T>(rows, widest) + by_columns_scratch_bytes<T>(blocks, widest);
+        tiles_bytes<T>(rows, widest) + max(by_columns_scratch_bytes<T>(blocks, hidden),
+                                           by_columns_scratch_bytes<T>(blocks, intermediate));
     index_t const outer = 2 * (blocks_of_16(widest) + 1) * steps_of<T>(rows) * tile_bytes;
     return max(by_columns, outer);
 }
 
 /// d_pre of rows [first, first + rows), for panels [begin, end) of down_columns().
-template <class Kernel, class T, class Unit>
-void backward_unit(FeedForwardBackward<T, Unit> const& f, index_t first, index_t rows,
-                   index_t begin, index_t end, WeightColumns<T> const& next, char* scratch) {
+template <class T, class Unit>
+void backward_unit(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, index_t first,
+                   index_t rows, index_t begin, index_t end, WeightColumns<T> const& next,
+                   char* scratch) {
     Parts parts(scratch);
     char* const d_out = parts.take(tiles_bytes<T>(rows, f.hidden));
     tile_rows_of(detail::host_rows(f.d_out, first, rows), d_out);
-    Kernel kernel;
     multiply_by_columns(kernel, d_out, blocks_of_16(rows), f.down_columns(), begin, end, next,
                         parts.rest(), detail::FinishUnitBackward<T, Unit>{f, first, rows});
 }
 /// d_in of rows [first, first + rows) from d_pre, for panels [begin, end) of in_columns().
-template <class Kernel, class T, class Unit>
-void backward_in(FeedForwardBackward<T, Unit> const& f, index_t first, index_t rows, index_t begin,
-                 index_t end, WeightColumns<T> const& next, char* scratch) {
+template <class T, class Unit>
+void backward_in(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, index_t first,
+                 index_t rows, index_t begin, index_t end, WeightColumns<T> const& next,
+                 char* scratch) {
     Parts parts(scratch);
     char* const d_pre = parts.take(tiles_bytes<T>(rows, f.inputs()));
     tile_rows_of(detail::host_rows(MatrixView<T const, HostSpace>(f.d_pre), first, rows), d_pre);
-    Kernel kernel;
     multiply_by_columns(kernel, d_pre, blocks_of_16(rows), f.in_columns(), begin, end, next,
                         parts.rest(), detail::FinishColumns<T>{f.d_in.row_range(first, rows)});
 }
 /// Rows [begin, end) of the gradient of w_down, from rows [first, first + rows).
-template <class Kernel, class T, class Unit>
-void backward_down_weights(FeedForwardBackward<T, Unit> const& f, index_t first, index_t rows,
-                           GradientRows const& gradient, index_t begin, index_t end,
-                           char* scratch) {
+template <class T, class Unit>
+void backward_down_weights(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f,
+                           index_t first, index_t rows, GradientRows const& gradient, index_t begin,
+                           index_t end, char* scratch) {
     Parts parts(scratch);
     index_t const steps = steps_of<T>(rows), n = end - begin;
     char* const d_out = parts.take(blocks_of_16(n) * steps * tile_bytes);
     tile_transposed(detail::host_rows(f.d_out, first, rows).part(0, begin, rows, n), d_out);
     detail::ActivationTiles<T, Unit>{f, first, rows}.write(parts.rest());
-    Kernel kernel;
     multiply_outer(kernel, d_out, parts.rest(), steps, gradient.row_range(begin, end));
 }
 /// Rows [begin, end) of the gradient of w_in, from d_pre of rows [first, first + rows).
-template <class Kernel, class T, class Unit>
-void backward_in_weights(FeedForwardBackward<T, Unit> const& f, index_t first, index_t rows,
-                         GradientRows const& gradient, index_t begin, index_t end, char* scratch) {
+template <class T, class Unit>
+void backward_in_weights(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, index_t first,
+                         index_t rows, GradientRows const& gradient, index_t begin, index_t end,
+                         char* scratch) {
     Parts parts(scratch);
     index_t const steps = steps_of<T>(rows), n = end - begin;
     char* const d_pre = parts.take(blocks_of_16(n) * steps * tile_bytes);
     MatrixView<T const, HostSpace> const d_pre_rows = f.d_pre;
     tile_transposed(detail::host_rows(d_pre_rows, first, rows).part(0, begin, rows, n), d_pre);
     tile_by_columns(detail::host_rows(f.in, first, rows), parts.rest());
-    Kernel kernel;
     multiply_outer(kernel, d_pre, parts.rest(), steps, gradient.row_range(begin, end));
 }
 

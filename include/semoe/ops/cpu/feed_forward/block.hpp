@@ -1,7 +1,6 @@
 #pragma once
 
-#include "semoe/core/config.hpp"
-#include "semoe/core/types.hpp"
+#include "semoe/ops/cpu/feed_forward/fetch.hpp"
 
 namespace semoe::ops::cpu {
 
@@ -17,45 +16,29 @@ struct BlockSteps {
     index_t steps;
 };
 
-// A kernel for elements of type T has
-//     template <int Columns, int Lines, class Fetch>
-//     void multiply(BlockSteps const&, Fetch fetch, bool add, float* results);
-// It writes the results, or adds to them where `add` is set, and asks for fetch.some<Lines>() four
-// times a step. Its object lives as long as a task: it may own the processor's state meanwhile.
+/// Multiplies blocks of one element type on one instruction set. It lives as long as a task, and
+/// may own the processor's state meanwhile.
+class BlockKernel {
+public:
+    BlockKernel() = default;
+    BlockKernel(BlockKernel const&) = delete;
+    BlockKernel& operator=(BlockKernel const&) = delete;
 
-/// Where all that is read lies in the caches.
-struct NoFetch {
-    template <int N>
-    SEMOE_INLINE void some() {}
-    static constexpr bool wanted() { return false; }
-};
-
-template <int Columns, class Kernel, class Fetch>
-void multiply_block(Kernel& kernel, BlockSteps const& s, Fetch const& fetch, int lines, bool add,
-                    float* results) {
-    switch (fetch.wanted() ? lines : 0) {
-    case 0:
-        return kernel.template multiply<Columns, 0>(s, NoFetch{}, add, results);
-    case 1:
-        return kernel.template multiply<Columns, 1>(s, fetch, add, results);
-    case 2:
-        return kernel.template multiply<Columns, 2>(s, fetch, add, results);
-    case 3:
-        return kernel.template multiply<Columns, 3>(s, fetch, add, results);
-    case 4:
-        return kernel.template multiply<Columns, 4>(s, fetch, add, results);
-    default:
-        return kernel.template multiply<Columns, 8>(s, fetch, add, results);
+    /// Writes the results, or adds to them.
+    /// @param fetch    asked for `lines` lines four times a step
+    /// @param columns  tiles of 16; more than two count as two
+    /// @param results  4 tiles, aligned to 64 bytes; of one column's tiles only the first two
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, index_t columns, bool add,
+                  float* results) {
+        run(s, fetch, fetch.wanted() ? lines : 0, columns >= 2, add, results);
     }
-}
-/// @param columns  1 or 2 tiles of 16
-template <class Kernel, class Fetch>
-void multiply_block(Kernel& kernel, BlockSteps const& s, Fetch const& fetch, int lines,
-                    index_t columns, bool add, float* results) {
-    if (columns >= 2)
-        multiply_block<2>(kernel, s, fetch, lines, add, results);
-    else
-        multiply_block<1>(kernel, s, fetch, lines, add, results);
-}
+
+protected:
+    ~BlockKernel() = default;
+
+private:
+    virtual void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
+                     float* results) = 0;
+};
 
 } // namespace semoe::ops::cpu

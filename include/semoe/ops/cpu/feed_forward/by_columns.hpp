@@ -34,43 +34,16 @@ struct ColumnPanels {
         return {w.first + k * w.ld + panel * width, w.ld, min(slab, w.depth - k),
                 min(width, w.cols - panel * width)};
     }
+    static HostRows<T> first_slab(WeightColumns<T> const& w, index_t blocks) {
+        return ColumnPanels(blocks, w.cols).at(w, 0, 0);
+    }
+    /// What a slab reads, on its way into L2.
+    static Fetch fetch(HostRows<T> const& slab) {
+        index_t const half = slab.rows / 2, bytes = slab.ld * index_t(sizeof(T));
+        void const* const regions[2] = {slab.data, slab.data + half * slab.ld};
+        return Fetch(regions, half, bytes, slab.cols * index_t(sizeof(T)));
+    }
     index_t slab_tiles() const { return slab / step_depth<T> * (width / 16) * tile_bytes; }
-};
-
-/// Lines of a slab on their way into L2: one from each of eight rows in turn, as PanelFetch.
-class SlabFetch {
-public:
-    template <class T>
-    explicit SlabFetch(HostRows<T> const& slab)
-      : at_(reinterpret_cast<char const*>(slab.data))
-      , row_bytes_(slab.ld * index_t(sizeof(T)))
-      , row_lines_(slab.cols * index_t(sizeof(T)) / line_bytes)
-      , last_row_(slab.data && row_lines_ > 0 ? slab.rows : 0) {}
-
-    template <int N>
-    SEMOE_INLINE void some() {
-        for (int i = 0; i < N; ++i) {
-            __asm__ volatile("prefetcht1 %0" ::"m"(at_[row_ * row_bytes_ + line_ * line_bytes]));
-            if (++row_ % rows != 0) continue;
-            row_ -= rows;
-            if (++line_ != row_lines_) continue;
-            line_ = 0;
-            row_ += rows;
-        }
-    }
-    bool wanted() const { return row_ < last_row_; }
-    /// What a copy of this has fetched.
-    void skip(index_t n) {
-        index_t const done = line_ * rows + row_ % rows + n, group = row_lines_ * rows;
-        row_ = row_ / rows * rows + done / group * rows + done % rows;
-        line_ = done % group / rows;
-    }
-
-private:
-    static constexpr index_t rows = 8;
-
-    char const* at_;
-    index_t row_bytes_, row_lines_, last_row_, row_ = 0, line_ = 0;
 };
 
 /// Bytes that multiply_by_columns works in, for that many blocks of 16 rows.
@@ -87,10 +60,10 @@ constexpr index_t by_columns_scratch_bytes(index_t blocks, index_t cols) {
 /// @param scratch  by_columns_scratch_bytes(blocks, w.cols)
 /// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
 ///                 blocks by the first 16 columns, then by the second
-template <class Kernel, class T, class Finish>
-void multiply_by_columns(Kernel& kernel, char const* a, index_t blocks, WeightColumns<T> const& w,
-                         index_t first_panel, index_t last_panel, WeightColumns<T> const& next,
-                         char* scratch, Finish const& finish) {
+template <class T, class Finish>
+void multiply_by_columns(BlockKernel& kernel, char const* a, index_t blocks,
+                         WeightColumns<T> const& w, index_t first_panel, index_t last_panel,
+                         WeightColumns<T> const& next, char* scratch, Finish const& finish) {
     ColumnPanels<T> const panels(blocks, w.cols);
     index_t const left_block = steps_of<T>(w.depth) * tile_bytes, pairs = (blocks + 1) / 2;
     // The other half of the lines.
@@ -100,10 +73,10 @@ void multiply_by_columns(Kernel& kernel, char const* a, index_t blocks, WeightCo
         for (index_t k = 0; k < w.depth; k += panels.slab) {
             bool const last = k + panels.slab >= w.depth;
             auto const slab = panels.at(w, p, k);
-            SlabFetch fetch(!last ? panels.at(w, p, k + panels.slab)
-                            : p + 1 < last_panel
-                                ? panels.at(w, p + 1, 0)
-                                : ColumnPanels<T>(blocks, next.cols).at(next, 0, 0));
+            auto const upcoming = !last                ? panels.at(w, p, k + panels.slab)
+                                  : p + 1 < last_panel ? panels.at(w, p + 1, 0)
+                                                       : panels.first_slab(next, blocks);
+            Fetch fetch = panels.fetch(upcoming);
             tile_by_columns(slab, scratch, fetch);
             index_t const steps = steps_of<T>(slab.rows), right_block = steps * tile_bytes;
             for (index_t c = 0; c < slab.cols; c += 32)
@@ -117,9 +90,8 @@ void multiply_by_columns(Kernel& kernel, char const* a, index_t blocks, WeightCo
                                            steps};
                     auto* const results = reinterpret_cast<float*>(
                         all_results + (c / 32 * pairs + r) * 4 * tile_bytes);
-                    multiply_block(kernel, block, fetch, lines, blocks_of_16(slab.cols - c), k > 0,
-                                   results);
-                    if (fetch.wanted()) fetch.skip(steps * 4 * lines);
+                    kernel.multiply(block, fetch, lines, blocks_of_16(slab.cols - c), k > 0,
+                                    results);
                     if (last)
                         finish(p * panels.width + c, 2 * r, min(blocks - 2 * r, index_t(2)),
                                results);

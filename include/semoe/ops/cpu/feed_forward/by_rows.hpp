@@ -47,36 +47,6 @@ struct WeightRows {
     }
 };
 
-/// Lines on their way into L2 while a panel is computed. The order decides whether memory and tiles
-/// overlap: a fetch that waits for memory holds a buffer that tile loads need, unless lines come
-/// from several pages in turn and the processor's own prefetcher is ahead in each.
-class PanelFetch {
-public:
-    /// @param streams  16 rows of weights each; null: nothing is fetched
-    /// @param bytes    of one stream
-    PanelFetch(void const* const (&streams)[2], index_t bytes, index_t first_line)
-      : streams_{static_cast<char const*>(streams[0]), static_cast<char const*>(streams[1])}
-      , part_(std::uint64_t(bytes) / (places / 2 * 64) * 64)
-      , line_(std::uint64_t(first_line))
-      , lines_(streams[0] ? std::uint64_t(bytes) / 32 : 0) {}
-
-    template <int N>
-    SEMOE_INLINE void some() {
-        for (int i = 0; i < N; ++i, ++line_) {
-            char const* const stream = streams_[line_ >> 2 & 1];
-            __asm__ volatile(
-                "prefetcht1 %0" ::"m"(stream[(line_ & 3) * part_ + line_ / places * 64]));
-        }
-    }
-    bool wanted() const { return line_ < lines_; }
-
-private:
-    static constexpr std::uint64_t places = 8;
-
-    char const* streams_[2];
-    std::uint64_t part_, line_, lines_;
-};
-
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(index_t depth) {
@@ -92,14 +62,14 @@ constexpr index_t by_rows_scratch_bytes(index_t depth) {
 /// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles, those
 /// of
 ///                 both streams by the first block, then by the second
-template <class Kernel, class T, class Finish>
-void multiply_by_rows(Kernel& kernel, WeightRows<T> const& w, index_t first_panel,
+template <class T, class Finish>
+void multiply_by_rows(BlockKernel& kernel, WeightRows<T> const& w, index_t first_panel,
                       index_t last_panel, char const* x, index_t columns, WeightRows<T> const& next,
                       char* scratch, Finish const& finish) {
     alignas(64) float results[4 * tile_floats];
     index_t const steps = steps_of<T>(w.depth), pairs = (columns + 1) / 2;
     index_t const right_block = steps * tile_bytes;
-    int const lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs == 3 ? 3 : pairs < 8 ? 2 : 1;
+    int const lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
     for (index_t p = first_panel; p < last_panel; ++p) {
         bool const whole = w.is_whole(p);
         char const* left[2];
@@ -115,12 +85,12 @@ void multiply_by_rows(Kernel& kernel, WeightRows<T> const& w, index_t first_pane
         bool const more = p + 1 < last_panel;
         void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.stream[0],
                                          more ? w.panel(1, p + 1) : next.stream[1]};
-        index_t const bytes = tile_rows * (more ? w : next).row_bytes();
+        index_t const upcoming_bytes = (more ? w : next).row_bytes();
+        Fetch fetch(upcoming, tile_rows, upcoming_bytes, upcoming_bytes);
         for (index_t c = 0; c < pairs; ++c) {
             BlockSteps const block{{left[0], left[1]},      row_bytes,   step_bytes,
                                    x + c * 2 * right_block, right_block, steps};
-            PanelFetch const fetch(upcoming, bytes, c * lines * 4 * steps);
-            multiply_block(kernel, block, fetch, lines, columns - 2 * c, false, results);
+            kernel.multiply(block, fetch, lines, columns - 2 * c, false, results);
             finish(p, 2 * c, min(columns - 2 * c, index_t(2)), results);
         }
     }

@@ -184,14 +184,13 @@ constexpr index_t forward_scratch_bytes(index_t hidden, index_t intermediate, in
 /// Rows [first, first + rows) of the expert, both products: the activation never leaves L2.
 /// @param next     weights that this worker will want next
 /// @param scratch  forward_scratch_bytes(H, I, rows), aligned to 64 bytes
-template <class Kernel, class T, class Unit>
-void forward(FeedForward<T, Unit> const& f, index_t first, index_t rows, WeightRows<T> const& next,
-             char* scratch) {
+template <class T, class Unit>
+void forward(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t first, index_t rows,
+             WeightRows<T> const& next, char* scratch) {
     Parts parts(scratch);
     char* const x = parts.take(tiles_bytes<T>(rows, f.hidden));
     char* const act = parts.take(tiles_bytes<T>(rows, f.intermediate));
     auto const in = f.in_rows(), down = f.down_rows();
-    Kernel kernel;
     tile_words_of(detail::host_rows(f.in, first, rows), x);
     multiply_by_rows(kernel, in, 0, in.panels(), x, blocks_of_16(rows), down, parts.rest(),
                      detail::FinishIn<T, Unit>{f, in, first, rows, act});
@@ -199,25 +198,23 @@ void forward(FeedForward<T, Unit> const& f, index_t first, index_t rows, WeightR
                      detail::FinishRows<T>{down, f.b_down, f.out.row_range(first, rows)});
 }
 /// Panels [begin, end) of the first product alone; the activation goes to f.act.
-template <class Kernel, class T, class Unit>
-void forward_in(FeedForward<T, Unit> const& f, index_t first, index_t rows, index_t begin,
-                index_t end, WeightRows<T> const& next, char* scratch) {
+template <class T, class Unit>
+void forward_in(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t first, index_t rows,
+                index_t begin, index_t end, WeightRows<T> const& next, char* scratch) {
     Parts parts(scratch);
     char* const x = parts.take(tiles_bytes<T>(rows, f.hidden));
     auto const in = f.in_rows();
-    Kernel kernel;
     tile_words_of(detail::host_rows(f.in, first, rows), x);
     multiply_by_rows(kernel, in, begin, end, x, blocks_of_16(rows), next, parts.rest(),
                      detail::FinishIn<T, Unit>{f, in, first, rows, nullptr});
 }
 /// Panels [begin, end) of the second product, from f.act.
-template <class Kernel, class T, class Unit>
-void forward_down(FeedForward<T, Unit> const& f, index_t first, index_t rows, index_t begin,
-                  index_t end, WeightRows<T> const& next, char* scratch) {
+template <class T, class Unit>
+void forward_down(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t first, index_t rows,
+                  index_t begin, index_t end, WeightRows<T> const& next, char* scratch) {
     Parts parts(scratch);
     char* const act = parts.take(tiles_bytes<T>(rows, f.intermediate));
     auto const down = f.down_rows();
-    Kernel kernel;
     tile_words_of(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), act);
     multiply_by_rows(kernel, down, begin, end, act, blocks_of_16(rows), next, parts.rest(),
                      detail::FinishRows<T>{down, f.b_down, f.out.row_range(first, rows)});

@@ -2,7 +2,7 @@
 
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/math.hpp"
-#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/fetch.hpp"
 
 #if SEMOE_X86
 #include <concepts>
@@ -186,7 +186,6 @@ SEMOE_LINES void tile_words_of(HostRows<T> const& m, char* tiles) {
 /// words.
 /// @param next_tile  bytes from the tile of 16 columns to that of the next 16
 /// @param fetch      asked for a line for every two that are read
-template <class Fetch>
 SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<float> const& m, index_t first,
                                                    char* tiles, index_t next_tile, Fetch& fetch) {
     for (int r = 0; r < 16; ++r) {
@@ -194,11 +193,10 @@ SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<float> const& m, ind
         for (index_t c = 0; c < m.cols; c += 32, to += 2 * next_tile) {
             _mm512_store_si512(to, m.line(first + r, c));
             if (c + 16 < m.cols) _mm512_store_si512(to + next_tile, m.line(first + r, c + 16));
-            fetch.template some<1>();
+            fetch.some(1);
         }
     }
 }
-template <class Fetch>
 SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<bf16> const& m, index_t first,
                                                    char* tiles, index_t next_tile, Fetch& fetch) {
     for (int r = 0; r < 32; r += 2) {
@@ -208,13 +206,13 @@ SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<bf16> const& m, inde
             lines::interleave(m.line(first + r, c), m.line(first + r + 1, c), low, high);
             _mm512_store_si512(to, low);
             if (c + 16 < m.cols) _mm512_store_si512(to + next_tile, high);
-            fetch.template some<1>();
+            fetch.some(1);
         }
     }
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].
-template <class T, class Fetch>
+template <class T>
 SEMOE_LINES void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
     index_t const steps = steps_of<T>(m.rows);
     for (index_t s = 0; s < steps; ++s)
@@ -223,7 +221,7 @@ SEMOE_LINES void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch
 }
 template <class T>
 void tile_by_columns(HostRows<T> const& m, char* tiles) {
-    NoFetch nothing;
+    Fetch nothing;
     tile_by_columns(m, tiles, nothing);
 }
 /// The transposed matrix as tiles of rows [blocks of 16 columns][steps].

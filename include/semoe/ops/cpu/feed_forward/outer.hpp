@@ -59,10 +59,10 @@ private:
 /// @param a      tiles of rows [blocks of 16 rows of g][steps]
 /// @param b      tiles of words [blocks of 16 columns of g][steps]
 /// @param steps  of the rows m
-template <class Kernel>
-void multiply_outer(Kernel& kernel, char const* a, char const* b, index_t steps,
-                    GradientRows const& g) {
+inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, index_t steps,
+                           GradientRows const& g) {
     alignas(64) float results[4 * tile_floats];
+    Fetch nothing;
     index_t const block = steps * tile_bytes;
     bool const stream = !g.add && g.is_aligned();
     auto const rows = [&](index_t n, index_t k, int half) {
@@ -78,7 +78,7 @@ void multiply_outer(Kernel& kernel, char const* a, char const* b, index_t steps,
                                block,
                                steps};
             for (int half = 0; half < 2 && g.add; ++half) rows(n, k, half).get();
-            multiply_block(kernel, s, NoFetch{}, 0, blocks_of_16(g.cols - k), g.add, results);
+            kernel.multiply(s, nothing, 0, blocks_of_16(g.cols - k), g.add, results);
             for (int half = 0; half < 2; ++half)
                 stream ? rows(n, k, half).stream() : rows(n, k, half).put();
         }

@@ -28,29 +28,28 @@ inline constexpr index_t feed_forward_rows = 384;
 
 #if SEMOE_X86
 
+/// Enough for a task of any number of rows.
 template <class T>
-constexpr index_t feed_forward_scratch(index_t hidden, index_t inputs) {
-    return max(forward_scratch_bytes<T>(hidden, inputs, feed_forward_rows),
-               backward_scratch_bytes<T>(hidden, inputs, feed_forward_rows));
+constexpr index_t feed_forward_scratch(index_t hidden, index_t intermediate, index_t inputs) {
+    index_t bytes = forward_scratch_bytes<T>(hidden, intermediate, feed_forward_rows);
+    for (index_t rows = tile_rows; rows <= feed_forward_rows; rows += tile_rows)
+        bytes = max(bytes, backward_scratch_bytes<T>(hidden, intermediate, inputs, rows));
+    return bytes;
 }
 
-/// Names a kernel.
-template <class K>
-struct KernelType {
-    using Kernel = K;
-};
-/// Calls f(KernelType<kernel for an instruction set>).
+/// Calls f(kernel) with the BlockKernel of an element type for an instruction set.
 /// @pre has_fused_feed_forward<T>(isa)
 template <class T, class F>
 void with_block_kernel(Isa isa, F const& f) {
+    auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
     if constexpr (std::same_as<T, float>)
-        f(KernelType<avx512::BlockKernel<avx512::FloatWords>>{});
+        with(avx512::VectorKernel<avx512::FloatWords>{});
     else if (isa == Isa::amx)
-        f(KernelType<amx::BlockKernel<amx::HardwareTiles>>{});
+        with(amx::TileKernel<amx::HardwareTiles>{});
     else if (isa == Isa::avx512_bf16)
-        f(KernelType<avx512::BlockKernel<avx512::DotWords>>{});
+        with(avx512::VectorKernel<avx512::DotWords>{});
     else
-        f(KernelType<avx512::BlockKernel<avx512::WidenedWords>>{});
+        with(avx512::VectorKernel<avx512::WidenedWords>{});
 }
 
 /// A worker's scratch where it is large enough, else memory for one task.
@@ -79,8 +78,10 @@ struct LongestFirst {
     template <class Byte>
     explicit LongestFirst(Group<Byte> const& g) {
         for (int i = 0; i < g.size; ++i) expert[i] = i;
-        std::stable_sort(expert, expert + g.size,
-                         [&](int a, int b) { return g.rows[a] > g.rows[b]; });
+        // std::stable_sort would allocate.
+        std::sort(expert, expert + g.size, [&](int a, int b) {
+            return g.rows[a] != g.rows[b] ? g.rows[a] > g.rows[b] : a < b;
+        });
     }
     template <class Byte>
     Group<Byte> sorted(Group<Byte> const& g) const {
@@ -183,24 +184,23 @@ struct FeedForwardTasks {
     void operator()(index_t i, std::span<std::byte> scratch) const {
         Place at;
         if (!find(i, at) || at.rows == 0) return;
-        with_block_kernel<T>(isa, [&](auto type) {
-            run<typename decltype(type)::Kernel>(at, upcoming(i), scratch);
-        });
+        with_block_kernel<T>(isa,
+                             [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:
-    template <class Kernel>
-    void run(Place const& at, WeightRows<T> const& next, std::span<std::byte> scratch) const {
+    SEMOE_NOINLINE void run(BlockKernel& kernel, Place const& at, WeightRows<T> const& next,
+                            std::span<std::byte> scratch) const {
         auto const f = expert(at.expert);
         TaskScratch const memory(scratch,
                                  forward_scratch_bytes<T>(f.hidden, f.intermediate, at.rows));
-        if (part == Part::all) return forward<Kernel>(f, at.first, at.rows, next, memory.data());
+        if (part == Part::all) return forward(kernel, f, at.first, at.rows, next, memory.data());
         Range const panels(weights(f).panels(), at.split, splits);
         if (part == Part::in)
-            forward_in<Kernel>(f, at.first, at.rows, panels.begin, panels.end, next, memory.data());
+            forward_in(kernel, f, at.first, at.rows, panels.begin, panels.end, next, memory.data());
         else
-            forward_down<Kernel>(f, at.first, at.rows, panels.begin, panels.end, next,
-                                 memory.data());
+            forward_down(kernel, f, at.first, at.rows, panels.begin, panels.end, next,
+                         memory.data());
     }
 };
 
@@ -268,39 +268,38 @@ struct FeedForwardBackwardTasks {
         return expert(int(next)).down_columns();
     }
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        with_block_kernel<T>(isa,
-                             [&](auto type) { run<typename decltype(type)::Kernel>(i, scratch); });
+        with_block_kernel<T>(isa, [&](BlockKernel& kernel) { run(kernel, i, scratch); });
     }
 
 private:
-    template <class Kernel>
-    void run(index_t i, std::span<std::byte> scratch) const {
+    SEMOE_NOINLINE void run(BlockKernel& kernel, index_t i, std::span<std::byte> scratch) const {
         auto const f = expert(int(i / splits));
         index_t const all = f.in.rows, split = i % splits;
-        TaskScratch const memory(
-            scratch, backward_scratch_bytes<T>(f.hidden, f.inputs(), min(all, feed_forward_rows)));
+        TaskScratch const memory(scratch,
+                                 backward_scratch_bytes<T>(f.hidden, f.intermediate, f.inputs(),
+                                                           min(all, feed_forward_rows)));
         auto const range = [&](index_t n) { return Range(n, split, splits); };
         for (index_t first = 0; first < all; first += feed_forward_rows) {
             index_t const rows = min(feed_forward_rows, all - first);
             if (part != Part::rest) {
                 auto const panels = range(f.panels(f.down_columns(), rows));
-                backward_unit<Kernel>(f, first, rows, panels.begin, panels.end, f.in_columns(),
-                                      memory.data());
+                backward_unit(kernel, f, first, rows, panels.begin, panels.end, f.in_columns(),
+                              memory.data());
             }
             if (part == Part::unit) continue;
             auto const panels = range(f.panels(f.in_columns(), rows));
-            backward_in<Kernel>(f, first, rows, panels.begin, panels.end,
-                                first + rows < all ? f.down_columns() : upcoming(i), memory.data());
+            backward_in(kernel, f, first, rows, panels.begin, panels.end,
+                        first + rows < all ? f.down_columns() : upcoming(i), memory.data());
             auto const weights = [&](GradientRows g, auto const& compute) {
                 g.add |= first > 0;
                 auto const pairs = range((g.rows + 31) / 32);
                 if (pairs.begin < pairs.end)
-                    compute(f, first, rows, g, pairs.begin * 32, min(pairs.end * 32, g.rows),
-                            memory.data());
+                    compute(kernel, f, first, rows, g, pairs.begin * 32,
+                            min(pairs.end * 32, g.rows), memory.data());
             };
             using Unit = decltype(Block::unit);
-            weights(f.d_w_down, backward_down_weights<Kernel, T, Unit>);
-            weights(f.d_w_in, backward_in_weights<Kernel, T, Unit>);
+            weights(f.d_w_down, backward_down_weights<T, Unit>);
+            weights(f.d_w_in, backward_in_weights<T, Unit>);
         }
     }
 };

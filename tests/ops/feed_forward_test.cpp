@@ -1,0 +1,245 @@
+#include "semoe/ops/feed_forward.hpp"
+
+#include "semoe/backend/cpu/cpu.hpp"
+#include "semoe/ops/tolerance.hpp"
+#include "semoe/ops/worker_scratch.hpp"
+#include "support/allocation_counter.hpp"
+#include "support/matrix.hpp"
+
+#include <cmath>
+#include <doctest/doctest.h>
+#include <vector>
+
+using namespace semoe;
+using namespace semoe::test;
+
+namespace {
+
+/// Experts of one group with rows between rows that belong to nobody.
+template <class T, class Unit>
+struct Experts {
+    index_t H, I, inputs = Unit::inputs * I;
+    std::vector<index_t> counts;
+    bool bias;
+    index_t total = 1; // the first row is nobody's
+    ops::FeedForwardBlock<Unit> block;
+    std::vector<std::vector<T>> weights;
+    std::vector<std::vector<float>> gradients;
+    std::vector<T> in, d_out;
+    std::vector<T> saved, act, out, d_pre, d_in;
+
+    Experts(index_t h, index_t i, std::vector<index_t> rows, bool with_bias)
+      : H(h)
+      , I(i)
+      , counts(std::move(rows))
+      , bias(with_bias) {
+        index_t const in_elements = inputs * H, biases = in_elements + H * I;
+        block.in = {0, inputs, H};
+        block.down = {in_elements, H, I};
+        if (bias) {
+            block.in_bias = {biases, 1, inputs};
+            block.down_bias = {biases + inputs, 1, H};
+        }
+        index_t const elements = biases + (bias ? inputs + H : 0);
+        for (std::size_t e = 0; e < counts.size(); ++e) {
+            weights.push_back(random_values<T>(10 + e, elements, 1 / std::sqrt(double(H))));
+            gradients.push_back(random_values<float>(50 + e, elements));
+            total += counts[e] + 1;
+        }
+        auto const n = std::size_t(total);
+        in = random_values<T>(1, total * H);
+        d_out = random_values<T>(2, total * H);
+        out = d_in = std::vector<T>(n * std::size_t(H), T(7.0f));
+        saved = d_pre = std::vector<T>(n * std::size_t(inputs), T(7.0f));
+        act = std::vector<T>(n * std::size_t(I), T(7.0f));
+    }
+    template <class Byte, class V>
+    ops::Group<Byte> group(std::vector<std::vector<V>>& blocks) {
+        ops::Group<Byte> g;
+        index_t first = 1;
+        for (std::size_t e = 0; e < counts.size(); first += counts[e++] + 1)
+            g.add(first, counts[e], reinterpret_cast<Byte*>(blocks[e].data()));
+        return g;
+    }
+    MatrixView<T, HostSpace> view(std::vector<T>& v, index_t cols) {
+        return {v.data(), total, cols};
+    }
+    template <class B>
+    void forward(B& b) {
+        ops::grouped_feed_forward<T>(b, group<std::byte const>(weights), block, view(in, H),
+                                     view(saved, inputs), view(act, I), view(out, H));
+    }
+    template <class B>
+    void backward(B& b, ops::GroupMask accumulate) {
+        ops::grouped_feed_forward_backward<T>(
+            b, group<std::byte const>(weights), group<std::byte>(gradients), accumulate, block,
+            view(in, H), view(saved, inputs), view(d_out, H), view(d_pre, inputs), view(d_in, H));
+    }
+};
+
+template <class T>
+double number(std::vector<T> const& v, index_t i) {
+    return double(float(v[std::size_t(i)]));
+}
+
+/// Whether the products and the unit between them are what loops over doubles compute, from what
+/// the operation itself left where it rounds.
+template <class T, class Unit>
+struct Reference {
+    Experts<T, Unit> const& x;
+    double worst = 0; ///< error as a part of what is allowed
+
+    static constexpr bool narrow = std::same_as<T, bf16>;
+    /// @param term_error  of what is summed; the sizes of which add up to `size`
+    void see(double got, double want, double size, index_t depth, double term_error = 0) {
+        double const rounding = narrow ? 1.0 / 128 : 1.0 / (1 << 22);
+        double const allowed = rounding * std::fabs(want) +
+                               (4 * ops::tolerance<float>(depth) + term_error) * size + 1e-30;
+        worst = std::max(worst, std::fabs(got - want) / allowed);
+        if (!std::isfinite(got)) worst = INFINITY;
+    }
+    void forward(std::size_t e, index_t first, index_t step) {
+        auto const& w = x.weights[e];
+        for (index_t r = first; r < first + x.counts[e]; r += step) {
+            for (index_t n = 0; n < x.inputs; ++n) {
+                double sum = x.bias ? number(w, x.block.in_bias.offset + n) : 0, size = 0;
+                for (index_t h = 0; h < x.H; ++h) {
+                    double const term = number(w, n * x.H + h) * number(x.in, r * x.H + h);
+                    sum += term, size += std::fabs(term);
+                }
+                see(number(x.saved, r * x.inputs + n), sum, size, x.H);
+            }
+            for (index_t h = 0; h < x.H; ++h) {
+                double sum = x.bias ? number(w, x.block.down_bias.offset + h) : 0, size = 0;
+                for (index_t i = 0; i < x.I; ++i) {
+                    double const term = number(w, x.block.down.offset + h * x.I + i) * act(r, i);
+                    sum += term, size += std::fabs(term);
+                }
+                see(number(x.out, r * x.H + h), sum, size * (std::same_as<T, bf16> ? 1e3 : 1), x.I);
+            }
+        }
+    }
+    void backward(std::size_t e, index_t first, bool add, index_t step) {
+        auto const& w = x.weights[e];
+        index_t const rows = x.counts[e];
+        if (rows == 0) return;
+        for (index_t r = first; r < first + rows; r += step)
+            for (index_t h = 0; h < x.H; ++h) {
+                double sum = 0, size = 0;
+                for (index_t n = 0; n < x.inputs; ++n) {
+                    double const term = number(w, n * x.H + h) * number(x.d_pre, r * x.inputs + n);
+                    sum += term, size += std::fabs(term);
+                }
+                see(number(x.d_in, r * x.H + h), sum, size, x.inputs);
+            }
+        auto const before = random_values<float>(50 + e, index_t(w.size()));
+        auto const check = [&](index_t at, auto const& term) {
+            double sum = add ? number(before, at) : 0, size = std::fabs(sum);
+            for (index_t r = first; r < first + rows; ++r)
+                sum += term(r), size += std::fabs(term(r));
+            see(number(x.gradients[e], at), sum, size, rows, narrow ? 1.0 / 64 : 0);
+        };
+        for (index_t n = 0; n < x.inputs; n += step)
+            for (index_t h = 0; h < x.H; ++h)
+                check(n * x.H + h, [&](index_t r) {
+                    return number(x.d_pre, r * x.inputs + n) * number(x.in, r * x.H + h);
+                });
+        for (index_t h = 0; h < x.H; h += step)
+            for (index_t i = 0; i < x.I; ++i)
+                check(x.block.down.offset + h * x.I + i,
+                      [&](index_t r) { return number(x.d_out, r * x.H + h) * act(r, i); });
+    }
+    double act(index_t r, index_t i) const {
+        double const gate = number(x.saved, r * x.inputs + i), silu = gate / (1 + std::exp(-gate));
+        return Unit::inputs == 2 ? silu * number(x.saved, r * x.inputs + x.I + i) : silu;
+    }
+};
+
+template <class T, class Unit>
+void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
+    CpuBackend b{.threads = 2};
+    if (!ops::has_fused_feed_forward<CpuBackend, T>()) {
+        MESSAGE("skipped: ", to_string(selected_isa()), " has no fused expert");
+        return;
+    }
+    CAPTURE(H);
+    CAPTURE(I);
+    Experts<T, Unit> x(H, I, counts, bias);
+    ops::GroupMask const accumulate = 0b0101;
+    x.forward(b);
+    x.backward(b, accumulate);
+    Reference<T, Unit> reference{x};
+    index_t first = 1;
+    for (std::size_t e = 0; e < counts.size(); first += counts[e++] + 1) {
+        reference.forward(e, first, step);
+        reference.backward(e, first, (accumulate >> e & 1u) != 0, step);
+        // The row after each expert's is nobody's.
+        for (auto* v : {&x.out, &x.d_in}) CHECK(number(*v, (first + counts[e]) * H) == 7.0);
+    }
+    CHECK(reference.worst <= 1);
+}
+
+using Gated = ops::unit::Gated<ops::activation::Silu>;
+using Plain = ops::unit::Plain<ops::activation::Silu>;
+
+} // namespace
+
+TEST_CASE_TEMPLATE("ops/feed_forward: products and gradients agree with loops over doubles", T,
+                   float, bf16) {
+    for (bool const bias : {false, true}) {
+        check<T, Gated>(1, 1, {1}, bias);
+        check<T, Gated>(32, 32, {32, 0, 16}, bias);
+        check<T, Gated>(70, 45, {3, 0, 33, 17}, bias);
+        check<T, Plain>(33, 65, {5, 31, 0}, bias);
+        check<T, Plain>(96, 64, {48, 1}, bias);
+    }
+}
+TEST_CASE_TEMPLATE("ops/feed_forward: more than a slab, a panel, a block of rows and a task", T,
+                   float, bf16) {
+    check<T, Gated>(640, 300, {400, 1, 50}, false, 97);
+    check<T, Plain>(300, 1100, {70}, false, 97);
+    check<T, Gated>(64, 64, {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14, 15, 16}, true);
+}
+
+TEST_CASE_TEMPLATE("ops/feed_forward: bits do not depend on threads, scratch or other rows", T,
+                   float, bf16) {
+    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
+    Experts<T, Gated> first(96, 80, {40, 3}, true);
+    CpuBackend one{.threads = 1};
+    first.forward(one);
+    first.backward(one, 1);
+    for (int const threads : {1, 2, 3}) {
+        Experts<T, Gated> x(96, 80, {40, 3}, true);
+        CpuBackend b{.threads = threads};
+        ops::reserve_worker_scratch(b, ops::feed_forward_scratch_bytes<CpuBackend, T>(x.block));
+        x.forward(b);
+        x.backward(b, 1);
+        CHECK(same_bits(x.out, first.out));
+        CHECK(same_bits(x.saved, first.saved));
+        CHECK(same_bits(x.d_in, first.d_in));
+        for (std::size_t e = 0; e < 2; ++e) CHECK(same_bits(x.gradients[e], first.gradients[e]));
+    }
+    // One row at a time.
+    Experts<T, Gated> x(96, 80, {40, 3}, true);
+    for (index_t r = 1; r <= 40; ++r) {
+        ops::Group<std::byte const> g;
+        g.add(r, 1, reinterpret_cast<std::byte const*>(x.weights[0].data()));
+        ops::grouped_feed_forward<T>(one, g, x.block, x.view(x.in, 96), x.view(x.saved, 160),
+                                     x.view(x.act, 80), x.view(x.out, 96));
+    }
+    for (std::size_t i = 96; i < 41 * 96; ++i) REQUIRE(float(x.out[i]) == float(first.out[i]));
+}
+
+TEST_CASE_TEMPLATE("ops/feed_forward: nothing allocates where workers have their scratch", T, float,
+                   bf16) {
+    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
+    for (index_t const rows : {1, 40, 400}) {
+        Experts<T, Gated> x(96, 200, {rows, 2}, true);
+        CpuBackend b{.threads = 2};
+        ops::reserve_worker_scratch(b, ops::feed_forward_scratch_bytes<CpuBackend, T>(x.block));
+        long const before = num_allocations;
+        x.forward(b);
+        x.backward(b, 0);
+        CHECK(num_allocations == before);
+    }
+}
