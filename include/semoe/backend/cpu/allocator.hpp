@@ -17,10 +17,11 @@ namespace semoe {
 
 namespace cpu {
 
-/// Aligned memory. Large blocks ask the system for pages of 2 MiB, where it has them: weights and
-/// rows are streamed, and a page of 4 KiB ends before the processor has got into its stride.
+/// Aligned memory. Large blocks are whole pages of 2 MiB, which the system is asked for: weights
+/// and rows are streamed, and a page of 4 KiB ends before the processor has got into its stride; in
+/// scratch, lines of one large page do not crowd into the same part of a cache.
 struct HostMemory {
-    static constexpr std::size_t alignment = 64, large = std::size_t(4) << 20,
+    static constexpr std::size_t alignment = 64, large = std::size_t(1) << 20,
                                  large_page = std::size_t(2) << 20;
 
     static constexpr std::align_val_t alignment_of(std::size_t bytes) {
@@ -28,10 +29,12 @@ struct HostMemory {
     }
     /// @return null when there is no more
     static void* allocate(std::size_t bytes) noexcept {
-        void* const memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+        bool const whole = bytes >= large && bytes <= std::size_t(-1) - large_page;
+        std::size_t const size = whole ? (bytes + large_page - 1) / large_page * large_page : bytes;
+        void* const memory = ::operator new(size, alignment_of(bytes), std::nothrow);
 #if defined(__linux__)
         // A wish: without such pages everything works as before.
-        if (memory && bytes >= large) (void)::madvise(memory, bytes, MADV_HUGEPAGE);
+        if (memory && whole) (void)::madvise(memory, size, MADV_HUGEPAGE);
 #endif
         return memory;
     }

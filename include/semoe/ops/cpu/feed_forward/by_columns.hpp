@@ -20,7 +20,7 @@ struct WeightColumns {
 /// fastest.
 template <class T>
 struct ColumnPanels {
-    static constexpr index_t sums_bytes = 512 << 10, slab_bytes = 512 << 10;
+    static constexpr index_t sums_bytes = 256 << 10, slab_bytes = 128 << 10;
 
     index_t width, slab, panels;
 

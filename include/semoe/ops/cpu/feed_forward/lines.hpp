@@ -131,8 +131,8 @@ SEMOE_LINES SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& low
          8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
         {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
          24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
-    low = _mm512_maskz_permutex2var_epi16(~0u, even, _mm512_load_si512(order[0]), odd);
-    high = _mm512_maskz_permutex2var_epi16(~0u, even, _mm512_load_si512(order[1]), odd);
+    low = _mm512_permutex2var_epi16(even, _mm512_load_si512(order[0]), odd);
+    high = _mm512_permutex2var_epi16(even, _mm512_load_si512(order[1]), odd);
 }
 
 /// Lines that 16 rows of results become: words of their columns, rounded to T.
@@ -182,42 +182,59 @@ SEMOE_LINES void tile_words_of(HostRows<T> const& m, char* tiles) {
             for (int i = 0; i < 16; ++i) _mm512_store_si512(tiles + i * line_bytes, x[i]);
         }
 }
-/// One step of a depth that runs over rows, from row `first` on: for every 16 columns a tile of
-/// words.
-/// @param next_tile  bytes from the tile of 16 columns to that of the next 16
-/// @param fetch      asked for a line for every two that are read
-SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<float> const& m, index_t first,
-                                                   char* tiles, index_t next_tile, Fetch& fetch) {
-    for (int r = 0; r < 16; ++r) {
-        char* to = tiles + r * line_bytes;
-        for (index_t c = 0; c < m.cols; c += 32, to += 2 * next_tile) {
-            _mm512_store_si512(to, m.line(first + r, c));
-            if (c + 16 < m.cols) _mm512_store_si512(to + next_tile, m.line(first + r, c + 16));
-            fetch.some(1);
+/// One step of a depth that runs over rows, for 32 columns: two tiles of words, side by side.
+/// @param second  the tile of columns 16 to 31; left alone where there are none
+/// @param fetch   asked for a line for every two that are read
+/// @tparam Whole  whether all rows and columns exist
+template <bool Whole>
+SEMOE_LINES SEMOE_INLINE void tile_columns(HostRows<float> const& m, index_t row, index_t col,
+                                           char* first, char* second, Fetch& fetch) {
+    int const fetched = fetch.wanted() ? 1 : 0;
+    float const* from = m.data + row * m.ld + col;
+    for (int r = 0; r < 16; ++r, from += m.ld, first += line_bytes, second += line_bytes) {
+        if constexpr (Whole) {
+            _mm512_store_ps(first, _mm512_loadu_ps(from));
+            _mm512_store_ps(second, _mm512_loadu_ps(from + 16));
+        } else {
+            _mm512_store_si512(first, m.line(row + r, col));
+            if (col + 16 < m.cols) _mm512_store_si512(second, m.line(row + r, col + 16));
         }
+        fetch.some(fetched);
     }
 }
-SEMOE_LINES SEMOE_INLINE void tile_step_by_columns(HostRows<bf16> const& m, index_t first,
-                                                   char* tiles, index_t next_tile, Fetch& fetch) {
-    for (int r = 0; r < 32; r += 2) {
-        char* to = tiles + r / 2 * line_bytes;
-        for (index_t c = 0; c < m.cols; c += 32, to += 2 * next_tile) {
-            __m512i low, high;
-            lines::interleave(m.line(first + r, c), m.line(first + r + 1, c), low, high);
-            _mm512_store_si512(to, low);
-            if (c + 16 < m.cols) _mm512_store_si512(to + next_tile, high);
-            fetch.some(1);
+template <bool Whole>
+SEMOE_LINES SEMOE_INLINE void tile_columns(HostRows<bf16> const& m, index_t row, index_t col,
+                                           char* first, char* second, Fetch& fetch) {
+    int const fetched = fetch.wanted() ? 1 : 0;
+    bf16 const* from = m.data + row * m.ld + col;
+    for (int r = 0; r < 32; r += 2, from += 2 * m.ld, first += line_bytes, second += line_bytes) {
+        __m512i low, high;
+        if constexpr (Whole) {
+            lines::interleave(_mm512_loadu_si512(from), _mm512_loadu_si512(from + m.ld), low, high);
+            _mm512_store_si512(first, low);
+            _mm512_store_si512(second, high);
+        } else {
+            lines::interleave(m.line(row + r, col), m.line(row + r + 1, col), low, high);
+            _mm512_store_si512(first, low);
+            if (col + 16 < m.cols) _mm512_store_si512(second, high);
         }
+        fetch.some(fetched);
     }
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].
 template <class T>
 SEMOE_LINES void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
-    index_t const steps = steps_of<T>(m.rows);
-    for (index_t s = 0; s < steps; ++s)
-        tile_step_by_columns(m, s * step_depth<T>, tiles + s * tile_bytes, steps * tile_bytes,
-                             fetch);
+    index_t const steps = steps_of<T>(m.rows), block = steps * tile_bytes;
+    for (index_t s = 0; s < steps; ++s) {
+        index_t const row = s * step_depth<T>;
+        char* to = tiles + s * tile_bytes;
+        for (index_t c = 0; c < m.cols; c += 32, to += 2 * block)
+            if (row + step_depth<T> <= m.rows && c + 32 <= m.cols)
+                tile_columns<true>(m, row, c, to, to + block, fetch);
+            else
+                tile_columns<false>(m, row, c, to, to + block, fetch);
+    }
 }
 template <class T>
 void tile_by_columns(HostRows<T> const& m, char* tiles) {
