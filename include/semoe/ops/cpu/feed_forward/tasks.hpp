@@ -331,6 +331,18 @@ void run_feed_forward_backward(B& b, Group<std::byte const> const& weights,
     b.parallel_tasks(experts * tasks.splits, tasks);
 }
 
+#else
+
+// Elsewhere products are computed one by one, and nobody calls these.
+template <class T>
+constexpr index_t feed_forward_scratch(index_t, index_t, index_t) {
+    return 0;
+}
+template <class T, class... Arguments>
+void run_feed_forward(Arguments const&...) = delete;
+template <class T, class... Arguments>
+void run_feed_forward_backward(Arguments const&...) = delete;
+
 #endif
 
 } // namespace semoe::ops::cpu
