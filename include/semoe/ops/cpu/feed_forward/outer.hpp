@@ -83,6 +83,7 @@ inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, in
                 stream ? rows(n, k, half).stream() : rows(n, k, half).put();
         }
     }
+    if (stream) _mm_sfence(); // others may read once the task has ended
 }
 
 } // namespace semoe::ops::cpu

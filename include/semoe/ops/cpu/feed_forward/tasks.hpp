@@ -19,8 +19,8 @@ namespace semoe::ops::cpu {
 /// Whether whole experts over T run as one operation on an instruction set.
 template <class T>
 constexpr bool has_fused_feed_forward(Isa isa) {
-    return (std::same_as<T, float> || std::same_as<T, bf16>)&&(
-        isa == Isa::avx512 || isa == Isa::avx512_bf16 || isa == Isa::amx);
+    bool const type = std::same_as<T, float> || std::same_as<T, bf16>;
+    return type && (isa == Isa::avx512 || isa == Isa::avx512_bf16 || isa == Isa::amx);
 }
 
 /// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
