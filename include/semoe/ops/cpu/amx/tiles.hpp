@@ -69,12 +69,12 @@ public:
     }
     template <int Tile>
     void load(void const* from, index_t stride) {
-        for (int r = 0; r < tile_rows; ++r)
+        for (index_t r = 0; r < tile_rows; ++r)
             std::memcpy(tiles_[Tile][r], static_cast<char const*>(from) + r * stride, line_bytes);
     }
     template <int Tile>
     void store(void* to, index_t stride) {
-        for (int r = 0; r < tile_rows; ++r)
+        for (index_t r = 0; r < tile_rows; ++r)
             std::memcpy(static_cast<char*>(to) + r * stride, tiles_[Tile][r], line_bytes);
     }
     template <int C, int A, int B>
@@ -82,19 +82,19 @@ public:
         unsigned const flush_to_zero = 0x8000, denormals_are_zero = 0x0040;
         unsigned const before = _mm_getcsr();
         _mm_setcsr(before | flush_to_zero | denormals_are_zero);
-        for (int r = 0; r < tile_rows; ++r) {
+        for (index_t r = 0; r < tile_rows; ++r) {
             float c[16], even[16] = {}, odd[16] = {};
             std::memcpy(c, tiles_[C][r], sizeof(c));
-            for (int pair = 0; pair < 16; ++pair) {
+            for (index_t pair = 0; pair < 16; ++pair) {
                 bf16 a[2], b[32];
                 std::memcpy(a, tiles_[A][r] + pair * 4, sizeof(a));
                 std::memcpy(b, tiles_[B][pair], sizeof(b));
-                for (int j = 0; j < 16; ++j) {
+                for (index_t j = 0; j < 16; ++j) {
                     even[j] = std::fma(float(a[0]), float(b[2 * j]), even[j]);
                     odd[j] = std::fma(float(a[1]), float(b[2 * j + 1]), odd[j]);
                 }
             }
-            for (int j = 0; j < 16; ++j) c[j] += even[j] + odd[j];
+            for (index_t j = 0; j < 16; ++j) c[j] += even[j] + odd[j];
             std::memcpy(tiles_[C][r], c, sizeof(c));
         }
         _mm_setcsr(before);

@@ -93,7 +93,7 @@ struct Avx2Kernels {
             prefetch(r.next + c, 64);
         }
         float lanes[64];
-        for (int i = 0; i < 8; ++i) _mm256_storeu_ps(lanes + i * 8, sum[i]);
+        for (index_t i = 0; i < 8; ++i) _mm256_storeu_ps(lanes + i * 8, sum[i]);
         for (int j = 0; c < r.cols; ++c, ++j) {
             float const d = float(r.dy[c]);
             lanes[j] = __builtin_fmaf(d, float(r.row[c]), lanes[j]);

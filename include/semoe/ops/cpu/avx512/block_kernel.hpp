@@ -72,16 +72,16 @@ class VectorKernel final : public BlockKernel {
     template <int Columns>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
         constexpr int rows = 16 / Columns;
-        for (int place = 0; place < 2; ++place)
-            for (int row = 0; row < 16; row += rows)
+        for (index_t place = 0; place < 2; ++place)
+            for (index_t row = 0; row < 16; row += rows)
                 chains<Columns>(s, s.left[place] + row * s.row_bytes, fetch, lines * rows / 8, add,
                                 results + place * tile_floats + row * 16,
-                                std::make_integer_sequence<int, rows>{});
+                                std::make_integer_sequence<index_t, rows>{});
     }
-    template <int Columns, int... R>
+    template <int Columns, index_t... R>
     SEMOE_LINES SEMOE_NOINLINE static void chains(BlockSteps const& block, char const* left,
                                                   Fetch& fetch, int lines, bool add, float* results,
-                                                  std::integer_sequence<int, R...>) {
+                                                  std::integer_sequence<index_t, R...>) {
         BlockSteps s = block;
         constexpr index_t second_column = 2 * tile_floats;
         __m512 first[sizeof...(R)], second[sizeof...(R)];
@@ -93,7 +93,7 @@ class VectorKernel final : public BlockKernel {
         index_t const row = s.row_bytes;
         for (; s.steps > 0; --s.steps, left += s.step_bytes, s.right += tile_bytes) {
             fetch.some(lines);
-            for (int i = 0; i < 16; ++i) {
+            for (index_t i = 0; i < 16; ++i) {
                 auto const b0 = Words::load(s.right + i * line_bytes);
                 if constexpr (Columns == 2) {
                     auto const b1 = Words::load(s.right + s.right_tile + i * line_bytes);

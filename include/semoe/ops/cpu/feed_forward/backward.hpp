@@ -42,7 +42,7 @@ struct FinishUnitBackward {
         index_t const end = min(first + 32, f.intermediate);
         for (index_t c = first; c < end; c += 16, results += 2 * tile_floats)
             for (index_t b = 0; b < blocks; ++b)
-                for (int r = 0; r < rows_of_block(rows, block + b); ++r)
+                for (index_t r = 0; r < rows_of_block(rows, block + b); ++r)
                     one(first_row + (block + b) * 16 + r, c, results + b * tile_floats + r * 16);
     }
 
@@ -69,7 +69,7 @@ struct FinishColumns {
         index_t const end = min(first + 32, out.cols);
         for (index_t c = first; c < end; c += 16, results += 2 * tile_floats)
             for (index_t b = 0; b < blocks; ++b)
-                for (int r = 0; r < rows_of_block(out.rows, block + b); ++r)
+                for (index_t r = 0; r < rows_of_block(out.rows, block + b); ++r)
                     lines::store_16(out.row((block + b) * 16 + r) + c, out.cols - c,
                                     _mm512_load_ps(results + b * tile_floats + r * 16));
     }
@@ -87,7 +87,7 @@ struct ActivationTiles {
             char* to = tiles + r * index_t(sizeof(T)) / 4 * line_bytes;
             for (index_t c = 0; c < f.intermediate; c += 16, to += steps * tile_bytes) {
                 alignas(64) float act[16 * 16]; // rows that become words, of a tile of results
-                for (int i = 0; i < step_depth<T> / 16; ++i) activate(r + i, c, act + i * 16);
+                for (index_t i = 0; i < step_depth<T> / 16; ++i) activate(r + i, c, act + i * 16);
                 _mm512_store_si512(to, word_line(act, static_cast<T const*>(nullptr)));
             }
         }

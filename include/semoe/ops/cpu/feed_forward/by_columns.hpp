@@ -25,7 +25,7 @@ struct ColumnPanels {
     index_t width, slab, panels;
 
     ColumnPanels(index_t blocks, index_t cols)
-      : width(min(max(sums_bytes / (4 * 32 * ((blocks + 1) / 2)) / 32 * 32, index_t(256)),
+      : width(min(max(sums_bytes / (index_t(128) * ((blocks + 1) / 2)) / 32 * 32, index_t(256)),
                   (max(cols, index_t(1)) + 31) / 32 * 32))
       , slab(min(max(slab_bytes / (width * line_bytes), index_t(1)), index_t(16)) * step_depth<T>)
       , panels((cols + width - 1) / width) {}

@@ -64,13 +64,13 @@ SEMOE_LINES void add_bias(T const* bias, index_t n, float* tile) {
 template <class T, int Tiles>
 SEMOE_LINES SEMOE_INLINE void store_columns(float const* tiles, T* to, index_t ld, int rows,
                                             index_t cols) {
-    constexpr int per_tile = lines::per_tile<T>;
+    constexpr index_t per_tile = lines::per_tile<T>;
     if constexpr (per_tile * Tiles > 16) {
-        for (int t = 0; t < Tiles; ++t)
+        for (index_t t = 0; t < Tiles; ++t)
             store_columns<T, 1>(tiles + t * tile_floats, to + t * 16, ld, rows, cols - t * 16);
     } else {
         __m512i words[16] = {};
-        for (int t = 0; t < Tiles; ++t)
+        for (index_t t = 0; t < Tiles; ++t)
             lines::of_results(tiles + t * tile_floats, words + t * per_tile,
                               static_cast<T const*>(nullptr));
         lines::transpose_words(words);
@@ -116,7 +116,7 @@ struct FinishIn {
             }
             char* const to = words + (block + b) * steps_of<T>(f.intermediate) * tile_bytes +
                              first * index_t(sizeof(T)) / 4 * line_bytes;
-            constexpr int per_tile = lines::per_tile<T>;
+            constexpr index_t per_tile = lines::per_tile<T>;
             __m512i line[16];
             for (int u = 0; u < units; ++u) {
                 lines::of_results(act + u * tile_floats, line, static_cast<T const*>(nullptr));

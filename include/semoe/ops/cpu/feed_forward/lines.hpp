@@ -140,10 +140,10 @@ template <class T>
 inline constexpr int per_tile = sizeof(T) == 4 ? 16 : 8;
 
 SEMOE_LINES SEMOE_INLINE void of_results(float const* tile, __m512i* to, float const*) {
-    for (int i = 0; i < 16; ++i) to[i] = _mm512_loadu_si512(tile + i * 16);
+    for (index_t i = 0; i < 16; ++i) to[i] = _mm512_loadu_si512(tile + i * 16);
 }
 SEMOE_LINES SEMOE_INLINE void of_results(float const* tile, __m512i* to, bf16 const*) {
-    for (int i = 0; i < 8; ++i)
+    for (index_t i = 0; i < 8; ++i)
         to[i] = pair(_mm512_loadu_ps(tile + i * 32), _mm512_loadu_ps(tile + i * 32 + 16));
 }
 
