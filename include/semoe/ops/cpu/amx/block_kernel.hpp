@@ -11,10 +11,9 @@ namespace semoe::ops::cpu::amx {
 /// @tparam Tiles  HardwareTiles or EmulatedTiles
 template <class Tiles>
 class TileKernel final : public BlockKernel {
-    void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
-             float* results) override {
-        two_columns ? multiply<2>(s, fetch, lines, add, results)
-                    : multiply<1>(s, fetch, lines, add, results);
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
+        s.columns > 16 ? multiply<2>(s, fetch, lines, add, results)
+                       : multiply<1>(s, fetch, lines, add, results);
     }
     template <int Columns>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {

@@ -64,10 +64,52 @@ struct DotWords {
 /// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
 template <class Words>
 class VectorKernel final : public BlockKernel {
-    void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
-             float* results) override {
-        two_columns ? multiply<2>(s, fetch, lines, add, results)
-                    : multiply<1>(s, fetch, lines, add, results);
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
+        if (s.columns > 16)
+            multiply<2>(s, fetch, lines, add, results);
+        else if (s.columns > few_columns)
+            multiply<1>(s, fetch, lines, add, results);
+        else
+            for (index_t place = 0; place < 2; ++place)
+                multiply_few(s, s.left[place], fetch, 2 * lines, add,
+                             results + place * tile_floats);
+    }
+    /// Up to so many columns it is faster to turn rows into lanes than to leave lanes empty.
+    static constexpr index_t few_columns = 4;
+
+    SEMOE_LINES SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
+                                                        Fetch& fetch, int lines, bool add,
+                                                        float* results) {
+        __m512 sums[few_columns];
+        alignas(64) float column[16] = {};
+        for (index_t m = 0; m < few_columns; ++m) {
+            for (index_t r = 0; r < 16 && add; ++r) column[r] = results[r * 16 + m];
+            sums[m] = _mm512_load_ps(column);
+        }
+        char const* right = s.right;
+        for (index_t n = 0; n < s.steps; ++n, left += s.step_bytes, right += tile_bytes) {
+            fetch.some(lines);
+            __m512i x[16];
+            for (index_t r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(left + r * s.row_bytes);
+            lines::transpose_words(x);
+            alignas(64) char words[tile_bytes];
+            for (index_t i = 0; i < 16; ++i) _mm512_store_si512(words + i * line_bytes, x[i]);
+            for (index_t i = 0; i < 16; ++i) {
+                auto const rows = Words::load(words + i * line_bytes);
+                char const* const line = right + i * line_bytes;
+                Words::add(spread(line), rows, sums[0]);
+                if (s.columns == 1) continue;
+                Words::add(spread(line + 4), rows, sums[1]);
+                Words::add(spread(line + 8), rows, sums[2]);
+                Words::add(spread(line + 12), rows, sums[3]);
+            }
+        }
+        if (!add)
+            for (index_t r = 0; r < 16; ++r) _mm512_store_ps(results + r * 16, _mm512_setzero_ps());
+        for (index_t m = 0; m < few_columns; ++m) {
+            _mm512_store_ps(column, sums[m]);
+            for (index_t r = 0; r < 16; ++r) results[r * 16 + m] = column[r];
+        }
     }
     template <int Columns>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {

@@ -14,6 +14,7 @@ struct BlockSteps {
     char const* right;             ///< tiles of words, one a step
     index_t right_tile;            ///< bytes from the first 16 columns' tiles to the second's
     index_t steps;
+    index_t columns; ///< that anybody wants, the first ones; more than 32 count as 32
 };
 
 /// Multiplies blocks of one element type on one instruction set. It lives as long as a task, and
@@ -24,21 +25,18 @@ public:
     BlockKernel(BlockKernel const&) = delete;
     BlockKernel& operator=(BlockKernel const&) = delete;
 
-    /// Writes the results, or adds to them.
+    /// Writes the results, or adds to them; those of columns that nobody wants are any numbers.
     /// @param fetch    asked for `lines` lines four times a step
-    /// @param columns  tiles of 16; more than two count as two
-    /// @param results  4 tiles, aligned to 64 bytes; of one column's tiles only the first two
-    void multiply(BlockSteps const& s, Fetch& fetch, int lines, index_t columns, bool add,
-                  float* results) {
-        run(s, fetch, fetch.wanted() ? lines : 0, columns >= 2, add, results);
+    /// @param results  4 tiles, aligned to 64 bytes; up to 16 columns only the first two
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
+        run(s, fetch, fetch.wanted() ? lines : 0, add, results);
     }
 
 protected:
     ~BlockKernel() = default;
 
 private:
-    virtual void run(BlockSteps const& s, Fetch& fetch, int lines, bool two_columns, bool add,
-                     float* results) = 0;
+    virtual void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) = 0;
 };
 
 } // namespace semoe::ops::cpu

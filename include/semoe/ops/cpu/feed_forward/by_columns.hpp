@@ -87,11 +87,11 @@ void multiply_by_columns(BlockKernel& kernel, char const* a, index_t blocks,
                                            tile_bytes,
                                            scratch + c / 16 * right_block,
                                            right_block,
-                                           steps};
+                                           steps,
+                                           slab.cols - c};
                     auto* const results = reinterpret_cast<float*>(
                         all_results + (c / 32 * pairs + r) * 4 * tile_bytes);
-                    kernel.multiply(block, fetch, lines, blocks_of_16(slab.cols - c), k > 0,
-                                    results);
+                    kernel.multiply(block, fetch, lines, k > 0, results);
                     if (last)
                         finish(p * panels.width + c, 2 * r, min(blocks - 2 * r, index_t(2)),
                                results);

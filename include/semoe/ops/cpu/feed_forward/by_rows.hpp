@@ -56,7 +56,7 @@ constexpr index_t by_rows_scratch_bytes(index_t depth) {
 /// c(n, m) = sum over k of w(n, k) * x(m, k) for some panels: the bits of an element depend on its
 /// row of w and its row of x alone.
 /// @param x        tiles of words [blocks of 16 columns][steps]
-/// @param columns  blocks of 16
+/// @param rows     of x
 /// @param next     weights to fetch when these have been read; may have no streams
 /// @param scratch  by_rows_scratch_bytes(depth), for panels that are not whole
 /// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles, those
@@ -64,10 +64,10 @@ constexpr index_t by_rows_scratch_bytes(index_t depth) {
 ///                 both streams by the first block, then by the second
 template <class T, class Finish>
 void multiply_by_rows(BlockKernel& kernel, WeightRows<T> const& w, index_t first_panel,
-                      index_t last_panel, char const* x, index_t columns, WeightRows<T> const& next,
+                      index_t last_panel, char const* x, index_t rows, WeightRows<T> const& next,
                       char* scratch, Finish const& finish) {
     alignas(64) float results[4 * tile_floats];
-    index_t const steps = steps_of<T>(w.depth), pairs = (columns + 1) / 2;
+    index_t const steps = steps_of<T>(w.depth), pairs = (rows + 31) / 32;
     index_t const right_block = steps * tile_bytes;
     int const lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
     for (index_t p = first_panel; p < last_panel; ++p) {
@@ -88,10 +88,11 @@ void multiply_by_rows(BlockKernel& kernel, WeightRows<T> const& w, index_t first
         index_t const upcoming_bytes = (more ? w : next).row_bytes();
         Fetch fetch(upcoming, tile_rows, upcoming_bytes, upcoming_bytes);
         for (index_t c = 0; c < pairs; ++c) {
-            BlockSteps const block{{left[0], left[1]},      row_bytes,   step_bytes,
-                                   x + c * 2 * right_block, right_block, steps};
-            kernel.multiply(block, fetch, lines, columns - 2 * c, false, results);
-            finish(p, 2 * c, min(columns - 2 * c, index_t(2)), results);
+            BlockSteps const block{
+                {left[0], left[1]}, row_bytes, step_bytes,   x + c * 2 * right_block,
+                right_block,        steps,     rows - 32 * c};
+            kernel.multiply(block, fetch, lines, false, results);
+            finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), results);
         }
     }
 }

@@ -192,9 +192,9 @@ void forward(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t first, 
     char* const act = parts.take(tiles_bytes<T>(rows, f.intermediate));
     auto const in = f.in_rows(), down = f.down_rows();
     tile_words_of(detail::host_rows(f.in, first, rows), x);
-    multiply_by_rows(kernel, in, 0, in.panels(), x, blocks_of_16(rows), down, parts.rest(),
+    multiply_by_rows(kernel, in, 0, in.panels(), x, rows, down, parts.rest(),
                      detail::FinishIn<T, Unit>{f, in, first, rows, act});
-    multiply_by_rows(kernel, down, 0, down.panels(), act, blocks_of_16(rows), next, parts.rest(),
+    multiply_by_rows(kernel, down, 0, down.panels(), act, rows, next, parts.rest(),
                      detail::FinishRows<T>{down, f.b_down, f.out.row_range(first, rows)});
 }
 /// Panels [begin, end) of the first product alone; the activation goes to f.act.
@@ -205,7 +205,7 @@ void forward_in(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t firs
     char* const x = parts.take(tiles_bytes<T>(rows, f.hidden));
     auto const in = f.in_rows();
     tile_words_of(detail::host_rows(f.in, first, rows), x);
-    multiply_by_rows(kernel, in, begin, end, x, blocks_of_16(rows), next, parts.rest(),
+    multiply_by_rows(kernel, in, begin, end, x, rows, next, parts.rest(),
                      detail::FinishIn<T, Unit>{f, in, first, rows, nullptr});
 }
 /// Panels [begin, end) of the second product, from f.act.
@@ -216,7 +216,7 @@ void forward_down(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t fi
     char* const act = parts.take(tiles_bytes<T>(rows, f.intermediate));
     auto const down = f.down_rows();
     tile_words_of(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), act);
-    multiply_by_rows(kernel, down, begin, end, act, blocks_of_16(rows), next, parts.rest(),
+    multiply_by_rows(kernel, down, begin, end, act, rows, next, parts.rest(),
                      detail::FinishRows<T>{down, f.b_down, f.out.row_range(first, rows)});
 }
 

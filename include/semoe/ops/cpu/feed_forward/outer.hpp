@@ -76,9 +76,10 @@ inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, in
                                tile_bytes,
                                b + k / 16 * block,
                                block,
-                               steps};
+                               steps,
+                               g.cols - k};
             for (int half = 0; half < 2 && g.add; ++half) rows(n, k, half).get();
-            kernel.multiply(s, nothing, 0, blocks_of_16(g.cols - k), g.add, results);
+            kernel.multiply(s, nothing, 0, g.add, results);
             for (int half = 0; half < 2; ++half)
                 stream ? rows(n, k, half).stream() : rows(n, k, half).put();
         }
