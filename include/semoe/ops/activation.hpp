@@ -117,6 +117,9 @@ struct Plain {
         for (int j = 0; j < 16; ++j) dx[0][j] = dy[j] * detail::derivative(act, x[0][j]);
     }
 };
+template <class Act>
+Plain(Act) -> Plain<Act>;
+
 /// y = act(gate) * up
 template <class Act>
 struct Gated {
@@ -136,6 +139,8 @@ struct Gated {
         }
     }
 };
+template <class Act>
+Gated(Act) -> Gated<Act>;
 } // namespace unit
 
 namespace detail {

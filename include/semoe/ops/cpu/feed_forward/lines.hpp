@@ -98,7 +98,7 @@ SEMOE_LINES SEMOE_INLINE void store_16(bf16* p, index_t n, __m512 x) {
 template <int... I>
 SEMOE_LINES SEMOE_INLINE void transpose_words(__m512i (&x)[16], std::integer_sequence<int, I...>) {
     // Exchanges between lines 1, 2, 4 and 8 apart.
-    __m512i t[16];
+    __m512i t[16] = {};
     ((t[I] = I % 2 ? _mm512_maskz_unpackhi_epi32(0xffff, x[I & ~1], x[I | 1])
                    : _mm512_maskz_unpacklo_epi32(0xffff, x[I & ~1], x[I | 1])),
      ...);
