@@ -7,6 +7,8 @@ namespace semoe::expert {
 enum class Packing {
     none,
     /// LayoutId::panels_16: derived slices, on backends that have workers; elsewhere as `none`.
+    /// For products one by one: an expert that is one operation (ops/feed_forward.hpp) reads its
+    /// rows where they lie, and gains nothing.
     derived_panels,
 };
 

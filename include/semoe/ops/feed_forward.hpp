@@ -55,6 +55,7 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 /// @param act    [R,I], may be overwritten
 /// @param out    [R,H], overwritten; empty: only `saved` is computed
 /// @pre has_fused_feed_forward<B, T>()
+/// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows; no allocation
 ///       where workers have their scratch
@@ -78,6 +79,7 @@ void grouped_feed_forward(B& b, Group<std::byte const> const& g,
 /// @param d_pre       [R, Unit::inputs * I], overwritten: the gradient of saved
 /// @param d_in        [R,H], overwritten
 /// @pre has_fused_feed_forward<B, T>()
+/// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 4 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows, writes every
 ///       gradient once
