@@ -243,3 +243,18 @@ TEST_CASE_TEMPLATE("ops/feed_forward: nothing allocates where workers have their
         CHECK(num_allocations == before);
     }
 }
+
+TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
+    if (!ops::has_fused_feed_forward<CpuBackend, float>()) return;
+    Experts<float, Gated> x(32, 16, {4}, false);
+    CpuBackend b{.threads = 1};
+    auto const g = x.group<std::byte const>(x.weights);
+    auto const in = x.view(x.in, 32), out = x.view(x.out, 32), act = x.view(x.act, 16);
+    auto const forward = [&](auto saved, auto scratch) {
+        ops::grouped_feed_forward<float>(b, g, x.block, in, saved, scratch, out);
+    };
+    MatrixView<float, HostSpace> const saved = x.view(x.saved, 32);
+    CHECK_NOTHROW(forward(saved, act));
+    CHECK_THROWS_AS(forward(saved.col_range(0, 31), act), precondition_error);
+    CHECK_THROWS_AS(forward(saved, act.row_range(0, 4)), precondition_error);
+}

@@ -65,8 +65,13 @@ void grouped_feed_forward(B& b, Group<std::byte const> const& g,
                           FeedForwardBlock<Unit> const& block, MatrixView<T const, HostSpace> in,
                           MatrixView<T, HostSpace> saved, MatrixView<T, HostSpace> act,
                           MatrixView<T, HostSpace> out) {
-    detail::expect_rows("grouped_feed_forward", g, in, block.hidden());
-    if (!out.empty()) detail::expect_rows("grouped_feed_forward", g, out, block.hidden());
+    char const* const name = "grouped_feed_forward";
+    detail::expect_rows(name, g, in, block.hidden());
+    if (!saved.empty()) detail::expect_rows(name, g, saved, block.in.rows);
+    if (!out.empty()) {
+        detail::expect_rows(name, g, act, block.intermediate());
+        detail::expect_rows(name, g, out, block.hidden());
+    }
     cpu::run_feed_forward<T>(b, g, block, in, saved, act, out);
 }
 
