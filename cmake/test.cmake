@@ -1,6 +1,7 @@
 # cmake -P cmake/test.cmake             sets up, builds with one compiler, runs every test.
 # cmake -DFULL=ON -P cmake/test.cmake   adds sanitizers, the second compiler, clang-tidy, every
-#                                       header alone, fuzzing, and CUDA where it can run.
+#                                       header alone, fuzzing, 64-bit ARM under an emulator, and
+#                                       CUDA where it can run.
 # The environment's SEMOE_CUDA_TEST_LAUNCHER="softgpu-run;--" runs CUDA programs without a GPU.
 # -DFULL=ON may also follow the file's name.
 
@@ -82,6 +83,15 @@ if(FULL)
     stage(dev -DCMAKE_CXX_COMPILER=${GXX})
     stage(tsan -DCMAKE_CXX_COMPILER=${GXX})
     stage(clang -DCMAKE_CXX_COMPILER=${CLANGXX})
+
+    if(NOT processor STREQUAL "x86_64")
+        string(APPEND report "  neon: skipped, this is ${processor} and no emulator is needed\n")
+    elseif(wished)
+        list(JOIN wished " and " absent)
+        string(APPEND report "  neon: skipped, no ${absent}\n")
+    else()
+        stage(neon)
+    endif()
 
     find_program(NVCC nvcc PATHS /usr/local/cuda/bin NO_CACHE)
     file(GLOB device /dev/nvidia[0-9]*)

@@ -125,4 +125,8 @@ TEST_CASE(
             CHECK(same_bits(hardware, emulated));
         }
 }
+#else
+TEST_CASE("ops/block_kernel: other processors than x86 have none") {
+    for (Isa isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) CHECK_FALSE(is_available(isa));
+}
 #endif

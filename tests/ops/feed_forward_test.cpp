@@ -13,6 +13,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+#if SEMOE_X86
 namespace {
 
 /// Experts of one group with rows between rows that belong to nobody.
@@ -258,3 +259,9 @@ TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
     CHECK_THROWS_AS(forward(saved.col_range(0, 31), act), precondition_error);
     CHECK_THROWS_AS(forward(saved, act.row_range(0, 4)), precondition_error);
 }
+#else
+TEST_CASE("ops/feed_forward: other processors than x86 have no fused expert") {
+    CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, float>());
+    CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, bf16>());
+}
+#endif

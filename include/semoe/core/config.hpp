@@ -28,6 +28,12 @@
 #define SEMOE_X86 0
 #endif
 
+#if defined(__aarch64__)
+#define SEMOE_ARM 1
+#else
+#define SEMOE_ARM 0
+#endif
+
 /// Before a loop whose turns touch different elements: it becomes vector code without a question
 /// at run time whether its pointers overlap, which GCC's -O2 would not ask. Others need no word.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)

@@ -89,7 +89,7 @@ inline Isa detect_isa() {
     bool const tiles = saves(0x60000) && has(more, 22) && has(more, 24); // AMX-BF16, AMX-TILE
     return tiles && request_amx_state() ? Isa::amx : Isa::avx512_bf16;
 }
-#elif defined(__aarch64__)
+#elif SEMOE_ARM
 inline Isa detect_isa() { return Isa::neon; }
 #else
 inline Isa detect_isa() { return Isa::portable; }

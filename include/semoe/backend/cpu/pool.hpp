@@ -35,6 +35,8 @@ namespace detail {
 inline void relax() {
 #if SEMOE_X86
     __builtin_ia32_pause();
+#elif SEMOE_ARM
+    __asm__ volatile("isb"); // takes about as long as x86's pause; yield takes no time at all
 #endif
 }
 

@@ -3,6 +3,7 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/ops/cpu/avx2/kernels.hpp"
 #include "semoe/ops/cpu/avx512/kernels.hpp"
+#include "semoe/ops/cpu/neon/kernels.hpp"
 #include "semoe/ops/cpu/portable/kernels.hpp"
 
 namespace semoe::ops::cpu {
@@ -19,6 +20,9 @@ void with_kernels(Isa isa, F const& f) {
         return f(Avx512Kernels{});
     case Isa::avx2:
         return f(Avx2Kernels{});
+#elif SEMOE_ARM
+    case Isa::neon:
+        return f(NeonKernels{});
 #endif
     default:
         return f(PortableKernels{});
