@@ -1,6 +1,7 @@
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/expert/ffn.hpp"
 #include "semoe/expert/gated.hpp"
+#include "semoe/expert/quantized.hpp"
 #include "semoe/expert/with_shared.hpp"
 #include "semoe/testing/check_expert.hpp"
 
@@ -28,6 +29,16 @@ semoe::expert::WithShared<semoe::expert::SwiGlu<float>, semoe::expert::SwiGlu<se
 #elif defined(CASE_routed_without_hidden)
 // must print: expert::WithShared: the routed expert lacks value_type or hidden
 semoe::expert::WithShared<Square, semoe::expert::SwiGlu<float>> const expert{{}, {4, 4}};
+#elif defined(CASE_quantized_format_without_codes)
+// must print: expert::Quantized: the format lacks layout, code_bytes, scale_bytes, weight or encode
+semoe::expert::Quantized<Square, semoe::expert::SwiGlu<float>> const expert{{}, {4, 4}};
+#elif defined(CASE_quantized_expert_without_unit)
+// must print: expert::Quantized: the float expert must be two products with a unit() between them
+struct Lone {
+    using value_type = float;
+    semoe::index_t hidden = 4;
+};
+semoe::expert::Quantized<semoe::quant::Int8, Lone> const expert{{}, {}};
 #else
 inline semoe::index_t columns() { return semoe::expert::Ffn<float, Square>{4, 4}.saved_columns(); }
 #endif

@@ -1,3 +1,4 @@
+#include "semoe/expert/quantized.hpp"
 #include "semoe/semoe.hpp"
 
 using namespace semoe;
@@ -104,3 +105,18 @@ inline void use(Layer& layer, View x, View y) {
     layer.forward(elsewhere, y, context);
 #endif
 }
+
+#if defined(CASE_quantized_backward) || defined(CASE_quantized_update)
+using Quantized = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>,
+                           expert::Quantized<quant::Int8, expert::SwiGlu<float>>>;
+inline void train(Quantized& layer, View x, View y) {
+    auto context = layer.make_context(16);
+#if defined(CASE_quantized_backward)
+    // must print: MoeLayer::backward: quantised experts are for inference
+    layer.backward(x, y, context);
+#elif defined(CASE_quantized_update)
+    // must print: MoeLayer::update: quantised experts are for inference
+    layer.update(optim::Sgd{}, {});
+#endif
+}
+#endif

@@ -12,6 +12,9 @@ namespace semoe {
 enum class LayoutId : std::uint32_t {
     row_major = 0, ///< every slice as its logical matrix, row after row
     panels_16 = 1, ///< row_major slices, then derived [rows/16][cols][16] panels
+    int8 = 2,      ///< bytes: codes of core/quant.hpp row after row, then their scales
+    int4 = 3,
+    mxfp4 = 4,
 };
 
 inline char const* to_string(LayoutId id) {
@@ -20,6 +23,12 @@ inline char const* to_string(LayoutId id) {
         return "row_major";
     case LayoutId::panels_16:
         return "panels_16";
+    case LayoutId::int8:
+        return "int8";
+    case LayoutId::int4:
+        return "int4";
+    case LayoutId::mxfp4:
+        return "mxfp4";
     }
     return "unknown";
 }

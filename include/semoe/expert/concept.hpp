@@ -29,6 +29,24 @@ struct ExpertGradientRows {
     MatrixView<T, Space> scratch;     ///< [R,backward_scratch_columns()]
 };
 
+namespace detail {
+template <class X>
+struct WeightType {
+    using type = typename X::value_type;
+};
+template <class X>
+    requires requires { typename X::weight_type; }
+struct WeightType<X> {
+    using type = typename X::weight_type;
+};
+} // namespace detail
+/// What an expert's weight block is made of: its value_type, or a weight_type of its own. Those
+/// with their own draw their weights themselves, by initialize(backend, seed, key, block).
+template <class X>
+using weight_t = typename detail::WeightType<X>::type;
+template <class X>
+inline constexpr bool has_own_weights = !std::same_as<weight_t<X>, typename X::value_type>;
+
 template <class X>
 concept HasExpertShape = requires(X const& x) {
     typename X::value_type;

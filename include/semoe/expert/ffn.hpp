@@ -32,6 +32,8 @@ struct Ffn {
         if (layout.id() == LayoutId::panels_16) body().add_derived(layout);
         return layout;
     }
+    /// What lies between the products.
+    ops::unit::Plain<Act> unit() const { return {activation}; }
     index_t saved_columns() const { return body().pre_columns(); }
     index_t scratch_columns() const { return intermediate; }
     index_t backward_scratch_columns() const { return body().backward_scratch_columns(); }
@@ -71,7 +73,7 @@ struct Ffn {
 
 private:
     detail::FeedForward<T, ops::unit::Plain<Act>> body() const {
-        return {hidden, intermediate, bias, {activation}};
+        return {hidden, intermediate, bias, unit()};
     }
 };
 

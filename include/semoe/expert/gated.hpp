@@ -39,6 +39,8 @@ struct Gated {
         if (layout.id() == LayoutId::panels_16) body().add_derived(layout);
         return layout;
     }
+    /// What lies between the products.
+    ops::unit::Gated<Act> unit() const { return {activation}; }
     index_t saved_columns() const { return body().pre_columns(); }
     index_t scratch_columns() const { return intermediate; }
     index_t backward_scratch_columns() const { return body().backward_scratch_columns(); }
@@ -78,7 +80,7 @@ struct Gated {
 
 private:
     detail::FeedForward<T, ops::unit::Gated<Act>> body() const {
-        return {hidden, intermediate, bias, {activation}};
+        return {hidden, intermediate, bias, unit()};
     }
 };
 

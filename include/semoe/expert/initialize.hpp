@@ -19,12 +19,22 @@ struct DrawWeight {
     index_t draw;
     accumulate_t<T> bound;
     T* slice;
-    SEMOE_HD void operator()(index_t i) const {
+    SEMOE_HD T value(index_t i) const {
         using Real = accumulate_t<T>;
         // Exact up to the last product, so float and double draw the same number.
-        slice[i] = convert<T>((2 * random_uniform<Real>(rng, i, draw) - 1) * bound);
+        return convert<T>((2 * random_uniform<Real>(rng, i, draw) - 1) * bound);
     }
+    SEMOE_HD void operator()(index_t i) const { slice[i] = value(i); }
 };
+/// The weights of slice number s, which begins at `data`.
+template <class T>
+DrawWeight<T> drawn(Slice const& slice, index_t s, std::uint64_t seed, BlockKey key,
+                    T* data = nullptr) {
+    // The upper half is no step that training reaches: gates draw from other streams.
+    RngKey const rng{seed, 1ull << 63 | std::uint64_t(std::uint32_t(key.expert)),
+                     std::uint32_t(key.layer)};
+    return {rng, s, accumulate_t<T>(std::sqrt(3.0 / double(slice.cols))), data};
+}
 template <class T>
 struct ZeroWeight {
     T* slice;
@@ -50,9 +60,6 @@ void initialize(B& b, BlockLayout const& layout, std::uint64_t seed, BlockKey ke
         return message("expert::initialize: the block has {} elements, its layout {}", weights.size,
                        layout.primary_elements());
     });
-    // The upper half is no step that training reaches: gates draw from other streams.
-    RngKey const rng{seed, 1ull << 63 | std::uint64_t(std::uint32_t(key.expert)),
-                     std::uint32_t(key.layer)};
     for (int s = 0; s < layout.size(); ++s) {
         Slice const& slice = layout[s];
         if (slice.derived) continue;
@@ -60,9 +67,7 @@ void initialize(B& b, BlockLayout const& layout, std::uint64_t seed, BlockKey ke
         if (std::string_view(slice.name).ends_with("bias"))
             b.parallel_for(slice.elements, detail::ZeroWeight<T>{data});
         else
-            b.parallel_for(slice.elements,
-                           detail::DrawWeight<T>{
-                               rng, s, accumulate_t<T>(std::sqrt(3.0 / double(slice.cols))), data});
+            b.parallel_for(slice.elements, detail::drawn(slice, s, seed, key, data));
     }
 }
 

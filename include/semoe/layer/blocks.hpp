@@ -36,6 +36,18 @@ auto const& routed_part(X const& expert) {
 template <class X>
 using RoutedPart = std::remove_cvref_t<decltype(routed_part(std::declval<X const&>()))>;
 
+template <class X>
+using SharedPart = std::remove_cvref_t<decltype(std::declval<X const&>().shared)>;
+template <class X>
+constexpr bool find_shared_with_own_weights() {
+    if constexpr (HasSharedExpert<X>)
+        return has_own_weights<SharedPart<X>>;
+    else
+        return false;
+}
+template <class X>
+inline constexpr bool shared_has_own_weights = find_shared_with_own_weights<X>();
+
 /// The blocks of one layer on one rank: the router's, the shared expert's and those of the local
 /// experts, with a flag for each that says whether its gradient block holds anything.
 template <class B, class X, class M>
@@ -158,6 +170,12 @@ public:
     void visit_block(B& b, expert_id id, BlockKind kind, Access access, F&& f) {
         if (kind == BlockKind::master && !has_master(id)) return;
         auto lease = acquire(b, id, kind, access);
+        if constexpr (has_own_weights<RoutedPart<X>>)
+            if (kind == BlockKind::weight && id >= 0)
+                return visit_slices<weight_t<RoutedPart<X>>>(id, lease.bytes(), 0, "", f);
+        if constexpr (shared_has_own_weights<X>)
+            if (kind == BlockKind::weight && id == shared_block)
+                return visit_slices<weight_t<SharedPart<X>>>(id, lease.bytes(), 0, "", f);
         if (kind == BlockKind::weight && !is_real(id))
             visit_slices<T>(id, lease.bytes(), 0, "", f);
         else if (kind != BlockKind::moments)
@@ -181,7 +199,12 @@ private:
 
     void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
         bool const narrow = kind == BlockKind::weight && !is_real(id);
-        index_t const size = narrow ? index_t(sizeof(T)) : index_t(sizeof(Real));
+        index_t size = narrow ? index_t(sizeof(T)) : index_t(sizeof(Real));
+        if constexpr (has_own_weights<RoutedPart<X>>)
+            if (id >= 0 && kind == BlockKind::weight) size = sizeof(weight_t<RoutedPart<X>>);
+        if constexpr (shared_has_own_weights<X>)
+            if (id == shared_block && kind == BlockKind::weight)
+                size = sizeof(weight_t<SharedPart<X>>);
         LayoutId const order = kind == BlockKind::weight ? layout(id).id() : LayoutId::row_major;
         tier_.declare(b, key(id, kind), BlockInfo{elements * size, order});
     }

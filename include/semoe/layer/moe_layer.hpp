@@ -219,6 +219,9 @@ public:
         static_assert(DifferentiableGate<G, B, Real>,
                       "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
                       "d_logits) (see gate/concept.hpp)");
+        static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
+                                         "train a layer of floats and quantise it "
+                                         "(see layer/quantize.hpp)");
         static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
                                  "lacks backward_grouped(backend, weights, gradients, accumulate, "
                                  "rows) or backward_scratch_columns() (see expert/concept.hpp)");
@@ -247,6 +250,16 @@ public:
         for (expert_id id : blocks_.ids()) {
             auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::overwrite);
             BlockKey const key = blocks_.key(id, BlockKind::weight);
+            if constexpr (has_own_weights<detail::RoutedPart<X>>)
+                if (id >= 0) {
+                    detail::routed_part(expert_).initialize(backend_, seed, key, lease.bytes());
+                    continue;
+                }
+            if constexpr (detail::shared_has_own_weights<X>)
+                if (id == shared_block) {
+                    expert_.shared.initialize(backend_, seed, key, lease.bytes());
+                    continue;
+                }
             if (blocks_.is_real(id))
                 expert::initialize<Real>(backend_, blocks_.layout(id), seed, key, lease.bytes());
             else
@@ -321,6 +334,9 @@ public:
     void update(O const& optimizer, UpdateStep step) {
         static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
                                        "update(backend, block, step) (see optim/concept.hpp)");
+        static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
+                                         "train a layer of floats and quantise it "
+                                         "(see layer/quantize.hpp)");
         expect_usable();
         blocks_.declare_states(backend_, O::moments_per_element);
         guarded([&] {
@@ -346,6 +362,8 @@ public:
 
 private:
     using Rows = MatrixView<Real, space>;
+    static constexpr bool has_float_weights =
+        !has_own_weights<detail::RoutedPart<X>> && !detail::shared_has_own_weights<X>;
 
     static G checked(G gate) {
         validate_gate(gate);

@@ -100,7 +100,7 @@ public:
         _mm_setcsr(before);
     }
 
-private:
+protected:
     alignas(64) char tiles_[8][tile_rows][line_bytes] = {};
 };
 

@@ -95,13 +95,13 @@ class VectorKernel final : public BlockKernel {
             alignas(64) char words[tile_bytes];
             for (index_t i = 0; i < 16; ++i) _mm512_store_si512(words + i * line_bytes, x[i]);
             for (index_t i = 0; i < 16; ++i) {
-                auto const rows = Words::load(words + i * line_bytes);
+                auto const rows = load_rows(words + i * line_bytes);
                 char const* const line = right + i * line_bytes;
-                Words::add(spread(line), rows, sums[0]);
+                Words::add(rows, spread_column(line), sums[0]);
                 if (s.columns == 1) continue;
-                Words::add(spread(line + 4), rows, sums[1]);
-                Words::add(spread(line + 8), rows, sums[2]);
-                Words::add(spread(line + 12), rows, sums[3]);
+                Words::add(rows, spread_column(line + 4), sums[1]);
+                Words::add(rows, spread_column(line + 8), sums[2]);
+                Words::add(rows, spread_column(line + 12), sums[3]);
             }
         }
         if (!add)
@@ -153,6 +153,21 @@ class VectorKernel final : public BlockKernel {
         std::uint32_t word;
         std::memcpy(&word, from, sizeof(word));
         return Words::spread(word);
+    }
+    // Where rows become lanes, words that tell rows from columns have other names for both.
+    SEMOE_LINES SEMOE_INLINE static typename Words::Left load_rows(char const* line) {
+        if constexpr (requires { Words::load_rows(line); })
+            return Words::load_rows(line);
+        else
+            return Words::load(line);
+    }
+    SEMOE_LINES SEMOE_INLINE static typename Words::Right spread_column(char const* from) {
+        std::uint32_t word;
+        std::memcpy(&word, from, sizeof(word));
+        if constexpr (requires { Words::spread_column(word); })
+            return Words::spread_column(word);
+        else
+            return Words::spread(word);
     }
     SEMOE_LINES SEMOE_INLINE static void step(char const* from, typename Words::Right const& b0,
                                               typename Words::Right const& b1, __m512& sum0,

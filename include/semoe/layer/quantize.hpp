@@ -1,0 +1,119 @@
+#pragma once
+
+#include "semoe/backend/buffer.hpp"
+#include "semoe/core/message.hpp"
+#include "semoe/expert/quantized.hpp"
+#include "semoe/layer/moe_layer.hpp"
+
+#include <string>
+
+namespace semoe {
+
+namespace detail {
+
+/// A block of a quantised expert from one of the float expert's, or a copy of it.
+template <class X, class B>
+void adopt_block(B& b, X const& expert, Bytes<space_of<B>> from, Bytes<space_of<B>> to) {
+    if constexpr (has_own_weights<X>)
+        expert.quantize(b, ConstBytes<space_of<B>>(from), to);
+    else
+        b.copy(to.data, from.data, std::size_t(min(from.size, to.size)));
+}
+/// f(expert number, description of the expert) for every block of a layer but the router's.
+template <class L, class F>
+void for_each_expert_block(L& layer, F&& f) {
+    using X = std::remove_cvref_t<decltype(layer.expert())>;
+    if constexpr (HasSharedExpert<X>) f(shared_block, layer.expert().shared);
+    for (expert_id const id : layer.local_experts()) f(id, routed_part(layer.expert()));
+}
+template <class L>
+auto acquire_weights(L& layer, expert_id id, Access access) {
+    return layer.tier().acquire(layer.backend(), {layer.config().layer, id, BlockKind::weight},
+                                access);
+}
+template <class X, class B>
+BlockLayout float_layout(X const& expert, B const& b) {
+    if constexpr (has_own_weights<X>)
+        return expert.base.layout(b);
+    else
+        return expert.layout(b);
+}
+
+} // namespace detail
+
+/// Fills a layer of quantised experts (expert/quantized.hpp) from a trained layer of floats on the
+/// same backend: experts are quantised, the router and experts that are floats in both are copied.
+/// A shared expert may be quantised, the routed ones, or both.
+/// @param from  a layer with as many experts, whose blocks are what `to` would have unquantised
+/// @throws precondition_error naming both sizes where the layers do not match
+/// @sync enqueues @cost about 10 ns a weight and thread; no allocation beyond what tiers do
+template <class From, class To>
+void quantize(From& from, To& to) {
+    static_assert(std::same_as<typename From::value_type, typename To::value_type>,
+                  "quantize: the layers' experts must have the same value_type");
+    auto& b = to.backend();
+    expects(from.num_experts() == to.num_experts() && from.hidden() == to.hidden() &&
+                from.local_experts() == to.local_experts(),
+            "quantize: a layer of {} experts with hidden {} into one of {} with hidden {}",
+            from.num_experts(), from.hidden(), to.num_experts(), to.hidden());
+    auto const move = [&](expert_id id, auto const& adopt) {
+        auto const source = detail::acquire_weights(from, id, Access::read);
+        auto const target = detail::acquire_weights(to, id, Access::overwrite);
+        adopt(source.bytes(), target.bytes());
+    };
+    using Block = Bytes<typename To::space>;
+    move(router_block, [&](Block source, Block target) {
+        expects(source.size == target.size, "quantize: routers of {} and {} bytes", source.size,
+                target.size);
+        b.copy(target.data, source.data, std::size_t(source.size));
+    });
+    detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
+        index_t const needed = detail::float_layout(expert, b).primary_elements() *
+                               index_t(sizeof(typename To::value_type));
+        move(id, [&](Block source, Block target) {
+            expects(source.size >= needed, "quantize: expert {} has {} bytes, {} needed", id,
+                    source.size, needed);
+            detail::adopt_block(b, expert, source, target);
+        });
+    });
+    to.weights_changed();
+}
+
+/// Fills a layer of quantised experts from matrices of floats, one expert at a time: whatever the
+/// model's size, no more than one block of floats lies in memory.
+/// @param read  read(name, view) writes the matrix of that name, "router.weight" or
+///              "experts.3.gate_proj", to backend memory through layer.backend(); the view is a
+///              MatrixView<value_type>, or of the router's type
+/// @throws what read throws
+/// @sync enqueues, and waits before the block is reused
+/// @cost one block of floats
+template <class L, class Read>
+void quantize_from(L& layer, Read&& read) {
+    using T = typename L::value_type;
+    auto& b = layer.backend();
+    {
+        auto const router = detail::acquire_weights(layer, router_block, Access::overwrite);
+        auto const all = view_as<typename L::Real>(router.bytes());
+        index_t const E = layer.num_experts(), H = layer.hidden();
+        using View = MatrixView<typename L::Real, typename L::space>;
+        read(std::string("router.weight"), View(all.data, E, H));
+        if (all.size > E * H) read(std::string("router.shared_gate"), View(all.data + E * H, 1, H));
+    }
+    detail::for_each_expert_block(layer, [&](expert_id id, auto const& expert) {
+        BlockLayout const floats = detail::float_layout(expert, b);
+        Buffer<T, std::remove_cvref_t<decltype(b)>> block(b, floats.primary_elements());
+        for (Slice const& s : floats) {
+            if (s.derived) continue;
+            std::string const prefix =
+                id == shared_block ? "shared." : "experts." + std::to_string(id) + ".";
+            read(prefix + s.name,
+                 MatrixView<T, typename L::space>(block.data() + s.offset, s.rows, s.cols));
+        }
+        auto const target = detail::acquire_weights(layer, id, Access::overwrite);
+        detail::adopt_block(b, expert, as_writable_bytes(block.view()), target.bytes());
+        b.synchronize();
+    });
+    layer.weights_changed();
+}
+
+} // namespace semoe

@@ -1,0 +1,164 @@
+#pragma once
+
+#include "semoe/ops/cpu/amx/byte_tiles.hpp"
+#include "semoe/ops/cpu/avx512/byte_words.hpp"
+#include "semoe/ops/cpu/feed_forward/tasks.hpp"
+#include "semoe/ops/cpu/quantized/forward.hpp"
+
+namespace semoe::ops::cpu {
+
+#if SEMOE_X86
+
+/// Calls f(kernel) with the BlockKernel of some products for an instruction set.
+/// @pre has_fused_feed_forward<bf16>(isa)
+template <class F>
+void with_block_kernel(Isa isa, ByteProducts, F const& f) {
+    auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
+    if (isa == Isa::amx)
+        with(amx::TileKernel<amx::HardwareByteTiles>{});
+    else if (isa == Isa::avx512_bf16)
+        with(avx512::VectorKernel<avx512::ByteDotWords>{});
+    else
+        with(avx512::VectorKernel<avx512::WidenedByteWords>{});
+}
+template <class F>
+void with_block_kernel(Isa isa, Bf16Products, F const& f) {
+    with_block_kernel<bf16>(isa, f);
+}
+
+template <class Format, class T>
+constexpr index_t quantized_feed_forward_scratch(index_t hidden, index_t intermediate) {
+    return quantized_forward_scratch_bytes<Format, T>(hidden, intermediate, feed_forward_rows);
+}
+
+/// The rows of a group's experts in blocks, each one task, or several that share its panels of
+/// weights.
+template <class Format, class T, class Block>
+struct QuantizedTasks {
+    enum class Part { all, in, down };
+    using Unit = decltype(Block::unit);
+    using Expert = QuantizedFeedForward<Format, T, Unit>;
+
+    Isa isa;
+    Group<std::byte const> group;
+    Block block;
+    MatrixView<T const, HostSpace> x;
+    MatrixView<T, HostSpace> act, out;
+    int workers;
+    index_t splits;
+    Part part;
+
+    struct Place {
+        int expert;
+        index_t first, rows; ///< of the expert's rows
+        index_t split;
+    };
+
+    static index_t blocks_of(index_t rows) {
+        return (rows + feed_forward_rows - 1) / feed_forward_rows;
+    }
+    index_t blocks() const {
+        index_t n = 0;
+        for (int e = 0; e < group.size; ++e) n += blocks_of(group.rows[e]);
+        return n;
+    }
+    /// @return false beyond the last task
+    bool find(index_t i, Place& at) const {
+        at.split = i % splits;
+        i /= splits;
+        for (at.expert = 0; at.expert < group.size; ++at.expert) {
+            index_t const rows = group.rows[at.expert], n = blocks_of(rows);
+            if (i >= n) {
+                i -= n;
+                continue;
+            }
+            index_t const each = ((rows + n - 1) / n + 31) / 32 * 32;
+            at.first = min(i * each, rows);
+            at.rows = min(each, rows - at.first);
+            return true;
+        }
+        return false;
+    }
+    Expert expert(int e) const {
+        auto const* w = reinterpret_cast<std::uint8_t const*>(group.block[e]);
+        auto const of = [&](auto m) {
+            return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
+        };
+        auto const bias = [&](index_t offset) { return offset >= 0 ? w + offset : nullptr; };
+        return {block.unit,
+                block.hidden,
+                block.intermediate,
+                w + block.in,
+                w + block.in_scales,
+                bias(block.in_bias),
+                w + block.down,
+                w + block.down_scales,
+                bias(block.down_bias),
+                of(x),
+                of(act),
+                of(out)};
+    }
+    QuantizedRows<Format> weights(Expert const& f) const {
+        return part == Part::down ? f.down_rows() : f.in_rows();
+    }
+    /// The weights that this worker will want next, as far as one can know.
+    QuantizedRows<Format> upcoming(index_t i) const {
+        Place next;
+        if (!find(i + workers, next) || next.rows == 0) return {};
+        auto const w = weights(expert(next.expert));
+        return w.from(Range(w.panels(), next.split, splits).begin);
+    }
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        Place at;
+        if (!find(i, at) || at.rows == 0) return;
+        with_block_kernel(isa, typename Decode<Format>::Products{},
+                          [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
+    }
+
+private:
+    SEMOE_NOINLINE void run(BlockKernel& kernel, Place const& at, QuantizedRows<Format> const& next,
+                            std::span<std::byte> scratch) const {
+        auto const f = expert(at.expert);
+        TaskScratch const memory(
+            scratch, quantized_forward_scratch_bytes<Format, T>(f.hidden, f.intermediate, at.rows));
+        if (part == Part::all) return forward(kernel, f, at.first, at.rows, next, memory.data());
+        Range const panels(weights(f).panels(), at.split, splits);
+        if (part == Part::in)
+            forward_in(kernel, f, at.first, at.rows, panels.begin, panels.end, next, memory.data());
+        else
+            forward_down(kernel, f, at.first, at.rows, panels.begin, panels.end, next,
+                         memory.data());
+    }
+};
+
+template <class Format, class T, class B, class Block>
+void run_quantized_feed_forward(B& b, Group<std::byte const> const& g, Block const& block,
+                                MatrixView<T const, HostSpace> in, MatrixView<T, HostSpace> act,
+                                MatrixView<T, HostSpace> out) {
+    using Tasks = QuantizedTasks<Format, T, Block>;
+    using Part = typename Tasks::Part;
+    Tasks tasks{selected_isa(), LongestFirst(g).sorted(g), block, in, {}, out, b.concurrency(), 1,
+                Part::all};
+    index_t const blocks = tasks.blocks();
+    if (blocks == 0) return;
+    tasks.splits = splits_of(blocks, tasks.workers);
+    if (tasks.splits == 1) return b.parallel_tasks(blocks, tasks);
+    tasks.act = act;
+    tasks.part = Part::in;
+    b.parallel_tasks(blocks * tasks.splits, tasks);
+    tasks.part = Part::down;
+    b.parallel_tasks(blocks * tasks.splits, tasks);
+}
+
+#else
+
+template <class Format, class T>
+constexpr index_t quantized_feed_forward_scratch(index_t, index_t) {
+    return 0;
+}
+template <class Format, class T, class... Arguments>
+void run_quantized_feed_forward(Arguments const&...) = delete;
+
+#endif
+
+} // namespace semoe::ops::cpu

@@ -1,0 +1,149 @@
+#include "semoe/core/quant.hpp"
+
+#include "support/memory.hpp"
+
+#include <cmath>
+#include <doctest/doctest.h>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+using namespace semoe;
+using namespace semoe::test;
+
+namespace {
+
+/// One row in some format.
+template <class Format>
+struct EncodedRow {
+    std::vector<float> numbers;
+    std::vector<std::uint8_t> codes, scales;
+
+    explicit EncodedRow(std::vector<float> w)
+      : numbers(std::move(w))
+      , codes(std::size_t(Format::code_bytes(depth())))
+      , scales(std::size_t(Format::scale_bytes(depth()))) {
+        Format::encode([this](index_t k) { return numbers[std::size_t(k)]; }, depth(), codes.data(),
+                       scales.data());
+    }
+    index_t depth() const { return index_t(numbers.size()); }
+    float operator()(index_t k) const { return Format::weight(codes.data(), scales.data(), k); }
+    float row_scale() const { return quant::detail::load_float(scales.data()); }
+    double error(index_t k) const {
+        return std::fabs(double((*this)(k)) - double(numbers[std::size_t(k)]));
+    }
+};
+/// The largest error that rounding a weight may make, from the codes' own scale.
+double allowed(EncodedRow<quant::Int8> const& row, index_t) { return row.row_scale() / 2.0; }
+double allowed(EncodedRow<quant::Int4> const& row, index_t k) {
+    return row.row_scale() / 2.0 * row.scales[std::size_t(4 + k / 32)];
+}
+double allowed(EncodedRow<quant::Mxfp4> const& row, index_t k) {
+    // Half the distance to the next number of the format, or how far it lies beyond the last.
+    double const scale = quant::Mxfp4::e8m0(row.scales[std::size_t(k / 32)]);
+    double const x = std::fabs(double(row.numbers[std::size_t(k)])) / scale;
+    CHECK(x < 8);
+    return scale * (x < 2 ? 0.25 : x < 4 ? 0.5 : x < 6 ? 1 : x - 6);
+}
+template <class Format>
+bool all_nan(EncodedRow<Format> const& row, index_t first, index_t end) {
+    bool all = true;
+    for (index_t k = first; k < end; ++k) all &= std::isnan(row(k));
+    return all;
+}
+
+} // namespace
+
+TEST_CASE_TEMPLATE("core/quant: every weight is within half a step of its format", Format,
+                   quant::Int8, quant::Int4, quant::Mxfp4) {
+    for (index_t const depth : {1, 2, 31, 32, 33, 64, 97, 1000})
+        for (double const size : {1e-30, 0.02, 1.0, 3e30}) {
+            CAPTURE(depth);
+            CAPTURE(size);
+            EncodedRow<Format> const row(random_values<float>(std::uint64_t(depth), depth, size));
+            double worst = 0;
+            for (index_t k = 0; k < depth; ++k)
+                worst = std::max(worst, row.error(k) / (allowed(row, k) + 1e-40));
+            CHECK(worst <= 1.0001);
+        }
+}
+
+TEST_CASE_TEMPLATE("core/quant: zeros stay zeros, and a zero block stands for zeros", Format,
+                   quant::Int8, quant::Int4, quant::Mxfp4) {
+    EncodedRow<Format> row(std::vector<float>(70, 0.0f));
+    for (index_t k = 0; k < 70; ++k) CHECK(row(k) == 0);
+    std::fill(row.codes.begin(), row.codes.end(), std::uint8_t(0));
+    std::fill(row.scales.begin(), row.scales.end(), std::uint8_t(0));
+    for (index_t k = 0; k < 70; ++k) CHECK(row(k) == 0);
+}
+
+TEST_CASE_TEMPLATE("core/quant: what shares a scale with an infinity or a NaN becomes NaN", Format,
+                   quant::Int8, quant::Int4, quant::Mxfp4) {
+    constexpr bool groups = std::is_same_v<Format, quant::Mxfp4>;
+    for (float const odd : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+        auto numbers = random_values<float>(3, 96);
+        numbers[40] = odd;
+        EncodedRow<Format> const row(numbers);
+        CHECK(all_nan(row, 32, 64));
+        CHECK(all_nan(row, 0, 32) == !groups);
+        CHECK(all_nan(row, 64, 96) == !groups);
+    }
+}
+
+TEST_CASE("core/quant: numbers too small for a scale become zeros") {
+    for (float const tiny : {1e-38f, 1e-45f}) {
+        EncodedRow<quant::Int8> const bytes({tiny, -tiny});
+        EncodedRow<quant::Int4> const halves({tiny, -tiny});
+        CHECK(bytes(0) == 0);
+        CHECK(halves(1) == 0);
+    }
+}
+
+TEST_CASE("core/quant: Int4 keeps its products within a byte and its groups apart") {
+    auto numbers = random_values<float>(5, 128);
+    for (std::size_t k = 32; k < 64; ++k) numbers[k] *= 0.01f;
+    for (std::size_t k = 64; k < 96; ++k) numbers[k] = 0;
+    EncodedRow<quant::Int4> const row(numbers);
+    CHECK(row.scales[4 + 1] == 1);
+    CHECK(row.scales[4 + 2] == 0);
+    int most = 0;
+    for (index_t k = 0; k < 128; ++k) {
+        int const code = quant::detail::nibble(row.codes.data(), k);
+        CHECK(code >= 1);
+        most =
+            std::max(most, std::abs(quant::Int4::steps(code, row.scales[std::size_t(4 + k / 32)])));
+    }
+    CHECK(most == 126);
+    // Codes that encode() never writes are read as something nevertheless.
+    CHECK(quant::Int4::steps(0, 255) == -128);
+    CHECK(quant::Int4::steps(15, 255) == 127);
+}
+
+TEST_CASE("core/quant: Mxfp4 has the numbers, scales and rounding of the OCP formats") {
+    float const magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    for (int code = 0; code < 8; ++code) {
+        CHECK(quant::Mxfp4::e2m1(code) == magnitudes[code]);
+        CHECK(quant::Mxfp4::e2m1(code + 8) == -magnitudes[code]);
+        CHECK(quant::Mxfp4::to_e2m1(magnitudes[code]) == code);
+        if (code > 0) CHECK(quant::Mxfp4::to_e2m1(-magnitudes[code]) == code + 8);
+    }
+    // Halfway: to the even mantissa.
+    for (auto const& [x, code] : {std::pair{0.25f, 0},
+                                  {0.75f, 2},
+                                  {1.25f, 2},
+                                  {1.75f, 4},
+                                  {2.5f, 4},
+                                  {3.5f, 6},
+                                  {5.0f, 6},
+                                  {7.9f, 7}})
+        CHECK(quant::Mxfp4::to_e2m1(x) == code);
+    CHECK(quant::Mxfp4::e8m0(127) == 1);
+    CHECK(quant::Mxfp4::e8m0(0) == std::ldexp(1.0f, -127));
+    CHECK(quant::Mxfp4::e8m0(254) == std::ldexp(1.0f, 127));
+    CHECK(std::isnan(quant::Mxfp4::e8m0(255)));
+    // Exact numbers come back, the lower half of a byte first.
+    EncodedRow<quant::Mxfp4> const row({3, -0.5f, 6, 0, 1.5f});
+    for (index_t k = 0; k < row.depth(); ++k) CHECK(row(k) == row.numbers[std::size_t(k)]);
+    CHECK(row.scales[0] == 127);
+    CHECK(row.codes[0] == (5 | 9 << 4));
+}

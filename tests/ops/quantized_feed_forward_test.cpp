@@ -1,0 +1,258 @@
+#include "semoe/ops/quantized_feed_forward.hpp"
+
+#include "semoe/ops/worker_scratch.hpp"
+#include "support/backends.hpp"
+#include "support/matrix.hpp"
+
+#include <cmath>
+#include <doctest/doctest.h>
+#include <limits>
+#include <vector>
+
+using namespace semoe;
+using namespace semoe::test;
+
+namespace {
+
+using Gated = ops::unit::Gated<ops::activation::Silu>;
+using Plain = ops::unit::Plain<ops::activation::Silu>;
+
+/// Experts of one group, with rows between rows that belong to nobody.
+template <class Format, class T, class Unit, class B>
+struct Experts {
+    B b;
+    index_t H, I, inputs = Unit::inputs * I;
+    std::vector<index_t> counts;
+    index_t total = 1;
+    ops::QuantizedFeedForwardBlock<Unit> block;
+    std::vector<std::vector<std::uint8_t>> bytes; ///< of each expert's block
+    std::vector<Buffer<std::uint8_t, B>> blocks;
+    std::vector<T> x;
+    Buffer<T, B> in, saved, act, out;
+
+    Experts(B backend, index_t h, index_t i, std::vector<index_t> rows, bool bias)
+      : b(backend)
+      , H(h)
+      , I(i)
+      , counts(std::move(rows))
+      , block{{}, h, i, 0, 0, 0, 0} {
+        index_t at = inputs * Format::code_bytes(H);
+        auto const place = [&](index_t n) { return std::exchange(at, at + n); };
+        block.down = place(H * Format::code_bytes(I));
+        block.in_scales = place(inputs * Format::scale_bytes(H));
+        block.down_scales = place(H * Format::scale_bytes(I));
+        if (bias) block.in_bias = place(4 * inputs), block.down_bias = place(4 * H);
+        for (std::size_t e = 0; e < counts.size(); ++e) {
+            std::vector<std::uint8_t> w(static_cast<std::size_t>(at));
+            auto const encode = [&](index_t codes, index_t scales, index_t n, index_t k, int seed) {
+                auto const numbers = random_values<float>(100 * e + std::uint64_t(seed), n * k,
+                                                          1 / std::sqrt(double(k)));
+                for (index_t r = 0; r < n; ++r)
+                    Format::encode([&](index_t j) { return numbers[std::size_t(r * k + j)]; }, k,
+                                   w.data() + codes + r * Format::code_bytes(k),
+                                   w.data() + scales + r * Format::scale_bytes(k));
+            };
+            encode(0, block.in_scales, inputs, H, 1);
+            encode(block.down, block.down_scales, H, I, 2);
+            if (bias)
+                for (index_t n = 0; n < inputs + H; ++n)
+                    quant::detail::store_float(w.data() + block.in_bias + 4 * n,
+                                               float(n % 7) / 7 - 0.4f);
+            blocks.push_back(to_backend(b, w));
+            bytes.push_back(std::move(w));
+            total += counts[e] + 1;
+        }
+        x = random_values<T>(1, total * H);
+        in = to_backend(b, x);
+        saved = to_backend(b, sevens(inputs));
+        act = to_backend(b, sevens(I));
+        out = to_backend(b, sevens(H));
+    }
+    std::vector<T> sevens(index_t cols) const {
+        return std::vector<T>(std::size_t(total * cols), T(7.0f));
+    }
+    MatrixView<T, space_of<B>> view(Buffer<T, B>& v, index_t cols) {
+        return {v.data(), total, cols};
+    }
+    void forward(ops::Group<std::byte const> const& g) {
+        ops::grouped_quantized_feed_forward<Format, T>(
+            b, g, block, MatrixView<T const, space_of<B>>(view(in, H)), view(saved, inputs),
+            view(act, I), view(out, H));
+    }
+    void forward() {
+        ops::Group<std::byte const> g;
+        index_t first = 1;
+        for (std::size_t e = 0; e < counts.size(); first += counts[e++] + 1)
+            g.add(first, counts[e], reinterpret_cast<std::byte const*>(blocks[e].data()));
+        forward(g);
+    }
+    std::vector<T> result() { return to_host(b, out); }
+
+    double weight(std::size_t e, index_t codes, index_t scales, index_t n, index_t cols,
+                  index_t k) const {
+        return double(Format::weight(bytes[e].data() + codes + n * Format::code_bytes(cols),
+                                     bytes[e].data() + scales + n * Format::scale_bytes(cols), k));
+    }
+    double bias(std::size_t e, index_t at, index_t n) const {
+        return at < 0 ? 0 : double(quant::detail::load_float(bytes[e].data() + at + 4 * n));
+    }
+    /// What loops over doubles make of one row and the weights that the block stands for.
+    std::vector<double> reference(std::size_t e, index_t row) const {
+        std::vector<double> pre, y;
+        for (index_t n = 0; n < inputs; ++n) {
+            double sum = bias(e, block.in_bias, n);
+            for (index_t k = 0; k < H; ++k)
+                sum += weight(e, 0, block.in_scales, n, H, k) *
+                       double(float(x[std::size_t(row * H + k)]));
+            pre.push_back(sum);
+        }
+        for (index_t n = 0; n < H; ++n) {
+            double sum = bias(e, block.down_bias, n);
+            for (index_t i = 0; i < I; ++i) {
+                double const gate = pre[std::size_t(i)], silu = gate / (1 + std::exp(-gate));
+                sum += weight(e, block.down, block.down_scales, n, I, i) *
+                       (Unit::inputs == 2 ? silu * pre[std::size_t(I + i)] : silu);
+            }
+            y.push_back(sum);
+        }
+        return y;
+    }
+    /// The error of all rows as a part of their size; other rows must be as they were.
+    double error(index_t step) {
+        auto const got = result();
+        double error = 0, size = 1e-60;
+        index_t first = 1;
+        for (std::size_t e = 0; e < counts.size(); first += counts[e++] + 1) {
+            CHECK(float(got[std::size_t((first - 1) * H)]) == 7);
+            for (index_t r = first; r < first + counts[e]; r += step) {
+                auto const want = reference(e, r);
+                for (index_t h = 0; h < H; ++h) {
+                    double const difference =
+                        double(got[std::size_t(r * H + h)]) - want[std::size_t(h)];
+                    error += difference * difference;
+                    size += want[std::size_t(h)] * want[std::size_t(h)];
+                }
+            }
+        }
+        return std::sqrt(error / size);
+    }
+};
+
+/// What tokens rounded to 8 bits, or to bf16, may add to the rounding of T.
+template <class Format, class T, class B>
+double tolerance() {
+    bool const fused = ops::has_fused_quantized_feed_forward<B, Format, T>();
+    if (fused && !std::same_as<Format, quant::Mxfp4>) return 0.0447; // a cosine of 0.999
+    if (fused || sizeof(T) == 2) return 0.01;
+    return 1e-5;
+}
+
+template <class Format, class T, class Unit, class B>
+void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
+    CAPTURE(H);
+    CAPTURE(I);
+    Experts<Format, T, Unit, B> x(B{}, H, I, counts, bias);
+    x.forward();
+    CHECK(x.error(step) <= tolerance<Format, T, B>());
+}
+template <class T, class B>
+void check_formats(index_t H, index_t I, std::vector<index_t> const& counts, bool bias,
+                   index_t step = 1) {
+    check<quant::Int8, T, Gated, B>(H, I, counts, bias, step);
+    check<quant::Int4, T, Gated, B>(H, I, counts, bias, step);
+    check<quant::Mxfp4, T, Gated, B>(H, I, counts, bias, step);
+}
+
+} // namespace
+
+TEST_CASE_TEMPLATE("ops/quantized_feed_forward: agrees with the dequantised weights in doubles", B,
+                   SEMOE_TEST_BACKENDS) {
+    for (bool const bias : {false, true}) {
+        check_formats<float, B>(1, 1, {1}, bias);
+        check_formats<bf16, B>(70, 45, {3, 0, 33, 17}, bias);
+        check_formats<bf16, B>(64, 128, {32, 1}, bias);
+        check<quant::Int8, float, Plain, B>(33, 65, {5, 31, 0}, bias);
+        check<quant::Mxfp4, bf16, Plain, B>(96, 64, {48, 1}, bias);
+    }
+    check<quant::Int4, f16, Gated, B>(40, 33, {3}, true);
+    check<quant::Int8, double, Gated, B>(33, 40, {9}, true);
+}
+
+#if !defined(__CUDACC__)
+TEST_CASE_TEMPLATE("ops/quantized_feed_forward: more than a slab, a panel and a task of rows", T,
+                   float, bf16) {
+    check_formats<T, CpuBackend>(1600, 37, {3}, false);
+    check_formats<T, CpuBackend>(64, 1500, {400, 1, 50}, false, 97);
+    check_formats<T, CpuBackend>(64, 64, {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14}, true);
+}
+
+TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bits do not depend on threads, scratch or other "
+                   "rows",
+                   Format, quant::Int8, quant::Int4, quant::Mxfp4) {
+    using X = Experts<Format, bf16, Gated, CpuBackend>;
+    X first({.threads = 1}, 96, 80, {40, 3}, true);
+    first.forward();
+    for (int const threads : {1, 2, 3}) {
+        X x({.threads = threads}, 96, 80, {40, 3}, true);
+        ops::reserve_worker_scratch(
+            x.b, ops::quantized_feed_forward_scratch_bytes<Format, bf16, CpuBackend>(x.block));
+        x.forward();
+        CHECK(same_bits(x.result(), first.result()));
+    }
+    X x({.threads = 2}, 96, 80, {40, 3}, true);
+    for (index_t r = 1; r <= 40; ++r) {
+        ops::Group<std::byte const> g;
+        g.add(r, 1, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
+        x.forward(g);
+    }
+    auto const rows = x.result(), all = first.result();
+    for (std::size_t i = 96; i < 41 * 96; ++i) REQUIRE(float(rows[i]) == float(all[i]));
+}
+
+TEST_CASE("ops/quantized_feed_forward: bytes have the same bits on every instruction set") {
+#if SEMOE_X86
+    using Format = quant::Int4;
+    if (!is_available(Isa::avx512)) {
+        MESSAGE("skipped: this machine lacks avx512");
+        return;
+    }
+    Experts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {40}, true);
+    std::vector<bf16> first;
+    for (Isa const isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
+        if (!is_available(isa)) continue;
+        using Tasks = ops::cpu::QuantizedTasks<Format, bf16, decltype(x.block)>;
+        ops::Group<std::byte const> g;
+        g.add(1, 40, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
+        x.b.parallel_tasks(1, Tasks{isa,
+                                    g,
+                                    x.block,
+                                    x.view(x.in, 130),
+                                    {},
+                                    x.view(x.out, 130),
+                                    1,
+                                    1,
+                                    Tasks::Part::all});
+        if (first.empty()) first = x.result();
+        CHECK(same_bits(x.result(), first));
+    }
+#endif
+}
+
+TEST_CASE_TEMPLATE("ops/quantized_feed_forward: a row that is not finite becomes NaN, alone",
+                   Format, quant::Int8, quant::Int4, quant::Mxfp4) {
+    Experts<Format, float, Gated, CpuBackend> x({.threads = 1}, 64, 32, {5}, false);
+    x.in.data()[2 * 64 + 5] = std::numeric_limits<float>::infinity();
+    x.in.data()[4 * 64 + 9] = std::numeric_limits<float>::quiet_NaN();
+    x.forward();
+    auto const y = x.result();
+    for (index_t r = 1; r <= 5; ++r)
+        for (index_t h = 0; h < 64; ++h)
+            CHECK(std::isfinite(y[std::size_t(r * 64 + h)]) == (r != 2 && r != 4));
+}
+
+TEST_CASE("ops/quantized_feed_forward: a matrix that does not fit is refused by name") {
+    Experts<quant::Int8, float, Gated, CpuBackend> x({.threads = 1}, 32, 16, {4}, false);
+    x.H = 31;
+    CHECK_THROWS_AS(x.forward(), precondition_error);
+}
+#endif

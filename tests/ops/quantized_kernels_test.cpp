@@ -1,0 +1,238 @@
+#include "semoe/ops/cpu/quantized/tasks.hpp"
+
+#include "semoe/backend/cpu/cpu.hpp"
+#include "semoe/ops/quantize.hpp"
+#include "support/matrix.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <doctest/doctest.h>
+#include <limits>
+#include <memory>
+#include <vector>
+
+using namespace semoe;
+using namespace semoe::test;
+
+#if SEMOE_X86
+using namespace semoe::ops::cpu;
+
+namespace {
+
+bool lacks(Isa isa) {
+    if (is_available(isa)) return false;
+    MESSAGE("skipped: this machine lacks ", to_string(isa));
+    return true;
+}
+/// Memory aligned to lines.
+struct Lines {
+    std::vector<char> memory;
+    explicit Lines(index_t bytes)
+      : memory(std::size_t(bytes) + 64) {}
+    char* data() {
+        auto const at = reinterpret_cast<std::uintptr_t>(memory.data());
+        return memory.data() + (64 - at % 64) % 64;
+    }
+};
+
+/// Two blocks of 16 rows of bytes by two of 16 columns.
+struct ByteBlock {
+    static constexpr index_t steps = 5, row_length = steps * line_bytes;
+    std::vector<std::uint8_t> rows;
+    std::vector<std::int8_t> columns;
+
+    ByteBlock(int low, int high) {
+        auto const numbers = random_values<float>(3, 2 * 32 * row_length, 60);
+        for (std::size_t i = 0; i < numbers.size() / 2; ++i) {
+            rows.push_back(std::uint8_t(std::max(0, std::min(255, 128 + int(numbers[i])))));
+            columns.push_back(
+                std::int8_t(std::max(low, std::min(high, int(numbers[numbers.size() / 2 + i])))));
+        }
+    }
+    template <class Kernel>
+    std::vector<std::int32_t> run(index_t columns_wanted, bool add) {
+        Lines words(2 * steps * tile_bytes), results(4 * tile_bytes);
+        for (index_t c = 0; c < 32; ++c)
+            for (index_t k = 0; k < row_length; ++k)
+                words.data()[(c / 16 * steps + k / 64) * tile_bytes + k % 64 / 4 * 64 + c % 16 * 4 +
+                             k % 4] = char(columns[std::size_t(c * row_length + k)]);
+        std::vector<std::int32_t> sums(4 * std::size_t(tile_floats), 1000);
+        std::memcpy(results.data(), sums.data(), sums.size() * 4);
+        auto const* left = reinterpret_cast<char const*>(rows.data());
+        BlockSteps const s{{left, left + 16 * row_length},
+                           row_length,
+                           line_bytes,
+                           words.data(),
+                           steps * tile_bytes,
+                           steps,
+                           columns_wanted};
+        Kernel kernel;
+        Fetch nothing;
+        static_cast<BlockKernel&>(kernel).multiply(s, nothing, 0, add,
+                                                   reinterpret_cast<float*>(results.data()));
+        std::memcpy(sums.data(), results.data(), sums.size() * 4);
+        return sums;
+    }
+    template <class Kernel>
+    void check() {
+        for (bool const add : {false, true})
+            for (index_t const wanted : {1, 2, 4, 5, 16, 17, 32}) {
+                auto const got = run<Kernel>(wanted, add);
+                bool same = true;
+                for (index_t i = 0; i < 4 * tile_floats; ++i) {
+                    index_t const tile = i / tile_floats, r = tile % 2 * 16 + i % tile_floats / 16,
+                                  c = tile / 2 * 16 + i % 16;
+                    if (c >= wanted) continue;
+                    std::int32_t sum = add ? 1000 : 0;
+                    for (index_t k = 0; k < row_length; ++k)
+                        sum += int(rows[std::size_t(r * row_length + k)]) *
+                               int(columns[std::size_t(c * row_length + k)]);
+                    same &= sum == got[std::size_t(i)];
+                }
+                CAPTURE(wanted);
+                CAPTURE(add);
+                CHECK(same);
+            }
+    }
+};
+
+/// A matrix in some format.
+template <class Format>
+struct Encoded {
+    index_t rows, cols;
+    std::vector<std::uint8_t> codes, scales;
+
+    Encoded(index_t n, index_t k)
+      : rows(n)
+      , cols(k)
+      , codes(std::size_t(n * Format::code_bytes(k)))
+      , scales(std::size_t(n * Format::scale_bytes(k))) {
+        CpuBackend b{.threads = 1};
+        auto numbers = random_values<float>(7, n * k);
+        ops::quantize<Format>(b, MatrixView<float, HostSpace>(numbers.data(), n, k),
+                              {codes.data(), scales.data(), n, k});
+    }
+    float weight(index_t n, index_t k) const {
+        return Format::weight(codes.data() + n * Format::code_bytes(cols),
+                              scales.data() + n * Format::scale_bytes(cols), k);
+    }
+};
+
+/// Element k of a decoded row, in what its products count in.
+template <class Format>
+double decoded(char const* line, index_t k, std::uint8_t const* row_scales) {
+    if constexpr (std::same_as<typename Decode<Format>::Products, ByteProducts>) {
+        return double(float(int(static_cast<unsigned char>(line[k])) - 128) *
+                      quant::detail::load_float(row_scales));
+    } else {
+        bf16 number;
+        std::memcpy(&number, line + 2 * k, sizeof(number));
+        return double(number);
+    }
+}
+
+} // namespace
+
+TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction set") {
+    if (lacks(Isa::avx512)) return;
+    ByteBlock block(-127, 127);
+    block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
+    block.check<amx::TileKernel<amx::EmulatedByteTiles>>();
+    if (!lacks(Isa::avx512_bf16)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
+    if (!lacks(Isa::amx)) block.check<amx::TileKernel<amx::HardwareByteTiles>>();
+}
+
+TEST_CASE_TEMPLATE("ops/quantized_kernels: decoded panels are what the format says", Format,
+                   quant::Int8, quant::Int4, quant::Mxfp4) {
+    if (lacks(Isa::avx512)) return;
+    using Products = typename Decode<Format>::Products;
+    for (index_t const depth : {1, 31, 32, 33, 64, 97, 200})
+        for (index_t const rows : {1, 16, 33}) {
+            Encoded<Format> const m(rows, depth);
+            auto const w = QuantizedRows<Format>::of(m.codes.data(), m.scales.data(), rows, depth);
+            index_t const steps = Products::steps(depth);
+            Lines tiles(2 * steps * tile_bytes);
+            Fetch nothing;
+            bool same = true;
+            for (index_t p = 0; p < w.panels(); ++p) {
+                decode_panel(w, p, 0, steps, tiles.data(), nothing);
+                for (index_t n = 32 * p; n < min(rows, 32 * p + 32); ++n)
+                    for (index_t k = 0; k < depth; ++k) {
+                        index_t const s = n % 32 / 16;
+                        char const* const line = tiles.data() +
+                                                 (s * steps + k / Products::step) * tile_bytes +
+                                                 n % 16 * line_bytes;
+                        same &= decoded<Format>(line, k % Products::step,
+                                                w.row_scales(int(s), p, n % 16)) ==
+                                double(m.weight(n, k));
+                    }
+            }
+            CAPTURE(depth);
+            CAPTURE(rows);
+            CHECK(same);
+        }
+}
+
+TEST_CASE("ops/quantized_kernels: Mxfp4 tables hold every scale, the largest and NaN") {
+    for (int s = 0; s < 256; ++s)
+        for (int c = 0; c < 16; ++c) {
+            float const want = quant::Mxfp4::e2m1(c) * quant::Mxfp4::e8m0(s);
+            bf16 number;
+            number.bits = ops::cpu::detail::mxfp4_table.number[s][c];
+            float const got = number;
+            bool const same = want == got || (std::isnan(want) && std::isnan(got));
+            if (!same) FAIL_CHECK("scale ", s, ", code ", c, ": ", got, " for ", want);
+        }
+}
+
+TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however they lie", T, float,
+                   bf16) {
+    if (lacks(Isa::avx512)) return;
+    for (index_t const depth : {1, 63, 64, 130})
+        for (index_t const rows : {1, 16, 19}) {
+            auto x = random_values<T>(11, rows * depth);
+            bool const odd_row = rows == 19;
+            if (odd_row) {
+                for (index_t k = 0; k < depth; ++k) x[std::size_t(depth + k)] = T(0.0f);
+                x[std::size_t(2 * depth)] = T(std::numeric_limits<float>::infinity());
+                x[std::size_t(3 * depth)] = T(std::numeric_limits<float>::quiet_NaN());
+            }
+            index_t const steps = ByteProducts::steps(depth),
+                          bytes = TokenTiles::bytes(rows, steps);
+            Lines by_rows(bytes), by_lanes(bytes), lane_memory(TokenLanes<T>::bytes(rows, depth));
+            auto const a = TokenTiles::in(by_rows.data(), rows),
+                       b = TokenTiles::in(by_lanes.data(), rows);
+            ByteProducts::pack(HostRows<T>{x.data(), depth, rows, depth}, a);
+            auto const lanes = TokenLanes<T>::in(lane_memory.data(), rows, depth);
+            for (index_t m = 0; m < rows; ++m)
+                for (index_t k = 0; k < depth; ++k) {
+                    float const value = float(x[std::size_t(m * depth + k)]);
+                    lanes.at(m / 16, k)[m % 16] = T(value);
+                    auto& largest = lanes.largest[m];
+                    largest = std::max(largest,
+                                       semoe::detail::bits_of<std::uint32_t>(value) & 0x7fffffffu);
+                }
+            ByteProducts::pack(lanes, rows, b);
+            CHECK(std::memcmp(by_rows.data(), by_lanes.data(), std::size_t(bytes)) == 0);
+            for (index_t m = 0; m < rows; ++m) {
+                if (odd_row && (m == 2 || m == 3)) {
+                    CHECK(std::isnan(a.scales[m]));
+                    continue;
+                }
+                std::int32_t sum = 0;
+                double worst = 0;
+                for (index_t k = 0; k < depth; ++k) {
+                    auto const q =
+                        static_cast<signed char>(a.words[(m / 16 * steps + k / 64) * tile_bytes +
+                                                         k % 64 / 4 * 64 + m % 16 * 4 + k % 4]);
+                    sum += q;
+                    worst =
+                        std::max(worst, std::fabs(double(q) * double(a.scales[m]) -
+                                                  double(float(x[std::size_t(m * depth + k)]))));
+                }
+                CHECK(a.offsets[m] == 128 * sum);
+                CHECK(worst <= 0.5001 * double(a.scales[m]));
+            }
+        }
+}
+#endif
