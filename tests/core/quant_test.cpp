@@ -13,34 +13,39 @@ using namespace semoe::test;
 
 namespace {
 
-/// One row in some format.
+/// A matrix in some format, of which one row is looked at.
 template <class Format>
 struct EncodedRow {
+    static constexpr index_t rows = 18, row = 17; // not of the first tile
     std::vector<float> numbers;
     std::vector<std::uint8_t> codes, scales;
 
     explicit EncodedRow(std::vector<float> w)
       : numbers(std::move(w))
-      , codes(std::size_t(Format::code_bytes(depth())))
-      , scales(std::size_t(Format::scale_bytes(depth()))) {
-        Format::encode([this](index_t k) { return numbers[std::size_t(k)]; }, depth(), codes.data(),
-                       scales.data());
+      , codes(std::size_t(Format::code_bytes(rows, depth())))
+      , scales(std::size_t(Format::scale_bytes(rows, depth()))) {
+        Format::encode([this](index_t k) { return numbers[std::size_t(k)]; },
+                       {codes.data(), scales.data(), rows, depth()}, row);
     }
     index_t depth() const { return index_t(numbers.size()); }
-    float operator()(index_t k) const { return Format::weight(codes.data(), scales.data(), k); }
-    float row_scale() const { return quant::detail::load_float(scales.data()); }
+    quant::ConstCodes view() const { return {codes.data(), scales.data(), rows, depth()}; }
+    float operator()(index_t k) const { return Format::weight(view(), row, k); }
     double error(index_t k) const {
         return std::fabs(double((*this)(k)) - double(numbers[std::size_t(k)]));
+    }
+    /// A row's float lies in its tile's first line.
+    float row_scale() const {
+        return quant::detail::load_float(scales.data() + Format::scale_tile_bytes(depth()) + 4);
     }
 };
 /// The largest error that rounding a weight may make, from the codes' own scale.
 double allowed(EncodedRow<quant::Int8> const& row, index_t) { return row.row_scale() / 2.0; }
 double allowed(EncodedRow<quant::Int4> const& row, index_t k) {
-    return row.row_scale() / 2.0 * row.scales[std::size_t(4 + k / 32)];
+    return row.row_scale() / 2.0 * quant::Int4::multiplier(row.view(), row.row, k);
 }
 double allowed(EncodedRow<quant::Mxfp4> const& row, index_t k) {
     // Half the distance to the next number of the format, or how far it lies beyond the last.
-    double const scale = quant::Mxfp4::e8m0(row.scales[std::size_t(k / 32)]);
+    double const scale = quant::Mxfp4::e8m0(quant::Mxfp4::scale(row.view(), row.row, k));
     double const x = std::fabs(double(row.numbers[std::size_t(k)])) / scale;
     CHECK(x < 8);
     return scale * (x < 2 ? 0.25 : x < 4 ? 0.5 : x < 6 ? 1 : x - 6);
@@ -104,14 +109,15 @@ TEST_CASE("core/quant: Int4 keeps its products within a byte and its groups apar
     for (std::size_t k = 32; k < 64; ++k) numbers[k] *= 0.01f;
     for (std::size_t k = 64; k < 96; ++k) numbers[k] = 0;
     EncodedRow<quant::Int4> const row(numbers);
-    CHECK(row.scales[4 + 1] == 1);
-    CHECK(row.scales[4 + 2] == 0);
+    auto const m = row.view();
+    CHECK(quant::Int4::multiplier(m, row.row, 32) == 1);
+    CHECK(quant::Int4::multiplier(m, row.row, 64) == 0);
     int most = 0;
     for (index_t k = 0; k < 128; ++k) {
-        int const code = quant::detail::nibble(row.codes.data(), k);
+        int const code = quant::Int4::half(k).of(row.codes.data() + 1024 + 64);
         CHECK(code >= 1);
-        most =
-            std::max(most, std::abs(quant::Int4::steps(code, row.scales[std::size_t(4 + k / 32)])));
+        most = std::max(most,
+                        std::abs(quant::Int4::steps(code, quant::Int4::multiplier(m, row.row, k))));
     }
     CHECK(most == 126);
     // Codes that encode() never writes are read as something nevertheless.
@@ -141,9 +147,20 @@ TEST_CASE("core/quant: Mxfp4 has the numbers, scales and rounding of the OCP for
     CHECK(quant::Mxfp4::e8m0(0) == std::ldexp(1.0f, -127));
     CHECK(quant::Mxfp4::e8m0(254) == std::ldexp(1.0f, 127));
     CHECK(std::isnan(quant::Mxfp4::e8m0(255)));
-    // Exact numbers come back, the lower half of a byte first.
+    // Exact numbers come back.
     EncodedRow<quant::Mxfp4> const row({3, -0.5f, 6, 0, 1.5f});
     for (index_t k = 0; k < row.depth(); ++k) CHECK(row(k) == row.numbers[std::size_t(k)]);
-    CHECK(row.scales[0] == 127);
-    CHECK(row.codes[0] == (5 | 9 << 4));
+    CHECK(quant::Mxfp4::scale(row.view(), row.row, 0) == 127);
+    auto const* const line = row.codes.data() + 1024 + 64; // the second tile's second row
+    CHECK(line[0] == 5);
+    CHECK(line[2] == 9);
+}
+
+TEST_CASE("core/quant: matrices are padded to tiles of 16 rows and 64 bytes") {
+    CHECK(quant::Int8::code_bytes(17, 65) == 2 * 2 * 1024);
+    CHECK(quant::Int8::scale_bytes(17, 65) == 2 * 64);
+    CHECK(quant::Int4::code_bytes(16, 129) == 2 * 1024);
+    CHECK(quant::Int4::scale_bytes(16, 129) == 64 + 2 * 64);
+    CHECK(quant::Mxfp4::scale_bytes(0, 129) == 0);
+    CHECK(quant::Mxfp4::scale_bytes(16, 128) == 64);
 }

@@ -103,11 +103,12 @@ TEST_CASE("expert/quantized: the block is named slices of bytes") {
     expert::SwiGlu<bf16> const base{.hidden = 100, .intermediate = 40, .bias = true};
     auto const layout = expert::Quantized{quant::Int4{}, base}.layout(b);
     CHECK(layout.id() == LayoutId::int4);
-    CHECK(layout.slice("gate_proj").cols == 4 * 16);
-    CHECK(layout.slice("up_proj").offset == 40 * 64);
-    CHECK(layout.slice("down_proj").rows == 100);
-    CHECK(layout.slice("gate_scales").cols == 4 + 4);
-    CHECK(layout.slice("down_scales").cols == 4 + 2);
+    CHECK(layout.slice("gate_proj").rows == 3);
+    CHECK(layout.slice("gate_proj").cols == 1024);
+    CHECK(layout.slice("up_proj").offset == 3 * 1024);
+    CHECK(layout.slice("down_proj").rows == 7);
+    CHECK(layout.slice("gate_scales").cols == 2 * 64);
+    CHECK(layout.slice("down_scales").rows == 7);
     CHECK(layout.slice("up_bias").cols == 4 * 40);
     // A quarter of a float, or an eighth, and the scales.
     expert::SwiGlu<float> const large{.hidden = 2048, .intermediate = 1024};

@@ -36,27 +36,29 @@ struct Experts {
       , I(i)
       , counts(std::move(rows))
       , block{{}, h, i, 0, 0, 0, 0} {
-        index_t at = inputs * Format::code_bytes(H);
+        index_t at = 0;
         auto const place = [&](index_t n) { return std::exchange(at, at + n); };
-        block.down = place(H * Format::code_bytes(I));
-        block.in_scales = place(inputs * Format::scale_bytes(H));
-        block.down_scales = place(H * Format::scale_bytes(I));
-        if (bias) block.in_bias = place(4 * inputs), block.down_bias = place(4 * H);
+        block.in_codes = place(Unit::inputs * Format::code_bytes(I, H));
+        block.down_codes = place(Format::code_bytes(H, I));
+        block.in_scales = place(Unit::inputs * Format::scale_bytes(I, H));
+        block.down_scales = place(Format::scale_bytes(H, I));
+        if (bias) block.in_bias_at = place(4 * inputs), block.down_bias_at = place(4 * H);
         for (std::size_t e = 0; e < counts.size(); ++e) {
             std::vector<std::uint8_t> w(static_cast<std::size_t>(at));
-            auto const encode = [&](index_t codes, index_t scales, index_t n, index_t k, int seed) {
-                auto const numbers = random_values<float>(100 * e + std::uint64_t(seed), n * k,
-                                                          1 / std::sqrt(double(k)));
+            std::uint64_t seed = 100 * e;
+            auto const encode = [&](index_t codes, index_t scales, index_t n, index_t k) {
+                auto const numbers = random_values<float>(++seed, n * k, 1 / std::sqrt(double(k)));
                 for (index_t r = 0; r < n; ++r)
-                    Format::encode([&](index_t j) { return numbers[std::size_t(r * k + j)]; }, k,
-                                   w.data() + codes + r * Format::code_bytes(k),
-                                   w.data() + scales + r * Format::scale_bytes(k));
+                    Format::encode([&](index_t j) { return numbers[std::size_t(r * k + j)]; },
+                                   {w.data() + codes, w.data() + scales, n, k}, r);
             };
-            encode(0, block.in_scales, inputs, H, 1);
-            encode(block.down, block.down_scales, H, I, 2);
+            for (int m = 0; m < Unit::inputs; ++m)
+                encode(block.in_codes + m * Format::code_bytes(I, H),
+                       block.in_scales + m * Format::scale_bytes(I, H), I, H);
+            encode(block.down_codes, block.down_scales, H, I);
             if (bias)
                 for (index_t n = 0; n < inputs + H; ++n)
-                    quant::detail::store_float(w.data() + block.in_bias + 4 * n,
+                    quant::detail::store_float(w.data() + block.in_bias_at + 4 * n,
                                                float(n % 7) / 7 - 0.4f);
             blocks.push_back(to_backend(b, w));
             bytes.push_back(std::move(w));
@@ -88,29 +90,28 @@ struct Experts {
     }
     std::vector<T> result() { return to_host(b, out); }
 
-    double weight(std::size_t e, index_t codes, index_t scales, index_t n, index_t cols,
-                  index_t k) const {
-        return double(Format::weight(bytes[e].data() + codes + n * Format::code_bytes(cols),
-                                     bytes[e].data() + scales + n * Format::scale_bytes(cols), k));
-    }
-    double bias(std::size_t e, index_t at, index_t n) const {
-        return at < 0 ? 0 : double(quant::detail::load_float(bytes[e].data() + at + 4 * n));
-    }
     /// What loops over doubles make of one row and the weights that the block stands for.
     std::vector<double> reference(std::size_t e, index_t row) const {
+        auto const* const memory = reinterpret_cast<std::byte const*>(bytes[e].data());
+        auto const bias = [&](index_t at, index_t n) {
+            return at < 0 ? 0 : double(quant::detail::load_float(bytes[e].data() + at + 4 * n));
+        };
         std::vector<double> pre, y;
         for (index_t n = 0; n < inputs; ++n) {
-            double sum = bias(e, block.in_bias, n);
+            quant::ConstCodes w = block.in(memory);
+            w.codes += n / I * Format::code_bytes(I, H);
+            w.scales += n / I * Format::scale_bytes(I, H);
+            double sum = bias(block.in_bias_at, n);
             for (index_t k = 0; k < H; ++k)
-                sum += weight(e, 0, block.in_scales, n, H, k) *
+                sum += double(Format::weight(w, n % I, k)) *
                        double(float(x[std::size_t(row * H + k)]));
             pre.push_back(sum);
         }
         for (index_t n = 0; n < H; ++n) {
-            double sum = bias(e, block.down_bias, n);
+            double sum = bias(block.down_bias_at, n);
             for (index_t i = 0; i < I; ++i) {
                 double const gate = pre[std::size_t(i)], silu = gate / (1 + std::exp(-gate));
-                sum += weight(e, block.down, block.down_scales, n, I, i) *
+                sum += double(Format::weight(block.down(memory), n, i)) *
                        (Unit::inputs == 2 ? silu * pre[std::size_t(I + i)] : silu);
             }
             y.push_back(sum);

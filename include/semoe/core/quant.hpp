@@ -9,11 +9,41 @@
 #include <cstdint>
 #include <cstring>
 
-/// Weights in 8 and 4 bits. A format keeps a row of numbers as codes, in order, and scales; both
-/// are bytes, so a matrix is one array of codes and one of scales, each row after row.
+/// Weights in 8 and 4 bits: matrices of codes, which stand for numbers by scales.
+///
+/// Both lie in tiles of 16 rows, as processors read them. A tile of codes has a line of 64 bytes a
+/// row, its rows one after another, then the next 64 bytes of each row; a tile of scales begins
+/// with a line of what its rows have, if they have any, then a line of four bytes a row for every
+/// tile of codes, if groups have scales. Rows and columns are padded with zeros to whole tiles.
 ///
 /// Numbers that are not finite: what shares a scale with one becomes NaN.
 namespace semoe::quant {
+
+/// Codes and scales of a [rows, cols] matrix of numbers.
+/// @tparam Byte  std::uint8_t, const where they are read
+template <class Byte>
+struct View {
+    Byte *codes = nullptr, *scales = nullptr;
+    index_t rows = 0, cols = 0; ///< of the numbers
+
+    View() = default;
+    SEMOE_HD constexpr View(Byte* c, Byte* s, index_t n, index_t k)
+      : codes(c)
+      , scales(s)
+      , rows(n)
+      , cols(k) {}
+    template <class U>
+    requires std::same_as<U const, Byte> SEMOE_HD constexpr View(View<U> other)
+      : View(other.codes, other.scales, other.rows, other.cols) {}
+};
+using Codes = View<std::uint8_t>;
+using ConstCodes = View<std::uint8_t const>;
+
+inline constexpr index_t tile_rows = 16, line_bytes = 64, tile_bytes = tile_rows * line_bytes;
+/// Weights that share a scale, in the formats that have groups: four groups make a line.
+inline constexpr index_t group_size = 32;
+
+SEMOE_HD constexpr index_t tiles_of(index_t rows) { return (rows + tile_rows - 1) / tile_rows; }
 
 namespace detail {
 
@@ -47,41 +77,77 @@ SEMOE_HD inline float load_float(std::uint8_t const* at) {
 SEMOE_HD inline void store_float(std::uint8_t* at, float value) {
     std::memcpy(at, &value, sizeof(value));
 }
-/// Code k of a row of half bytes, the lower half first.
-SEMOE_HD constexpr int nibble(std::uint8_t const* codes, index_t k) {
-    return codes[k / 2] >> (k % 2 * 4) & 15;
-}
-SEMOE_HD constexpr void put_nibble(std::uint8_t* codes, index_t k, int code) {
-    int const other = k % 2 == 0 ? 0 : codes[k / 2]; // the upper half comes after the lower
-    codes[k / 2] = std::uint8_t(other | code << (k % 2 * 4));
-}
+/// How a format's matrices lie.
+/// @tparam Chunk       codes in a line of 64 bytes
+/// @tparam RowScales   whether rows have a float
+/// @tparam GroupScales whether groups have a byte
+template <index_t Chunk, bool RowScales, bool GroupScales>
+struct Tiles {
+    static constexpr index_t chunk = Chunk;
+
+    SEMOE_HD static constexpr index_t chunks(index_t cols) { return (cols + Chunk - 1) / Chunk; }
+    /// Of a tile of rows.
+    SEMOE_HD static constexpr index_t code_tile_bytes(index_t cols) {
+        return chunks(cols) * tile_bytes;
+    }
+    SEMOE_HD static constexpr index_t scale_tile_bytes(index_t cols) {
+        return (int(RowScales) + (GroupScales ? chunks(cols) : 0)) * line_bytes;
+    }
+    /// Of a matrix.
+    SEMOE_HD static constexpr index_t code_bytes(index_t rows, index_t cols) {
+        return tiles_of(rows) * code_tile_bytes(cols);
+    }
+    SEMOE_HD static constexpr index_t scale_bytes(index_t rows, index_t cols) {
+        return tiles_of(rows) * scale_tile_bytes(cols);
+    }
+
+protected:
+    /// The line of row n that holds column k.
+    template <class Byte>
+    SEMOE_HD static constexpr Byte* line(View<Byte> const& m, index_t n, index_t k) {
+        return m.codes + n / tile_rows * code_tile_bytes(m.cols) + k / Chunk * tile_bytes +
+               n % tile_rows * line_bytes;
+    }
+    template <class Byte>
+    SEMOE_HD static constexpr Byte* row_scale(View<Byte> const& m, index_t n) {
+        return m.scales + n / tile_rows * scale_tile_bytes(m.cols) + n % tile_rows * 4;
+    }
+    template <class Byte>
+    SEMOE_HD static constexpr Byte* group_scale(View<Byte> const& m, index_t n, index_t k) {
+        return row_scale(m, n) + (int(RowScales) + k / Chunk) * line_bytes + k % Chunk / group_size;
+    }
+};
+
+/// A code of four bits in a byte of its line.
+struct Half {
+    index_t byte;
+    int shift;
+
+    SEMOE_HD constexpr int of(std::uint8_t const* line) const { return line[byte] >> shift & 15; }
+    /// Lower halves are put before upper ones.
+    SEMOE_HD constexpr void put(std::uint8_t* line, int code) const {
+        line[byte] = std::uint8_t((shift == 0 ? 0 : line[byte]) | code << shift);
+    }
+};
 
 } // namespace detail
 
-/// Weights that share a scale, in the formats that have groups; the last group of a row is padded.
-inline constexpr index_t group_size = 32;
-SEMOE_HD constexpr index_t groups_of(index_t depth) {
-    return (depth + group_size - 1) / group_size;
-}
-
 /// w = (code - 128) * scale, a float scale a row: |error| <= scale / 2 = largest / 254.
-struct Int8 {
+struct Int8 : detail::Tiles<64, true, false> {
     static constexpr LayoutId layout = LayoutId::int8;
-    SEMOE_HD static constexpr index_t code_bytes(index_t depth) { return depth; }
-    SEMOE_HD static constexpr index_t scale_bytes(index_t) { return 4; }
 
-    SEMOE_HD static float weight(std::uint8_t const* codes, std::uint8_t const* scales, index_t k) {
-        return float(int(codes[k]) - 128) * detail::load_float(scales);
+    SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
+        return float(int(line(m, n, k)[k % chunk]) - 128) * detail::load_float(row_scale(m, n));
     }
-    /// Codes and scales of the numbers w(0) to w(depth - 1).
+    /// Row n of a matrix from the numbers w(0) to w(cols - 1).
     template <class Row>
-    SEMOE_HD static void encode(Row const& w, index_t depth, std::uint8_t* codes,
-                                std::uint8_t* scales) {
-        float const scale = detail::scale_of(detail::largest(w, 0, depth), 127);
-        detail::store_float(scales, scale);
-        for (index_t k = 0; k < depth; ++k) {
-            float const steps = scale > 0 ? detail::nearest(float(w(k)) / scale) : 0.0f;
-            codes[k] = std::uint8_t(128 + int(steps));
+    SEMOE_HD static void encode(Row const& w, Codes const& m, index_t n) {
+        float const scale = detail::scale_of(detail::largest(w, 0, m.cols), 127);
+        detail::store_float(row_scale(m, n), scale);
+        for (index_t k = 0; k < chunks(m.cols) * chunk; ++k) {
+            float const steps =
+                k < m.cols && scale > 0 ? detail::nearest(float(w(k)) / scale) : 0.0f;
+            line(m, n, k)[k % chunk] = std::uint8_t(128 + int(steps));
         }
     }
 };
@@ -89,44 +155,47 @@ struct Int8 {
 /// w = (code - 8) * multiplier * scale with codes 1 to 15, a float scale a row and a multiplier of
 /// 0 to 18 a group of 32: |error| <= multiplier * scale / 2. The products of codes and multipliers
 /// fit into a byte, so that a row can be multiplied as one of Int8.
-struct Int4 {
+struct Int4 : detail::Tiles<128, true, true> {
     static constexpr LayoutId layout = LayoutId::int4;
     static constexpr int largest_code = 7, largest_multiplier = 18;
-    SEMOE_HD static constexpr index_t code_bytes(index_t depth) { return groups_of(depth) * 16; }
-    /// The scale, then the multipliers.
-    SEMOE_HD static constexpr index_t scale_bytes(index_t depth) { return 4 + groups_of(depth); }
 
+    /// The lower halves of a line are its first two groups.
+    SEMOE_HD static constexpr detail::Half half(index_t k) {
+        return {k % (chunk / 2), k % chunk < chunk / 2 ? 0 : 4};
+    }
     /// In units of the row's scale. Neither code 0 nor large multipliers come out of encode().
     SEMOE_HD static constexpr int steps(int code, int multiplier) {
         int const product = (code - 8) * multiplier;
         return product < -128 ? -128 : product > 127 ? 127 : product;
     }
-    SEMOE_HD static float weight(std::uint8_t const* codes, std::uint8_t const* scales, index_t k) {
-        return float(steps(detail::nibble(codes, k), scales[4 + k / group_size])) *
-               detail::load_float(scales);
+    SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
+        return float(steps(half(k).of(line(m, n, k)), *group_scale(m, n, k))) *
+               detail::load_float(row_scale(m, n));
+    }
+    SEMOE_HD static int multiplier(ConstCodes const& m, index_t n, index_t k) {
+        return *group_scale(m, n, k);
     }
     template <class Row>
-    SEMOE_HD static void encode(Row const& w, index_t depth, std::uint8_t* codes,
-                                std::uint8_t* scales) {
-        float const unit = detail::scale_of(detail::largest(w, 0, depth),
+    SEMOE_HD static void encode(Row const& w, Codes const& m, index_t n) {
+        float const unit = detail::scale_of(detail::largest(w, 0, m.cols),
                                             float(largest_code * largest_multiplier));
-        detail::store_float(scales, unit);
-        for (index_t g = 0; g < groups_of(depth); ++g) {
-            index_t const first = g * group_size, n = min(group_size, depth - first);
+        detail::store_float(row_scale(m, n), unit);
+        for (index_t first = 0; first < chunks(m.cols) * chunk; first += group_size) {
+            index_t const size = max(index_t(0), min(group_size, m.cols - first));
             float const reach = float(largest_code) * unit; // of one multiplier
             int multiplier = 0;
             if (unit > 0) {
-                float const most = detail::largest(w, first, n);
+                float const most = detail::largest(w, first, size);
                 multiplier = min(int(most / reach), largest_multiplier);
                 if (multiplier < largest_multiplier && float(multiplier) * reach < most)
                     ++multiplier;
             }
-            scales[4 + g] = std::uint8_t(multiplier);
+            *group_scale(m, n, first) = std::uint8_t(multiplier);
             float const scale = float(multiplier) * unit;
             for (index_t k = first; k < first + group_size; ++k) {
                 float const steps =
-                    k < depth && multiplier > 0 ? detail::nearest(float(w(k)) / scale) : 0.0f;
-                detail::put_nibble(codes, k, 8 + max(-largest_code, min(int(steps), largest_code)));
+                    k < m.cols && multiplier > 0 ? detail::nearest(float(w(k)) / scale) : 0.0f;
+                half(k).put(line(m, n, k), 8 + max(-largest_code, min(int(steps), largest_code)));
             }
         }
     }
@@ -134,18 +203,19 @@ struct Int4 {
 
 /// The 4-bit floats of the OCP microscaling formats: codes e2m1, a scale of a power of two (e8m0)
 /// a group of 32, of which encode() takes the better of two.
-struct Mxfp4 {
+struct Mxfp4 : detail::Tiles<128, false, true> {
     static constexpr LayoutId layout = LayoutId::mxfp4;
-    SEMOE_HD static constexpr index_t code_bytes(index_t depth) { return groups_of(depth) * 16; }
-    SEMOE_HD static constexpr index_t scale_bytes(index_t depth) { return groups_of(depth); }
 
-    /// A sign, two bits of exponent, one of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their
-    /// negatives.
+    /// A line is 32 words of two bytes, a code of each of its groups in every word.
+    SEMOE_HD static constexpr detail::Half half(index_t k) {
+        index_t const group = k % chunk / group_size;
+        return {k % group_size * 2 + group / 2, int(group % 2) * 4};
+    }
+    /// A sign, two bits of exponent, one of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and negatives.
     SEMOE_HD static constexpr float e2m1(int code) {
         int const exponent = code >> 1 & 3, mantissa = code & 1;
-        float const magnitude = exponent == 0
-                                    ? 0.5f * float(mantissa)
-                                    : (1 + 0.5f * float(mantissa)) * float(1 << exponent) / 2;
+        float const significand = (exponent == 0 ? 0.0f : 1.0f) + 0.5f * float(mantissa);
+        float const magnitude = significand * float(exponent == 0 ? 1 : 1 << (exponent - 1));
         return (code & 8) != 0 ? -magnitude : magnitude;
     }
     /// 2^(code - 127); 255 is NaN.
@@ -162,18 +232,21 @@ struct Mxfp4 {
                          int(a > 2.5f) + int(a >= 3.5f) + int(a > 5.0f);
         return x < 0 ? code | 8 : code;
     }
-    SEMOE_HD static float weight(std::uint8_t const* codes, std::uint8_t const* scales, index_t k) {
-        return e2m1(detail::nibble(codes, k)) * e8m0(scales[k / group_size]);
+    SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
+        return e2m1(half(k).of(line(m, n, k))) * e8m0(scale(m, n, k));
+    }
+    SEMOE_HD static int scale(ConstCodes const& m, index_t n, index_t k) {
+        return *group_scale(m, n, k);
     }
     template <class Row>
-    SEMOE_HD static void encode(Row const& w, index_t depth, std::uint8_t* codes,
-                                std::uint8_t* scales) {
-        for (index_t g = 0; g < groups_of(depth); ++g) {
-            index_t const first = g * group_size, n = min(group_size, depth - first);
-            int const scale = best_scale(w, first, n);
-            scales[g] = std::uint8_t(scale);
+    SEMOE_HD static void encode(Row const& w, Codes const& m, index_t n) {
+        for (index_t first = 0; first < chunks(m.cols) * chunk; first += group_size) {
+            index_t const size = max(index_t(0), min(group_size, m.cols - first));
+            int const scale = best_scale(w, first, size);
+            *group_scale(m, n, first) = std::uint8_t(scale);
             for (index_t k = first; k < first + group_size; ++k)
-                detail::put_nibble(codes, k, k < first + n ? to_e2m1(scaled(w(k), scale)) : 0);
+                half(k).put(line(m, n, k),
+                            k < first + size ? to_e2m1(scaled(float(w(k)), scale)) : 0);
         }
     }
 
@@ -194,7 +267,7 @@ private:
         float errors[2] = {};
         for (index_t k = first; k < first + n; ++k)
             for (int i = 0; i < 2; ++i) {
-                float const x = scaled(w(k), low + i);
+                float const x = scaled(float(w(k)), low + i);
                 // In units of the finer scale.
                 float const error = (e2m1(to_e2m1(x)) - x) * float(1 + i);
                 errors[i] += error * error;
@@ -203,14 +276,20 @@ private:
     }
 };
 
+namespace detail {
+struct ZeroRow {
+    SEMOE_HD float operator()(index_t) const { return 0; }
+};
+} // namespace detail
+
 /// What a format of one's own has to have.
 template <class F>
-concept Format = requires(std::uint8_t* bytes, std::uint8_t const* read, float const* row) {
+concept Format = requires(Codes const& m, index_t n) {
     { F::layout } -> std::convertible_to<LayoutId>;
-    { F::code_bytes(index_t(1)) } -> std::same_as<index_t>;
-    { F::scale_bytes(index_t(1)) } -> std::same_as<index_t>;
-    { F::weight(read, read, index_t(0)) } -> std::same_as<float>;
-    F::encode([](index_t) { return 0.0f; }, index_t(1), bytes, bytes);
+    { F::code_tile_bytes(n) } -> std::same_as<index_t>;
+    { F::scale_tile_bytes(n) } -> std::same_as<index_t>;
+    { F::weight(ConstCodes(m), n, n) } -> std::same_as<float>;
+    F::encode(detail::ZeroRow{}, m, n);
 };
 
 } // namespace semoe::quant

@@ -60,10 +60,10 @@ constexpr char const* scales_of(std::string_view matrix) {
 ///     expert::Quantized expert{quant::Int4{}, expert::SwiGlu<bf16>{.hidden = 2048,
 ///                                                                  .intermediate = 1024}};
 ///
-/// Block, of bytes: the codes of the float expert's matrices under their names, then gate_scales
-/// [I, Format::scale_bytes(H)], up_scales, down_scales [H, Format::scale_bytes(I)], and with bias
-/// gate_bias [1, 4 I] and so on, as floats. quantize() fills it from a float expert's block;
-/// layer/quantize.hpp fills whole layers.
+/// Block, of bytes: the codes of the float expert's matrices under their names, a row a tile of 16
+/// rows, then gate_scales, up_scales and down_scales likewise, and with bias gate_bias [1, 4 I] and
+/// so on, as floats. quantize() fills it from a float expert's block; layer/quantize.hpp fills
+/// whole layers.
 /// @tparam Format  quant::Int8, Int4 or Mxfp4 (core/quant.hpp), or one of one's own
 /// @tparam Float   Gated or Ffn, SwiGlu among them
 template <class Format, class Float>
@@ -102,10 +102,12 @@ struct Quantized {
         BlockLayout layout{Format::layout};
         BlockLayout const floats = base.layout(b);
         for (Slice const& s : floats)
-            if (is_matrix(s)) layout.add(s.name, s.rows, Format::code_bytes(s.cols));
+            if (is_matrix(s))
+                layout.add(s.name, quant::tiles_of(s.rows), Format::code_tile_bytes(s.cols));
         for (Slice const& s : floats)
             if (is_matrix(s))
-                layout.add(detail::scales_of(s.name), s.rows, Format::scale_bytes(s.cols));
+                layout.add(detail::scales_of(s.name), quant::tiles_of(s.rows),
+                           Format::scale_tile_bytes(s.cols));
         for (Slice const& s : floats)
             if (is_bias(s)) layout.add(s.name, s.rows, 4 * s.cols);
         return layout;
@@ -159,9 +161,8 @@ struct Quantized {
         for (Slice const& s : floats) {
             T* const at = numbers.data + s.offset;
             if (is_matrix(s))
-                ops::dequantize<Format>(
-                    b, ops::QuantizedView<std::uint8_t const>(codes(bytes, s, from)),
-                    MatrixView<T, space_of<B>>(at, s.rows, s.cols));
+                ops::dequantize<Format>(b, quant::ConstCodes(codes(bytes, s, from)),
+                                        MatrixView<T, space_of<B>>(at, s.rows, s.cols));
             else if (is_bias(s))
                 b.parallel_for(s.cols, detail::BiasNumbers<T>{slice(bytes, s.name, from), at});
         }
@@ -177,8 +178,7 @@ struct Quantized {
             using Rows = detail::DrawnRows<T>;
             if (is_matrix(s)) {
                 Rows const rows{detail::drawn<T>(s, i, seed, key), s.cols};
-                b.parallel_for(s.rows,
-                               ops::detail::EncodeRow<Format, Rows>{rows, codes(bytes, s, to)});
+                ops::detail::encode_rows<Format>(b, rows, codes(bytes, s, to));
             } else if (is_bias(s)) {
                 b.parallel_for(4 * s.cols,
                                detail::ZeroWeight<std::uint8_t>{slice(bytes, s.name, to)});
@@ -199,8 +199,7 @@ private:
     }
     /// Where a matrix of the float expert lies.
     template <class Space>
-    static ops::QuantizedView<std::uint8_t> codes(BlockLayout const& bytes, Slice const& s,
-                                                  Bytes<Space> block) {
+    static quant::Codes codes(BlockLayout const& bytes, Slice const& s, Bytes<Space> block) {
         return {slice(bytes, s.name, block), slice(bytes, detail::scales_of(s.name), block), s.rows,
                 s.cols};
     }
@@ -217,8 +216,8 @@ private:
             bytes.slice("down_proj").offset,
             bytes.slice("down_scales").offset};
         if (bytes.contains("down_bias")) {
-            block.down_bias = bytes.slice("down_bias").offset;
-            block.in_bias = bytes.slice(unit.inputs == 2 ? "gate_bias" : "up_bias").offset;
+            block.down_bias_at = bytes.slice("down_bias").offset;
+            block.in_bias_at = bytes.slice(unit.inputs == 2 ? "gate_bias" : "up_bias").offset;
         }
         return block;
     }

@@ -7,24 +7,6 @@
 
 namespace semoe::ops {
 
-/// A matrix of codes and the scales of its rows, each row after row.
-/// @tparam Byte  std::uint8_t, const where they are read
-template <class Byte>
-struct QuantizedView {
-    Byte *codes = nullptr, *scales = nullptr;
-    index_t rows = 0, cols = 0; ///< of the numbers
-
-    QuantizedView() = default;
-    QuantizedView(Byte* c, Byte* s, index_t n, index_t k)
-      : codes(c)
-      , scales(s)
-      , rows(n)
-      , cols(k) {}
-    template <class U>
-        requires std::same_as<U const, Byte> QuantizedView(QuantizedView<U> other)
-          : QuantizedView(other.codes, other.scales, other.rows, other.cols) {}
-};
-
 namespace detail {
 /// A row of numbers of T.
 template <class T>
@@ -32,59 +14,64 @@ struct NumberRow {
     T const* data;
     SEMOE_HD float operator()(index_t k) const { return float(convert<accumulate_t<T>>(data[k])); }
 };
+template <class T, class Space>
+struct NumberRows {
+    MatrixView<T const, Space> matrix;
+    SEMOE_HD NumberRow<T> operator()(index_t n) const { return {matrix.row(n)}; }
+};
 /// One row to codes and scales; what gives the rows is called as rows(n), the row as row(k).
 template <class Format, class Rows>
 struct EncodeRow {
     Rows rows;
-    QuantizedView<std::uint8_t> to;
+    quant::Codes to;
     SEMOE_HD void operator()(index_t n) const {
-        Format::encode(rows(n), to.cols, to.codes + n * Format::code_bytes(to.cols),
-                       to.scales + n * Format::scale_bytes(to.cols));
+        if (n < to.rows)
+            Format::encode(rows(n), to, n);
+        else
+            Format::encode(quant::detail::ZeroRow{}, to, n);
     }
 };
-template <class T, class Space>
-struct MatrixRows {
-    MatrixView<T const, Space> matrix;
-    SEMOE_HD NumberRow<T> operator()(index_t n) const { return {matrix.row(n)}; }
-};
+template <class Format, Backend B, class Rows>
+void encode_rows(B& b, Rows const& rows, quant::Codes const& to) {
+    b.parallel_for(quant::tiles_of(to.rows) * quant::tile_rows, EncodeRow<Format, Rows>{rows, to});
+}
 template <class Format, class T, class Space>
 struct DecodeRow {
-    QuantizedView<std::uint8_t const> from;
+    quant::ConstCodes from;
     MatrixView<T, Space> to;
     SEMOE_HD void operator()(index_t n) const {
-        std::uint8_t const* const codes = from.codes + n * Format::code_bytes(from.cols);
-        std::uint8_t const* const scales = from.scales + n * Format::scale_bytes(from.cols);
         for (index_t k = 0; k < from.cols; ++k)
-            to(n, k) = convert<T>(accumulate_t<T>(Format::weight(codes, scales, k)));
+            to(n, k) = convert<T>(accumulate_t<T>(Format::weight(from, n, k)));
     }
 };
 template <class A, class M>
-void expect_same_shape(char const* name, A const& quantized, M const& numbers) {
-    expects(quantized.rows == numbers.rows && quantized.cols == numbers.cols, [&] {
+void expect_same_shape(char const* name, A const& codes, M const& numbers) {
+    expects(codes.rows == numbers.rows && codes.cols == numbers.cols, [&] {
         return message("{}: the numbers are [{},{}], the codes [{},{}]", name, numbers.rows,
-                       numbers.cols, quantized.rows, quantized.cols);
+                       numbers.cols, codes.rows, codes.cols);
     });
 }
 } // namespace detail
 
 /// Codes and scales of a matrix. What shares a scale with a number that is not finite becomes NaN.
 /// @param from  [N,K], backend memory
-/// @param to    N * Format::code_bytes(K) and N * Format::scale_bytes(K) bytes of backend memory
+/// @param to    [N,K] in backend memory: tiles_of(N) * Format::code_tile_bytes(K) bytes of codes,
+///              tiles_of(N) * Format::scale_tile_bytes(K) of scales
 /// @throws precondition_error naming both shapes when they differ
 /// @sync enqueues @cost reads every number three times, from a cache but for the first; no
 ///       allocation
 template <quant::Format Format, class T, Backend B>
-void quantize(B& b, MatrixView<T, space_of<B>> from, QuantizedView<std::uint8_t> to) {
-    using Rows = detail::MatrixRows<std::remove_const_t<T>, space_of<B>>;
+void quantize(B& b, MatrixView<T, space_of<B>> from, quant::Codes to) {
+    using Rows = detail::NumberRows<std::remove_const_t<T>, space_of<B>>;
     detail::expect_same_shape("quantize", to, from);
-    b.parallel_for(to.rows, detail::EncodeRow<Format, Rows>{Rows{from}, to});
+    detail::encode_rows<Format>(b, Rows{from}, to);
 }
 
 /// The numbers that codes and scales stand for, rounded to T.
 /// @throws precondition_error naming both shapes when they differ
 /// @sync enqueues
 template <quant::Format Format, class T, Backend B>
-void dequantize(B& b, QuantizedView<std::uint8_t const> from, MatrixView<T, space_of<B>> to) {
+void dequantize(B& b, quant::ConstCodes from, MatrixView<T, space_of<B>> to) {
     detail::expect_same_shape("dequantize", from, to);
     b.parallel_for(from.rows, detail::DecodeRow<Format, T, space_of<B>>{from, to});
 }

@@ -10,66 +10,91 @@
 namespace semoe::ops {
 
 /// Where an expert of two products keeps quantised weights: unit(x in^T + in_bias) down^T +
-/// down_bias. All places are bytes from the block's start.
+/// down_bias. Places are bytes from the block's start.
 template <class Unit>
 struct QuantizedFeedForwardBlock {
     Unit unit;
     index_t hidden, intermediate;
-    index_t in, in_scales;                ///< [Unit::inputs * I, H]
-    index_t down, down_scales;            ///< [H, I]
-    index_t in_bias = -1, down_bias = -1; ///< floats; negative: none
+    index_t in_codes, in_scales;     ///< Unit::inputs matrices [I,H], one after another
+    index_t down_codes, down_scales; ///< [H,I]
+    index_t in_bias_at = -1;         ///< Unit::inputs * I floats; negative: none
+    index_t down_bias_at = -1;       ///< H floats
+
+    /// The first of the matrices in a block.
+    SEMOE_HD quant::ConstCodes in(std::byte const* block) const {
+        return {bytes(block) + in_codes, bytes(block) + in_scales, intermediate, hidden};
+    }
+    SEMOE_HD quant::ConstCodes down(std::byte const* block) const {
+        return {bytes(block) + down_codes, bytes(block) + down_scales, hidden, intermediate};
+    }
+    SEMOE_HD float const* in_bias(std::byte const* block) const { return bias(block, in_bias_at); }
+    SEMOE_HD float const* down_bias(std::byte const* block) const {
+        return bias(block, down_bias_at);
+    }
+
+private:
+    SEMOE_HD static std::uint8_t const* bytes(std::byte const* block) {
+        return reinterpret_cast<std::uint8_t const*>(block);
+    }
+    SEMOE_HD static float const* bias(std::byte const* block, index_t at) {
+        return at < 0 ? nullptr : reinterpret_cast<float const*>(block + at);
+    }
 };
 
 namespace detail {
-/// Some rows by one row of weights.
-template <class Format, class T, class Space>
+/// Some rows by one row of weights: of one of the two products of an expert.
+template <class Format, class T, class Space, class Block>
 struct QuantizedProduct {
     static constexpr index_t height = 8, width = quant::group_size;
 
     Group<std::byte const> group;
+    Block block;
+    bool is_down;
     MatrixView<T const, Space> in;
-    index_t codes, scales, bias;
     MatrixView<T, Space> out;
 
-    static index_t blocks_of(index_t rows) { return (rows + height - 1) / height; }
-    index_t blocks() const {
+    index_t tasks() const {
         index_t n = 0;
-        for (int e = 0; e < group.size; ++e) n += blocks_of(group.rows[e]);
-        return n;
+        for (int e = 0; e < group.size; ++e) n += (group.rows[e] + height - 1) / height;
+        return n * out.cols;
     }
     SEMOE_HD void operator()(index_t i) const {
         using Sum = accumulate_t<T>;
-        index_t const n = i % out.cols;
-        index_t block = i / out.cols;
+        index_t const column = i % out.cols;
+        index_t part = i / out.cols;
         int expert = 0;
-        for (index_t here; block >= (here = (group.rows[expert] + height - 1) / height); ++expert)
-            block -= here;
-        index_t const first = group.first_row[expert] + block * height,
-                      rows = min(height, group.rows[expert] - block * height);
-        auto const* const w = reinterpret_cast<std::uint8_t const*>(group.block[expert]);
-        std::uint8_t const* const row = w + codes + n * Format::code_bytes(in.cols);
-        std::uint8_t const* const row_scales = w + scales + n * Format::scale_bytes(in.cols);
+        for (index_t here = 0; part >= (here = (group.rows[expert] + height - 1) / height);
+             ++expert)
+            part -= here;
+        index_t const row = group.first_row[expert] + part * height;
+        index_t const rows = min(height, group.rows[expert] - part * height);
+        quant::ConstCodes const w = weights(group.block[expert], column);
         Sum sums[height] = {};
         for (index_t k = 0; k < in.cols; k += width) {
-            Sum weights[width] = {};
+            Sum numbers[width] = {};
             index_t const here = min(width, in.cols - k);
             for (index_t j = 0; j < here; ++j)
-                weights[j] = Sum(Format::weight(row, row_scales, k + j));
+                numbers[j] = Sum(Format::weight(w, column % w.rows, k + j));
             for (index_t r = 0; r < rows; ++r)
                 for (index_t j = 0; j < here; ++j)
-                    sums[r] += convert<Sum>(in(first + r, k + j)) * weights[j];
+                    sums[r] += convert<Sum>(in(row + r, k + j)) * numbers[j];
         }
-        Sum const added = bias < 0 ? Sum(0) : Sum(quant::detail::load_float(w + bias + 4 * n));
-        for (index_t r = 0; r < rows; ++r) out(first + r, n) = convert<T>(sums[r] + added);
+        float const* const bias =
+            is_down ? block.down_bias(group.block[expert]) : block.in_bias(group.block[expert]);
+        Sum const added = bias ? Sum(bias[column]) : Sum(0);
+        for (index_t r = 0; r < rows; ++r) out(row + r, column) = convert<T>(sums[r] + added);
+    }
+
+private:
+    SEMOE_HD quant::ConstCodes weights(std::byte const* memory, index_t column) const {
+        if (is_down) return block.down(memory);
+        quant::ConstCodes w = block.in(memory);
+        index_t const tiles = column / w.rows * quant::tiles_of(w.rows); // of matrices before
+        w.codes += tiles * Format::code_tile_bytes(w.cols);
+        w.scales += tiles * Format::scale_tile_bytes(w.cols);
+        return w;
     }
 };
-template <class Format, class T, Backend B>
-void grouped_quantized_product(B& b, Group<std::byte const> const& g,
-                               MatrixView<T const, space_of<B>> in, index_t codes, index_t scales,
-                               index_t bias, MatrixView<T, space_of<B>> out) {
-    QuantizedProduct<Format, T, space_of<B>> const product{g, in, codes, scales, bias, out};
-    b.parallel_for(product.blocks() * out.cols, product);
-}
 } // namespace detail
 
 /// Whether a processor has kernels for the format: a specialisation of ops::cpu::Decode.
@@ -123,12 +148,16 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
         if (has_fused_quantized_feed_forward<B, Format, T>())
             return cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
     detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);
-    using Rows = MatrixView<T const, space_of<B>>;
-    detail::grouped_quantized_product<Format, T>(b, g, in, block.in, block.in_scales, block.in_bias,
-                                                 saved);
-    grouped_unit(b, g, block.unit, Rows(saved), act);
-    detail::grouped_quantized_product<Format, T>(b, g, Rows(act), block.down, block.down_scales,
-                                                 block.down_bias, out);
+    using Product =
+        detail::QuantizedProduct<Format, T, space_of<B>, QuantizedFeedForwardBlock<Unit>>;
+    auto const product = [&](bool is_down, MatrixView<T const, space_of<B>> from,
+                             MatrixView<T, space_of<B>> to) {
+        Product const body{g, block, is_down, from, to};
+        b.parallel_for(body.tasks(), body);
+    };
+    product(false, in, saved);
+    grouped_unit(b, g, block.unit, MatrixView<T const, space_of<B>>(saved), act);
+    product(true, act, out);
 }
 
 } // namespace semoe::ops

@@ -7,7 +7,8 @@
 
 namespace semoe::ops::cpu {
 
-/// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by.
+/// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by; a multiple
+/// of Decode<Format>::lines.
 template <class Format>
 inline constexpr index_t slab_steps = 12;
 
@@ -33,38 +34,40 @@ void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, ind
                         index_t last_panel, TokenTiles const& x, index_t rows,
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
     using Products = typename Decode<Format>::Products;
+    constexpr index_t decoded = Decode<Format>::lines;
     index_t const steps = Products::steps(w.depth), pairs = pairs_of(rows);
     index_t const right_block = steps * tile_bytes;
     float* const results = reinterpret_cast<float*>(scratch);
     char* const tiles = scratch + pairs * 4 * tile_floats * index_t(sizeof(float));
+    index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps<Format>;
+    int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
     for (index_t p = first_panel; p < last_panel; ++p) {
         bool const more = p + 1 < last_panel;
-        void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.codes[0],
-                                         more ? w.panel(1, p + 1) : next.codes[1]};
-        index_t const upcoming_bytes = (more ? w : next).row_bytes();
-        Fetch fetch(upcoming, tile_rows, upcoming_bytes, upcoming_bytes);
-        bool const in_place = Decode<Format>::in_place && w.depth % Products::step == 0 &&
-                              w.panel_rows(0, p) == tile_rows && w.panel_rows(1, p) == tile_rows;
-        index_t const slab = in_place && pairs == 1 ? steps : slab_steps<Format>;
-        int const lines = !in_place ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+        void const* const upcoming[2] = {more ? w.panel_codes(0, p + 1) : next.codes[0],
+                                         more ? w.panel_codes(1, p + 1) : next.codes[1]};
+        index_t const quarter = (more ? w : next).code_bytes() / 4;
+        Fetch fetch(upcoming, 4, quarter, quarter);
+        // Where the second stream has ended, its results are nobody's.
+        int const second = w.panel_rows(1, p) > 0 ? 1 : 0;
         for (index_t first = 0; first < steps; first += slab) {
             index_t const n = min(slab, steps - first);
-            if (!in_place) decode_panel(w, p, first, n, tiles, fetch);
+            char const* left[2];
+            if constexpr (decoded == 1) {
+                for (int s = 0; s < 2; ++s)
+                    left[s] = reinterpret_cast<char const*>(w.panel_codes(s * second, p)) +
+                              first * tile_bytes;
+            } else {
+                index_t const whole = (n + decoded - 1) / decoded * decoded;
+                decode_panel(w, p, first, whole, tiles, fetch);
+                left[0] = tiles;
+                left[1] = tiles + second * whole * tile_bytes;
+            }
             for (index_t c = 0; c < pairs; ++c) {
-                BlockSteps block{{tiles, tiles + n * tile_bytes},
-                                 line_bytes,
-                                 tile_bytes,
-                                 x.words + c * 2 * right_block + first * tile_bytes,
-                                 right_block,
-                                 n,
-                                 rows - 32 * c};
-                if (in_place) {
-                    for (int s = 0; s < 2; ++s)
-                        block.left[s] =
-                            reinterpret_cast<char const*>(w.panel(s, p)) + first * line_bytes;
-                    block.row_bytes = w.row_bytes();
-                    block.step_bytes = line_bytes;
-                }
+                BlockSteps const block{
+                    {left[0], left[1]}, line_bytes,
+                    tile_bytes,         x.words + c * 2 * right_block + first * tile_bytes,
+                    right_block,        n,
+                    rows - 32 * c};
                 kernel.multiply(block, fetch, lines, first > 0, results + c * 4 * tile_floats);
             }
         }

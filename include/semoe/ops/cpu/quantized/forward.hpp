@@ -14,20 +14,18 @@ template <class Format, class T, class Unit>
 struct QuantizedFeedForward {
     Unit unit;
     index_t hidden, intermediate;
-    std::uint8_t const *in_codes, *in_scales, *in_bias; ///< [Unit::inputs * I, H]; null: no bias
-    std::uint8_t const *down_codes, *down_scales, *down_bias; ///< [H, I]
+    quant::ConstCodes w_in;     ///< [I,H]; a second one follows where the unit has two inputs
+    quant::ConstCodes w_down;   ///< [H,I]
+    float const *b_in, *b_down; ///< [Unit::inputs * I] and [H]; null without bias
     MatrixView<T const, HostSpace> in;
     MatrixView<T, HostSpace> act; ///< [R, I], where the products are computed apart; or no data
     MatrixView<T, HostSpace> out;
 
     QuantizedRows<Format> in_rows() const {
-        return Unit::inputs == 2
-                   ? QuantizedRows<Format>::of_two(in_codes, in_scales, intermediate, hidden)
-                   : QuantizedRows<Format>::of(in_codes, in_scales, intermediate, hidden);
+        return Unit::inputs == 2 ? QuantizedRows<Format>::of_two(w_in)
+                                 : QuantizedRows<Format>::of(w_in);
     }
-    QuantizedRows<Format> down_rows() const {
-        return QuantizedRows<Format>::of(down_codes, down_scales, hidden, intermediate);
-    }
+    QuantizedRows<Format> down_rows() const { return QuantizedRows<Format>::of(w_down); }
 };
 
 namespace detail {
@@ -36,15 +34,13 @@ namespace detail {
 /// row of each stream.
 template <class Format>
 SEMOE_LINES void numbers_of(QuantizedRows<Format> const& w, index_t panel, TokenTiles const& tokens,
-                            index_t block, std::uint8_t const* const (&bias)[2], float* results) {
+                            index_t block, float const* const (&bias)[2], float* results) {
     using Products = typename Decode<Format>::Products;
     for (int s = 0; s < 2; ++s)
         for (index_t r = 0; r < w.panel_rows(s, panel); ++r) {
             float* const at = results + s * tile_floats + r * 16;
-            __m512 number = Products::number(at, tokens, block, w.row_scales(s, panel, r));
-            if (bias[s])
-                number = _mm512_add_ps(number,
-                                       _mm512_set1_ps(quant::detail::load_float(bias[s] + 4 * r)));
+            __m512 number = Products::number(at, tokens, block, w.panel_scales(s, panel) + 4 * r);
+            if (bias[s]) number = _mm512_add_ps(number, _mm512_set1_ps(bias[s][r]));
             _mm512_store_ps(at, number);
         }
 }
@@ -61,9 +57,9 @@ struct FinishQuantizedIn {
     SEMOE_LINES void operator()(index_t panel, index_t block, index_t blocks,
                                 float* results) const {
         constexpr int units = Unit::inputs == 2 ? 1 : 2; // tiles of activations
-        index_t const first = panel * w.advance;
-        std::uint8_t const* const bias = f.in_bias ? f.in_bias + 4 * first : nullptr;
-        index_t const second = 4 * (units == 1 ? f.intermediate : tile_rows);
+        index_t const first = panel * w.panel_height();
+        float const* const bias = f.b_in ? f.b_in + first : nullptr;
+        index_t const second = units == 1 ? f.intermediate : tile_rows;
         for (index_t b = block; b < block + blocks; ++b, results += 2 * tile_floats) {
             numbers_of(w, panel, tokens, b, {bias, bias ? bias + second : nullptr}, results);
             if (lanes.values)
@@ -109,15 +105,15 @@ template <class Format, class T>
 struct FinishQuantizedRows {
     QuantizedRows<Format> const& w;
     TokenTiles tokens;
-    std::uint8_t const* bias;
+    float const* bias;
     MatrixView<T, HostSpace> out;
 
     SEMOE_LINES void operator()(index_t panel, index_t block, index_t blocks,
                                 float* results) const {
-        index_t const first = panel * w.advance;
-        std::uint8_t const* const at = bias ? bias + 4 * first : nullptr;
+        index_t const first = panel * w.panel_height();
+        float const* const at = bias ? bias + first : nullptr;
         for (index_t b = block; b < block + blocks; ++b, results += 2 * tile_floats) {
-            numbers_of(w, panel, tokens, b, {at, at ? at + 4 * tile_rows : nullptr}, results);
+            numbers_of(w, panel, tokens, b, {at, at ? at + tile_rows : nullptr}, results);
             store_columns<T, 2>(results, out.row(b * 16) + first, out.ld,
                                 rows_of_block(out.rows, b), out.cols - first);
         }
@@ -154,7 +150,7 @@ void forward(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const& f
     Products::pack(act, rows, x);
     multiply_quantized(
         kernel, down, 0, down.panels(), x, rows, next, parts.rest(),
-        detail::FinishQuantizedRows<Format, T>{down, x, f.down_bias, f.out.row_range(first, rows)});
+        detail::FinishQuantizedRows<Format, T>{down, x, f.b_down, f.out.row_range(first, rows)});
 }
 /// Panels [begin, end) of the first product alone; the activation goes to f.act.
 template <class Format, class T, class Unit>
@@ -183,7 +179,7 @@ void forward_down(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> con
     Products::pack(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), x);
     multiply_quantized(
         kernel, down, begin, end, x, rows, next, parts.rest(),
-        detail::FinishQuantizedRows<Format, T>{down, x, f.down_bias, f.out.row_range(first, rows)});
+        detail::FinishQuantizedRows<Format, T>{down, x, f.b_down, f.out.row_range(first, rows)});
 }
 
 } // namespace semoe::ops::cpu

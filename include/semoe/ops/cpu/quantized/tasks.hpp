@@ -80,23 +80,13 @@ struct QuantizedTasks {
         return false;
     }
     Expert expert(int e) const {
-        auto const* w = reinterpret_cast<std::uint8_t const*>(group.block[e]);
         auto const of = [&](auto m) {
             return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
         };
-        auto const bias = [&](index_t offset) { return offset >= 0 ? w + offset : nullptr; };
-        return {block.unit,
-                block.hidden,
-                block.intermediate,
-                w + block.in,
-                w + block.in_scales,
-                bias(block.in_bias),
-                w + block.down,
-                w + block.down_scales,
-                bias(block.down_bias),
-                of(x),
-                of(act),
-                of(out)};
+        std::byte const* const w = group.block[e];
+        return {block.unit,    block.hidden,     block.intermediate, block.in(w),
+                block.down(w), block.in_bias(w), block.down_bias(w), of(x),
+                of(act),       of(out)};
     }
     QuantizedRows<Format> weights(Expert const& f) const {
         return part == Part::down ? f.down_rows() : f.in_rows();

@@ -4,70 +4,69 @@
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
 #if SEMOE_X86
-#include <array>
 #include <limits>
 
 namespace semoe::ops::cpu {
 
-/// The rows of a quantised matrix as a product takes them: panels of 32, sixteen from each of two
+/// The rows of a quantised matrix as a product takes them: panels of 32, a tile from each of two
 /// streams.
 template <class Format>
 struct QuantizedRows {
-    std::uint8_t const* codes[2] = {}; ///< of the streams' first rows
+    std::uint8_t const* codes[2] = {}; ///< of the streams' first tiles
     std::uint8_t const* scales[2] = {};
     index_t depth = 0;
     index_t rows[2] = {}; ///< in each stream, counted from its first
-    index_t advance = 32; ///< rows from one panel to the next, in both streams
+    index_t advance = 2;  ///< tiles from one panel to the next, in both streams
 
-    /// All rows of one matrix [N,K].
-    static QuantizedRows of(std::uint8_t const* codes, std::uint8_t const* scales, index_t n,
-                            index_t k) {
-        return beside(codes, scales, tile_rows, k, {n, n - tile_rows}, 2 * tile_rows);
+    /// All rows of one matrix.
+    static QuantizedRows of(quant::ConstCodes const& m) {
+        return beside(m, 1, m.rows - tile_rows, 2);
     }
-    /// Two matrices [N,K] beside each other, the second right after the first.
-    static QuantizedRows of_two(std::uint8_t const* codes, std::uint8_t const* scales, index_t n,
-                                index_t k) {
-        return beside(codes, scales, n, k, {n, n}, tile_rows);
+    /// Two matrices beside each other, of which the second follows the first.
+    static QuantizedRows of_two(quant::ConstCodes const& first) {
+        return beside(first, quant::tiles_of(first.rows), first.rows, 1);
     }
-    index_t row_bytes() const { return Format::code_bytes(depth); }
-    index_t panels() const { return (rows[0] + advance - 1) / advance; }
-    std::uint8_t const* panel(int s, index_t p) const {
-        return codes[s] + p * advance * row_bytes();
+    index_t code_bytes() const { return Format::code_tile_bytes(depth); }
+    index_t panels() const { return (rows[0] + panel_height() - 1) / panel_height(); }
+    std::uint8_t const* panel_codes(int s, index_t p) const {
+        return codes[s] + p * advance * code_bytes();
     }
-    std::uint8_t const* row_scales(int s, index_t p, index_t r) const {
-        return scales[s] + (p * advance + r) * Format::scale_bytes(depth);
+    std::uint8_t const* panel_scales(int s, index_t p) const {
+        return scales[s] + p * advance * Format::scale_tile_bytes(depth);
     }
     index_t panel_rows(int s, index_t p) const {
-        return max(index_t(0), min(rows[s] - p * advance, tile_rows));
+        return max(index_t(0), min(rows[s] - p * panel_height(), tile_rows));
     }
+    /// Rows from one panel to the next.
+    index_t panel_height() const { return advance * tile_rows; }
     /// The same rows from panel p on.
     QuantizedRows from(index_t p) const {
         QuantizedRows rest = *this;
         for (int s = 0; s < 2; ++s) {
-            rest.codes[s] = codes[s] ? panel(s, p) : nullptr;
-            rest.scales[s] = scales[s] ? row_scales(s, p, 0) : nullptr;
-            rest.rows[s] -= p * advance;
+            rest.codes[s] = codes[s] ? panel_codes(s, p) : nullptr;
+            rest.scales[s] = scales[s] ? panel_scales(s, p) : nullptr;
+            rest.rows[s] -= p * panel_height();
         }
         return rest;
     }
 
 private:
-    static QuantizedRows beside(std::uint8_t const* codes, std::uint8_t const* scales,
-                                index_t second, index_t k, std::array<index_t, 2> rows,
+    static QuantizedRows beside(quant::ConstCodes const& m, index_t tiles, index_t second_rows,
                                 index_t advance) {
-        return {{codes, codes + second * Format::code_bytes(k)},
-                {scales, scales + second * Format::scale_bytes(k)},
-                k,
-                {rows[0], rows[1]},
+        return {{m.codes, m.codes + tiles * Format::code_tile_bytes(m.cols)},
+                {m.scales, m.scales + tiles * Format::scale_tile_bytes(m.cols)},
+                m.cols,
+                {m.rows, second_rows},
                 advance};
     }
 };
 
-/// What a format's rows are multiplied as: a specialisation has
-///     using Products = ...;                 // ops/cpu/quantized/products.hpp
-///     static constexpr bool in_place;       // whether codes are operands as they lie
-///     __m512i line(codes, scales, k, n);    // n elements of a row from k on, as a line; k is a
-///                                           // multiple of what a line holds
+/// What a format's codes are multiplied as. A specialisation has
+///     using Products = ...;  // ops/cpu/quantized/products.hpp
+///     static constexpr index_t lines;  // of operands that a line of codes holds; if one, codes
+///     are
+///                                      // operands themselves, else there is
+///     static void decode(codes, scales, to);  // of one row: writes these lines, a tile apart
 template <class Format>
 struct Decode;
 
@@ -77,12 +76,7 @@ struct Bf16Products;
 template <>
 struct Decode<quant::Int8> {
     using Products = ByteProducts;
-    static constexpr bool in_place = true;
-    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes, std::uint8_t const*,
-                                                 index_t k, index_t n) {
-        return n >= 64 ? _mm512_loadu_si512(codes + k)
-                       : _mm512_maskz_loadu_epi8((std::uint64_t(1) << n) - 1, codes + k);
-    }
+    static constexpr index_t lines = 1;
 };
 
 namespace detail {
@@ -120,27 +114,25 @@ inline constexpr Mxfp4Table mxfp4_table;
 template <>
 struct Decode<quant::Int4> {
     using Products = ByteProducts;
-    static constexpr bool in_place = false;
-    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
-                                                 std::uint8_t const* scales, index_t k, index_t n) {
-        std::uint8_t const* const at = codes + k / 2;
-        std::uint8_t const* const multiplier = scales + 4 + k / quant::group_size;
-        bool const two = n > quant::group_size;
-        __m256i const bytes =
-            two ? _mm256_loadu_si256(reinterpret_cast<__m256i const*>(at))
-                : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at)));
-        __m512i const wide = _mm512_maskz_cvtepu8_epi16(~0u, bytes);
-        // Both halves of a byte side by side: (wide | wide << 4) & 0x0f0f.
-        __m512i const halves = _mm512_ternarylogic_epi32(
-            wide, _mm512_maskz_slli_epi16(~0u, wide, 4), _mm512_set1_epi8(15), 0xa8);
-        __m512i const table = _mm512_mask_broadcast_i32x4(
-            _mm512_maskz_broadcast_i32x4(0xffff, table_of(multiplier[0])), 0xff00,
-            table_of(multiplier[two ? 1 : 0]));
-        return _mm512_maskz_shuffle_epi8(~std::uint64_t(0), table, halves);
+    static constexpr index_t lines = 2;
+
+    SEMOE_LINES SEMOE_INLINE static void decode(std::uint8_t const* codes,
+                                                std::uint8_t const* multipliers, char* to) {
+        __m512i const both = _mm512_loadu_si512(codes), lower = _mm512_set1_epi8(15);
+        __m512i const upper = _mm512_and_si512(_mm512_maskz_srli_epi16(~0u, both, 4), lower);
+        _mm512_store_si512(to, look_up(_mm512_and_si512(both, lower), multipliers));
+        _mm512_store_si512(to + tile_bytes, look_up(upper, multipliers + 2));
     }
 
 private:
-    SEMOE_LINES SEMOE_INLINE static __m128i table_of(std::uint8_t multiplier) {
+    /// Codes of two groups.
+    SEMOE_LINES SEMOE_INLINE static __m512i look_up(__m512i codes,
+                                                    std::uint8_t const* multipliers) {
+        __m512i const first = _mm512_maskz_broadcast_i32x4(0xffff, table(multipliers[0]));
+        __m512i const both = _mm512_mask_broadcast_i32x4(first, 0xff00, table(multipliers[1]));
+        return _mm512_maskz_shuffle_epi8(~__mmask64(0), both, codes);
+    }
+    SEMOE_LINES SEMOE_INLINE static __m128i table(std::uint8_t multiplier) {
         return _mm_load_si128(
             reinterpret_cast<__m128i const*>(detail::int4_table.code[multiplier]));
     }
@@ -149,47 +141,52 @@ private:
 template <>
 struct Decode<quant::Mxfp4> {
     using Products = Bf16Products;
-    static constexpr bool in_place = false;
-    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
-                                                 std::uint8_t const* scales, index_t k, index_t) {
-        __m512i const words = _mm512_maskz_cvtepu8_epi32(
-            0xffff, _mm_loadu_si128(reinterpret_cast<__m128i const*>(codes + k / 2)));
-        // The lower half of each byte counts in the lower half of its word, the upper in the upper;
-        // of what else is there the permutation sees one bit, by a table that repeats itself.
-        __m512i const halves = _mm512_or_si512(words, _mm512_maskz_slli_epi32(0xffff, words, 12));
-        __m256i const table = _mm256_load_si256(reinterpret_cast<__m256i const*>(
-            detail::mxfp4_table.number[scales[k / quant::group_size]]));
-        return _mm512_maskz_permutexvar_epi16(~0u, halves,
+    static constexpr index_t lines = 4;
+
+    SEMOE_LINES SEMOE_INLINE static void decode(std::uint8_t const* codes,
+                                                std::uint8_t const* scales, char* to) {
+        __m512i const all = _mm512_loadu_si512(codes);
+        _mm512_store_si512(to, look_up(all, scales[0]));
+        _mm512_store_si512(to + tile_bytes,
+                           look_up(_mm512_maskz_srli_epi16(~0u, all, 4), scales[1]));
+        _mm512_store_si512(to + 2 * tile_bytes,
+                           look_up(_mm512_maskz_srli_epi16(~0u, all, 8), scales[2]));
+        _mm512_store_si512(to + 3 * tile_bytes,
+                           look_up(_mm512_maskz_srli_epi16(~0u, all, 12), scales[3]));
+    }
+
+private:
+    /// Codes in the lower four bits of words. The permutation sees a fifth, by a table that repeats
+    /// itself.
+    SEMOE_LINES SEMOE_INLINE static __m512i look_up(__m512i codes, std::uint8_t scale) {
+        __m256i const table =
+            _mm256_load_si256(reinterpret_cast<__m256i const*>(detail::mxfp4_table.number[scale]));
+        return _mm512_maskz_permutexvar_epi16(~0u, codes,
                                               _mm512_maskz_broadcast_i64x4(0xff, table));
     }
 };
 
-/// Some steps of a panel as tiles of rows [two streams][steps]. Rows that do not exist stay what
-/// they were: nobody looks at their results.
+/// Some steps of a panel as tiles [two streams][steps].
+/// @param first  a multiple of Decode<Format>::lines, as steps is
 /// @param fetch  asked for as many bytes as are read
 template <class Format>
 SEMOE_LINES void decode_panel(QuantizedRows<Format> const& w, index_t p, index_t first,
                               index_t steps, char* tiles, Fetch& shared_fetch) {
-    using D = Decode<Format>;
-    constexpr index_t width = D::Products::step;
-    constexpr index_t together = line_bytes / Format::code_bytes(width); // lines from one of memory
+    constexpr index_t lines = Decode<Format>::lines;
     Fetch fetch = shared_fetch;
     int const fetched = fetch.wanted() ? 1 : 0;
-    index_t const whole = min(steps, w.depth / width - first) / together * together;
-    for (int s = 0; s < 2; ++s, tiles += steps * tile_bytes)
-        for (index_t r = 0; r < w.panel_rows(s, p); ++r) {
-            std::uint8_t const* const codes = w.panel(s, p) + r * w.row_bytes();
-            std::uint8_t const* const scales = w.row_scales(s, p, r);
-            char* to = tiles + r * line_bytes;
-            index_t k = first * width;
-            for (index_t n = 0; n < whole; n += together) {
+    for (int s = 0; s < 2; ++s) {
+        if (w.panel_rows(s, p) == 0) break;
+        std::uint8_t const* codes = w.panel_codes(s, p) + first / lines * tile_bytes;
+        // The last lines of a tile of scales are those of groups.
+        std::uint8_t const* scales = w.panel_scales(s, p) + Format::scale_tile_bytes(w.depth) +
+                                     (first / lines - Format::chunks(w.depth)) * line_bytes;
+        for (index_t n = 0; n < steps; n += lines, tiles += lines * tile_bytes)
+            for (index_t r = 0; r < tile_rows; ++r, codes += line_bytes, scales += 4) {
                 fetch.some(fetched);
-                for (index_t i = 0; i < together; ++i, k += width, to += tile_bytes)
-                    _mm512_store_si512(to, D::line(codes, scales, k, width));
+                Decode<Format>::decode(codes, scales, tiles + r * line_bytes);
             }
-            for (index_t n = whole; n < steps; ++n, k += width, to += tile_bytes)
-                _mm512_store_si512(to, D::line(codes, scales, k, min(width, w.depth - k)));
-        }
+    }
     shared_fetch = fetch;
 }
 
