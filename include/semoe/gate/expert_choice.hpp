@@ -91,7 +91,8 @@ struct ExpertChoiceBackward {
             for (index_t e = 0; e < d_logits.cols; ++e) d_logits(t, e) = 0;
         else
             softmax_backward(input.logits.row(t), d_logits.cols, chosen.topk_ids.row(t),
-                             d_weights.row(t), chosen.topk_ids.cols, d_logits.row(t));
+                             chosen.topk_weights.row(t), d_weights.row(t), chosen.topk_ids.cols,
+                             Real(1), d_logits.row(t));
     }
 };
 

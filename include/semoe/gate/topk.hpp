@@ -4,7 +4,6 @@
 #include "semoe/gate/detail/shapes.hpp"
 #include "semoe/gate/detail/softmax_backward.hpp"
 #include "semoe/gate/score.hpp"
-#include "semoe/ops/detail/host_loop.hpp"
 #include "semoe/ops/topk.hpp"
 
 #include <cmath>
@@ -62,12 +61,6 @@ struct WeightOf {
     ScoredRow<Real, Score> row;
     SEMOE_HD SEMOE_INLINE Real operator[](index_t e) const { return row.weight(e); }
 };
-template <class Real, class Score>
-struct ChosenWeightOf {
-    ScoredRow<Real, Score> row;
-    expert_id const* ids;
-    SEMOE_HD SEMOE_INLINE Real operator[](index_t i) const { return row.weight(ids[i]); }
-};
 
 /// Added to the sum that weights are divided by, as DeepSeek-V3 does.
 inline constexpr double sum_epsilon = 1e-20;
@@ -79,7 +72,7 @@ struct TopKForward {
     Score score;
     Real scale;
 
-    SEMOE_HD SEMOE_INLINE void operator()(index_t t) const {
+    SEMOE_HD void operator()(index_t t) const {
         expert_id* const ids = out.topk_ids.row(t);
         Real* const weights = out.topk_weights.row(t);
         index_t const k = out.topk_ids.cols;
@@ -96,8 +89,7 @@ struct TopKForward {
         for (index_t i = 0; i < k; ++i) weights[i] = row.weight(ids[i]);
         normalize(row, weights, k);
     }
-    SEMOE_HD SEMOE_INLINE void normalize(ScoredRow<Real, Score> const& row, Real* weights,
-                                         index_t k) const {
+    SEMOE_HD void normalize(ScoredRow<Real, Score> const& row, Real* weights, index_t k) const {
         if constexpr (Score::normalize == Normalize::none) {
             for (index_t i = 0; i < k; ++i) weights[i] *= scale;
         } else if constexpr (Score::normalize == Normalize::sum_topk) {
@@ -123,8 +115,9 @@ struct TopKBackward {
     Score score;
     Real scale;
 
-    SEMOE_HD SEMOE_INLINE void operator()(index_t t) const {
+    SEMOE_HD void operator()(index_t t) const {
         expert_id const* const ids = chosen.topk_ids.row(t);
+        Real const* const weights = chosen.topk_weights.row(t);
         Real const* const dw = d_weights.row(t);
         Real* const dz = d_logits.row(t);
         index_t const k = chosen.topk_ids.cols, n = input.logits.cols;
@@ -132,8 +125,9 @@ struct TopKBackward {
         ScoredRow<Real, Score> const row{input.logits.row(t), score};
         if constexpr (Score::normalize == Normalize::softmax_all) {
             if (chooses) {
-                softmax_backward(WeightOf<Real, Score>{row}, n, ids, dw, k, dz);
-                for (index_t e = 0; e < n; ++e) dz[e] *= scale * row.d_weight(e);
+                softmax_backward(WeightOf<Real, Score>{row}, n, ids, weights, dw, k, scale, dz);
+                if constexpr (HasScoreDerivative<Score>)
+                    for (index_t e = 0; e < n; ++e) dz[e] *= row.d_weight(e);
                 return;
             }
         }
@@ -141,23 +135,15 @@ struct TopKBackward {
         if (!chooses) return;
         // d loss / d weight(logit) = (dw_i - dot) * factor_i: what the normalisation lets through.
         Real dot = 0, sum = Real(sum_epsilon);
-        if constexpr (Score::normalize == Normalize::none) {
-            sum = 1;
-        } else if constexpr (Score::normalize == Normalize::sum_topk) {
+        if constexpr (Score::normalize != Normalize::none)
+            for (index_t i = 0; i < k && scale != 0; ++i) dot += dw[i] * weights[i] / scale;
+        if constexpr (Score::normalize == Normalize::sum_topk)
             for (index_t i = 0; i < k; ++i) sum += row.weight(ids[i]);
-            for (index_t i = 0; i < k; ++i) dot += dw[i] * row.weight(ids[i]);
-            dot /= sum;
-        }
-        if constexpr (Score::normalize == Normalize::softmax_topk) {
-            ChosenWeightOf<Real, Score> const weights{row, ids};
-            LogSumExp<Real> const all = log_sum_exp<Real>(weights, k);
-            for (index_t i = 0; i < k; ++i) dot += dw[i] * all.probability(weights[i]);
-            for (index_t i = 0; i < k; ++i)
-                dz[ids[i]] =
-                    all.probability(weights[i]) * (dw[i] - dot) * scale * row.d_weight(ids[i]);
-        } else {
-            for (index_t i = 0; i < k; ++i)
-                dz[ids[i]] = (dw[i] - dot) / sum * scale * row.d_weight(ids[i]);
+        for (index_t i = 0; i < k; ++i) {
+            Real factor = scale;
+            if constexpr (Score::normalize == Normalize::sum_topk) factor /= sum;
+            if constexpr (Score::normalize == Normalize::softmax_topk) factor = weights[i];
+            dz[ids[i]] = (dw[i] - dot) * factor * row.d_weight(ids[i]);
         }
     }
 };
@@ -209,9 +195,8 @@ struct TopK {
     void forward(B& b, RouteInput<B, Real> const& input, Assignment<B, Real> out) const {
         detail::expects_shapes("gate::TopK", input, out, num_experts, top_k);
         expects(top_k <= num_experts, "gate::TopK: top_k is {} of {} experts", top_k, num_experts);
-        ops::detail::vector_for(
-            b, input.logits.rows,
-            detail::TopKForward<B, Real, Score>{input, out, score, Real(scale)});
+        b.parallel_for(input.logits.rows,
+                       detail::TopKForward<B, Real, Score>{input, out, score, Real(scale)});
     }
 
     /// Gradient of the weights by the logits, the choice of experts held constant.
@@ -230,9 +215,9 @@ struct TopK {
                       "of weight (see gate/concept.hpp)");
         detail::expects_shapes("gate::TopK", input, chosen, d_weights, d_logits, num_experts,
                                top_k);
-        ops::detail::vector_for(b, input.logits.rows,
-                                detail::TopKBackward<B, Real, Score>{input, chosen, d_weights,
-                                                                     d_logits, score, Real(scale)});
+        b.parallel_for(input.logits.rows,
+                       detail::TopKBackward<B, Real, Score>{input, chosen, d_weights, d_logits,
+                                                            score, Real(scale)});
     }
 };
 template <class Score>

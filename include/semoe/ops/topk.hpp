@@ -3,6 +3,7 @@
 #include "semoe/core/config.hpp"
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
+#include "semoe/ops/detail/vectorised.hpp"
 
 #include <limits>
 
@@ -22,7 +23,7 @@ SEMOE_HD constexpr bool ranks_before(Value key_a, Id a, Value key_b, Id b) {
 template <class T>
 struct RowKey {
     T const* values;
-    SEMOE_HD T operator()(index_t i) const { return values[i]; }
+    SEMOE_HD SEMOE_INLINE T operator()(index_t i) const { return values[i]; }
 };
 
 namespace detail {
@@ -77,12 +78,16 @@ SEMOE_HD void select_by_heap(Key const& key, index_t n, index_t k, Id* ids, Valu
 
 /// What selects among few: no branch depends on the candidates, which a processor would guess
 /// wrong again and again.
-struct FewLanes {
+template <class Value>
+struct FewBest {
     static constexpr int lanes = 16, most = 256;
+
+    Value* values; ///< n, in an array that has room up to a multiple of 16
+    index_t n, k;
+    int (&ids)[lanes]; ///< k of them are written, best first
 
     /// ranks[j] = how many of the 16 values lie before value j: the larger, or an equal one further
     /// to the left.
-    template <class Value>
     SEMOE_INLINE static void rank(Value const (&values)[lanes], int (&ranks)[lanes]) {
         for (int j = 0; j < lanes; ++j) ranks[j] = 0;
         for (int i = 0; i < lanes; ++i) {
@@ -93,8 +98,7 @@ struct FewLanes {
     }
     /// A value that at least k of n values reach, if so many are numbers: the k-th of the largest
     /// of every 16th.
-    template <class Value>
-    SEMOE_INLINE static Value threshold(Value const* values, index_t n, index_t k) {
+    SEMOE_INLINE Value threshold() const {
         Value largest[lanes];
         int ranks[lanes];
         for (index_t j = 0; j < lanes; ++j) largest[j] = -std::numeric_limits<Value>::infinity();
@@ -105,34 +109,46 @@ struct FewLanes {
         for (index_t j = 0; j < lanes; ++j) found = ranks[j] == int(k) - 1 ? largest[j] : found;
         return found;
     }
-    /// As select_topk, of n values in an array that has room up to a multiple of 16.
     /// @return false, with nothing done, where more than 16 values reach the threshold, or NaN
     ///         would have to be chosen
-    template <class Value, class Id>
-    SEMOE_INLINE static bool select(Value* values, index_t n, index_t k, Id* ids, Value* keys) {
+    SEMOE_INLINE bool operator()() const {
         Value const none = -std::numeric_limits<Value>::infinity();
         for (index_t i = n; i % lanes != 0; ++i) values[i] = none;
-        Value const least = threshold(values, n, k);
+        Value const least = threshold();
         Value best[lanes + 1];
-        index_t from[lanes + 1], found = 0;
-        for (index_t i = 0; i < n; ++i) {
+        int from[lanes + 1], found = 0;
+        for (int i = 0; i < int(n); ++i) {
             best[found] = values[i];
             from[found] = i;
             found += values[i] >= least;
             if (found > lanes) return false;
         }
         if (found < k) return false;
-        for (index_t j = found; j < lanes; ++j) best[j] = none;
+        for (int j = found; j < lanes; ++j) best[j] = none;
         int ranks[lanes];
         Value few[lanes];
-        for (index_t j = 0; j < lanes; ++j) few[j] = best[j];
+        for (int j = 0; j < lanes; ++j) few[j] = best[j];
         rank(few, ranks);
-        for (index_t j = 0; j < found; ++j) {
-            if (ranks[j] >= k) continue;
-            ids[ranks[j]] = Id(from[j]);
-            keys[ranks[j]] = few[j];
-        }
+        for (int j = 0; j < found; ++j)
+            if (ranks[j] < k) ids[ranks[j]] = from[j];
         return true;
+    }
+};
+/// values[i] = key(i)
+template <class Key, class Value>
+struct EvaluateKeys {
+    Key const& key;
+    index_t n;
+    Value* values;
+
+    SEMOE_INLINE void operator()() const {
+        index_t i = 0;
+        for (; i + 16 <= n; i += 16) {
+            Value block[16];
+            for (index_t j = 0; j < 16; ++j) block[j] = key(i + j);
+            for (index_t j = 0; j < 16; ++j) values[i + j] = block[j];
+        }
+        for (; i < n; ++i) values[i] = key(i);
     }
 };
 } // namespace detail
@@ -145,15 +161,20 @@ struct FewLanes {
 /// @pre 0 <= k <= n
 /// @cost O(n + c log k), where c candidates are better than k of those before them
 template <class Key, class Id, class Value>
-SEMOE_HD SEMOE_INLINE void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
+SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* keys) {
     if (k <= 0) return;
 #if !SEMOE_DEVICE_CODE
-    using Few = detail::FewLanes;
+    using Few = detail::FewBest<Value>;
     if (k <= Few::lanes && n >= Few::lanes && n <= Few::most) {
         Value values[Few::most];
-        for (index_t i = 0; i < n; ++i) values[i] = key(i);
-        if (!Few::select(values, n, k, ids, keys))
-            detail::select_by_heap(RowKey<Value>{values}, n, k, ids, keys);
+        int best[Few::lanes];
+        detail::vectorised(detail::EvaluateKeys<Key, Value>{key, n, values});
+        if (!detail::vectorised(Few{values, n, k, best}))
+            return detail::select_by_heap(RowKey<Value>{values}, n, k, ids, keys);
+        for (index_t i = 0; i < k; ++i) {
+            ids[i] = Id(best[i]);
+            keys[i] = values[best[i]];
+        }
         return;
     }
 #endif

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "semoe/core/message.hpp"
-#include "semoe/ops/detail/host_loop.hpp"
 #include "semoe/routing/detail/choice_blocks.hpp"
 #include "semoe/routing/log_sum_exp.hpp"
 
@@ -103,6 +102,78 @@ constexpr index_t statistics_blocks(index_t num_tokens) {
     return (num_tokens + statistics_block - 1) / statistics_block;
 }
 
+/// sums[e] += p_e, and returns the sum of w_e ln(w_e) for w_e = e^(z_e - largest).
+template <class Real>
+struct AddProbabilities {
+    LogSumExp<Real> all;
+    Real const* z;
+    index_t n;
+    double* sums;
+
+    SEMOE_HD SEMOE_INLINE Real operator()() const {
+        constexpr index_t lanes = LogSumExp<Real>::lanes;
+        double const scale = 1 / double(all.sum);
+        Real w[lanes], shifted[lanes], lane[lanes] = {};
+        for (index_t c = 0; c < n; c += lanes) {
+            index_t const left = min(n - c, lanes);
+            for (index_t j = 0; j < lanes; ++j)
+                shifted[j] = j < left ? z[c + j] - all.largest : Real(0);
+            all.exponentials(z, c, left, w);
+            for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * shifted[j];
+            double* const to = sums + c;
+            if (left == lanes)
+                for (index_t j = 0; j < lanes; ++j) to[j] += double(w[j]) * scale;
+            else
+                for (index_t j = 0; j < left; ++j) to[j] += double(w[j]) * scale;
+        }
+        Real sum_log = 0;
+        for (index_t j = 0; j < lanes; ++j) sum_log += lane[j];
+        return sum_log;
+    }
+};
+/// d[e] += p_e (g_e - mean of g + d_lse), where g_e = aux * counts[e] and the mean is over p.
+template <class Real, class Sum>
+struct AddLossGradient {
+    LogSumExp<Real> all;
+    Real const* z;
+    index_t n;
+    double aux;
+    Sum const* counts;
+    Real d_lse;
+    Real* d;
+    static constexpr index_t lanes = LogSumExp<Real>::lanes;
+
+    SEMOE_HD SEMOE_INLINE void operator()() const {
+        Real w[lanes], g[lanes], lane[lanes] = {};
+        for (index_t c = 0; c < n; c += lanes) {
+            terms(c, n - c, w, g);
+            for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * g[j];
+        }
+        Real dot = 0;
+        for (index_t j = 0; j < lanes; ++j) dot += lane[j];
+        Real const scale = Real(1) / all.sum, mean = dot * scale;
+        for (index_t c = 0; c < n; c += lanes) {
+            terms(c, n - c, w, g);
+            for (index_t j = 0; j < lanes; ++j) w[j] *= scale * (g[j] - mean + d_lse);
+            if (n - c >= lanes)
+                for (index_t j = 0; j < lanes; ++j) d[c + j] += w[j];
+            else
+                for (index_t j = 0; c + j < n; ++j) d[c + j] += w[j];
+        }
+    }
+    /// w[j] = e^(z - largest) and g[j], sixteen experts from `first` on.
+    SEMOE_HD SEMOE_INLINE void terms(index_t first, index_t left, Real (&w)[lanes],
+                                     Real (&g)[lanes]) const {
+        all.exponentials(z, first, left, w);
+        Sum const* const count = counts + first;
+        if (left >= lanes)
+            for (index_t j = 0; j < lanes; ++j) g[j] = Real(aux * double(count[j]));
+        else
+            for (index_t j = 0; j < lanes; ++j)
+                g[j] = j < left ? Real(aux * double(count[j])) : Real(0);
+    }
+};
+
 template <class Real, class Space>
 struct StatisticsOfBlock {
     MatrixView<Real const, Space> logits;
@@ -110,16 +181,18 @@ struct StatisticsOfBlock {
     MatrixView<expert_id const, Space> ids;
     RouterProbability rule;
     MatrixView<double, Space> sums; // [blocks, size of the statistics + E]
-    static constexpr index_t lanes = LogSumExp<Real>::lanes;
 
-    SEMOE_HD SEMOE_INLINE void operator()(index_t i) const {
+    SEMOE_HD void operator()(index_t i) const {
         double* const s = sums.row(i);
         RouterStatistics const at{logits.cols};
         for (index_t j = 0; j < at.size(); ++j) s[j] = 0;
         index_t const end = min((i + 1) * statistics_block, logits.rows);
         for (index_t t = i * statistics_block; t < end; ++t) {
             if (!mask.empty() && mask[t] == 0) continue;
-            add_probabilities(logits.row(t), at, s, s + at.size());
+            if (rule == RouterProbability::softmax)
+                add_softmax(logits.row(t), at, s);
+            else
+                add_sigmoid(logits.row(t), at, s, s + at.size());
             for (index_t k = 0; k < ids.cols; ++k) {
                 expert_id const e = ids(t, k);
                 if (e < 0 || e >= logits.cols) continue;
@@ -129,32 +202,11 @@ struct StatisticsOfBlock {
             s[at.tokens()] += 1;
         }
     }
-    SEMOE_HD SEMOE_INLINE void add_probabilities(Real const* z, RouterStatistics at, double* s,
-                                                 double* weights) const {
-        if (rule == RouterProbability::softmax)
-            add_softmax(z, at, s);
-        else
-            add_sigmoid(z, at, s, weights);
-    }
-    SEMOE_HD SEMOE_INLINE void add_softmax(Real const* z, RouterStatistics at, double* s) const {
+    SEMOE_HD void add_softmax(Real const* z, RouterStatistics at, double* s) const {
         index_t const n = logits.cols;
         LogSumExp<Real> const all = log_sum_exp<Real>(z, n);
-        double const scale = 1 / double(all.sum);
-        Real w[lanes], shifted[lanes], lane[lanes] = {};
-        for (index_t c = 0; c < n; c += lanes) {
-            index_t const left = min(n - c, lanes);
-            for (index_t j = 0; j < lanes; ++j)
-                shifted[j] = j < left ? z[c + j] - all.largest : Real(0);
-            all.exponentials(z, c, left, w);
-            for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * shifted[j];
-            double* const to = s + at.probability(c);
-            if (left == lanes)
-                for (index_t j = 0; j < lanes; ++j) to[j] += double(w[j]) * scale;
-            else
-                for (index_t j = 0; j < left; ++j) to[j] += double(w[j]) * scale;
-        }
-        Real sum_log = 0;
-        for (index_t j = 0; j < lanes; ++j) sum_log += lane[j];
+        Real const sum_log =
+            ops::detail::vectorised(AddProbabilities<Real>{all, z, n, s + at.probability(0)});
         Real const log_sum = log(all.sum);
         s[at.entropy()] += double(log_sum - sum_log / all.sum);
         add_square(s[at.lse_squared()], all.largest + log_sum);
@@ -174,9 +226,7 @@ struct StatisticsOfBlock {
         s[at.entropy()] += double(log(sum) - sum_log / sum);
         add_square(s[at.lse_squared()], log_sum_exp<Real>(z, n).value());
     }
-    SEMOE_HD SEMOE_INLINE static void add_square(double& sum, Real x) {
-        sum += double(x) * double(x);
-    }
+    SEMOE_HD static void add_square(double& sum, Real x) { sum += double(x) * double(x); }
 };
 template <class Sum, class Space>
 struct SumStatistics {
@@ -197,7 +247,6 @@ struct AddRouterGradient {
     RouterProbability rule;
     RouterLossWeights weights;
     MatrixView<Real, Space> d_logits;
-    static constexpr index_t lanes = LogSumExp<Real>::lanes;
 
     struct Scales {
         double tokens, aux, mutual;
@@ -221,48 +270,22 @@ struct AddRouterGradient {
         }
         return Real(g);
     }
-    SEMOE_HD SEMOE_INLINE void operator()(index_t t) const {
+    SEMOE_HD void operator()(index_t t) const {
         if (!mask.empty() && mask[t] == 0) return;
         if (rule == RouterProbability::softmax && weights.mutual_information == 0)
             add_softmax(logits.row(t), d_logits.row(t));
         else
             add_any(t);
     }
-    /// w[j] = e^(z - largest) and g[j] = slope(), sixteen experts from `first` on.
-    SEMOE_HD SEMOE_INLINE void softmax_terms(LogSumExp<Real> const& all, Real const* z, double aux,
-                                             index_t first, index_t left, Real (&w)[lanes],
-                                             Real (&g)[lanes]) const {
-        Sum const* const counts = statistics.data + RouterStatistics{logits.cols}.count(first);
-        all.exponentials(z, first, left, w);
-        if (left >= lanes)
-            for (index_t j = 0; j < lanes; ++j) g[j] = Real(aux * double(counts[j]));
-        else
-            for (index_t j = 0; j < lanes; ++j)
-                g[j] = j < left ? Real(aux * double(counts[j])) : Real(0);
-    }
-    SEMOE_HD SEMOE_INLINE void add_softmax(Real const* z, Real* d) const {
-        index_t const n = logits.cols;
+    SEMOE_HD void add_softmax(Real const* z, Real* d) const {
         Scales const s = scales();
-        LogSumExp<Real> const all = log_sum_exp<Real>(z, n);
-        Real w[lanes], g[lanes], lane[lanes] = {};
-        for (index_t c = 0; c < n; c += lanes) {
-            softmax_terms(all, z, s.aux, c, n - c, w, g);
-            for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * g[j];
-        }
-        Real dot = 0;
-        for (index_t j = 0; j < lanes; ++j) dot += lane[j];
-        Real const scale = Real(1) / all.sum, mean = dot * scale;
+        LogSumExp<Real> const all = log_sum_exp<Real>(z, logits.cols);
         Real const d_lse = weights.z_loss == 0
                                ? Real(0)
                                : Real(2 * weights.z_loss * double(all.value()) / s.tokens);
-        for (index_t c = 0; c < n; c += lanes) {
-            softmax_terms(all, z, s.aux, c, n - c, w, g);
-            for (index_t j = 0; j < lanes; ++j) w[j] *= scale * (g[j] - mean + d_lse);
-            if (n - c >= lanes)
-                for (index_t j = 0; j < lanes; ++j) d[c + j] += w[j];
-            else
-                for (index_t j = 0; c + j < n; ++j) d[c + j] += w[j];
-        }
+        Sum const* const counts = statistics.data + RouterStatistics{logits.cols}.count(0);
+        ops::detail::vectorised(
+            AddLossGradient<Real, Sum>{all, z, logits.cols, s.aux, counts, d_lse, d});
     }
     SEMOE_HD void add_any(index_t t) const {
         index_t const n = logits.cols;
@@ -328,10 +351,11 @@ constexpr index_t router_statistics_scratch_bytes(index_t num_tokens, index_t nu
 /// @sync enqueues
 /// @cost T*E exponentials, no allocation
 template <Backend B, class Real, class Sum>
-void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
-                       VectorView<std::uint8_t const, space_of<B>> mask,
-                       MatrixView<expert_id const, space_of<B>> ids, RouterProbability rule,
-                       VectorView<Sum, space_of<B>> statistics, Bytes<space_of<B>> scratch) {
+SEMOE_SMALL void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
+                                   VectorView<std::uint8_t const, space_of<B>> mask,
+                                   MatrixView<expert_id const, space_of<B>> ids,
+                                   RouterProbability rule, VectorView<Sum, space_of<B>> statistics,
+                                   Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     using R = std::remove_const_t<Real>;
     index_t const T = logits.rows, E = logits.cols;
@@ -342,15 +366,14 @@ void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
     detail::expects_scratch("router_statistics", scratch, router_statistics_scratch_bytes(T, E));
     index_t const blocks = detail::statistics_blocks(T);
     MatrixView<double, S> const sums(view_as<double>(scratch).data, blocks, statistics.size + E);
-    ops::detail::vector_for(b, blocks,
-                            detail::StatisticsOfBlock<R, S>{logits, mask, ids, rule, sums});
+    b.parallel_for(blocks, detail::StatisticsOfBlock<R, S>{logits, mask, ids, rule, sums});
     b.parallel_for(statistics.size, detail::SumStatistics<Sum, S>{sums, statistics});
 }
 
 /// Losses and metrics from a host copy of the forward's statistics.
 /// @throws precondition_error when the size is not that of E experts
 template <class Sum>
-RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_experts) {
+SEMOE_SMALL RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_experts) {
     detail::expects_statistics("summarize_router", index_t(statistics.size()), num_experts);
     RouterStatistics const at{num_experts};
     auto const sum = [&](index_t i) { return double(statistics[std::size_t(i)]); };
@@ -378,20 +401,19 @@ RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_expe
 /// @sync enqueues
 /// @cost 2*T*E exponentials, no allocation
 template <Backend B, class Real, class Sum>
-void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
-                         VectorView<std::uint8_t const, space_of<B>> mask,
-                         VectorView<Sum, space_of<B>> statistics, RouterProbability rule,
-                         RouterLossWeights const& weights,
-                         MatrixView<std::remove_const_t<Real>, space_of<B>> d_logits) {
+SEMOE_SMALL void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
+                                     VectorView<std::uint8_t const, space_of<B>> mask,
+                                     VectorView<Sum, space_of<B>> statistics,
+                                     RouterProbability rule, RouterLossWeights const& weights,
+                                     MatrixView<std::remove_const_t<Real>, space_of<B>> d_logits) {
     using R = std::remove_const_t<Real>;
     expects(d_logits.rows == logits.rows && d_logits.cols == logits.cols &&
                 (mask.empty() || mask.size == logits.rows),
             "add_router_gradient: logits are [{},{}], d_logits [{},{}], mask of {}", logits.rows,
             logits.cols, d_logits.rows, d_logits.cols, mask.size);
     detail::expects_statistics("add_router_gradient", statistics.size, logits.cols);
-    ops::detail::vector_for(b, logits.rows,
-                            detail::AddRouterGradient<R, std::remove_const_t<Sum>, space_of<B>>{
-                                logits, mask, statistics, rule, weights, d_logits});
+    b.parallel_for(logits.rows, detail::AddRouterGradient<R, std::remove_const_t<Sum>, space_of<B>>{
+                                    logits, mask, statistics, rule, weights, d_logits});
 }
 
 /// Balancing without a loss: bias[e] rises by `rate` where an expert was chosen less often than

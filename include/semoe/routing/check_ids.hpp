@@ -9,7 +9,12 @@ template <class Space>
 struct HasBadId {
     MatrixView<expert_id const, Space> ids;
     index_t num_experts;
-    SEMOE_HD bool operator()(index_t t) const {
+    SEMOE_HD index_t operator()(index_t begin, index_t end) const {
+        for (index_t t = begin; t < end; ++t)
+            if (is_bad(t)) return t;
+        return -1;
+    }
+    SEMOE_HD bool is_bad(index_t t) const {
         for (index_t k = 0; k < ids.cols; ++k) {
             expert_id const e = ids(t, k);
             if (e == dropped_expert) continue;

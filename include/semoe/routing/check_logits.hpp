@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/ops/detail/vectorised.hpp"
 #include "semoe/routing/detail/first_row.hpp"
 
 #include <type_traits>
@@ -8,11 +9,18 @@ namespace semoe {
 
 namespace detail {
 template <class Real, class Space>
-struct HasBadLogit {
+struct FirstBadLogit {
     MatrixView<Real const, Space> logits;
     VectorView<std::uint8_t const, Space> mask;
+    index_t begin, end;
+
+    SEMOE_HD SEMOE_INLINE index_t operator()() const {
+        for (index_t t = begin; t < end; ++t)
+            if (is_bad(t)) return t;
+        return -1;
+    }
     /// x - x is zero for a finite x alone, and so is a sum of such.
-    SEMOE_HD SEMOE_INLINE bool operator()(index_t t) const {
+    SEMOE_HD SEMOE_INLINE bool is_bad(index_t t) const {
         if (!mask.empty() && mask[t] == 0) return false;
         constexpr index_t lanes = 16;
         Real const* const z = logits.row(t);
@@ -23,6 +31,14 @@ struct HasBadLogit {
         for (; e < logits.cols; ++e) sum += z[e] - z[e];
         for (index_t j = 0; j < lanes; ++j) sum += zeros[j];
         return !(sum == Real(0));
+    }
+};
+template <class Real, class Space>
+struct HasBadLogit {
+    MatrixView<Real const, Space> logits;
+    VectorView<std::uint8_t const, Space> mask;
+    SEMOE_HD index_t operator()(index_t begin, index_t end) const {
+        return ops::detail::vectorised(FirstBadLogit<Real, Space>{logits, mask, begin, end});
     }
 };
 } // namespace detail

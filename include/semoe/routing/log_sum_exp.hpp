@@ -2,6 +2,7 @@
 
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
+#include "semoe/ops/detail/vectorised.hpp"
 
 namespace semoe {
 
@@ -29,13 +30,50 @@ struct LogSumExp {
         for (index_t j = left; j < lanes; ++j) e[j] = 0;
     }
     /// to[i] = factor * softmax(row)[i] for i in [0,n); to may be the row.
-    template <class Row>
-    SEMOE_HD SEMOE_INLINE void probabilities(Row const& row, index_t n, Real factor,
-                                             Real* to) const {
-        Real const scale = factor / sum;
+    SEMOE_HD void probabilities(Real const* row, index_t n, Real factor, Real* to) const;
+};
+
+namespace detail {
+
+template <class Real, class Row>
+struct SumExponentials {
+    Row row;
+    index_t n;
+
+    SEMOE_HD SEMOE_INLINE LogSumExp<Real> operator()() const {
+        constexpr index_t lanes = LogSumExp<Real>::lanes;
+        Real most[lanes], sums[lanes] = {}, e[lanes];
+        for (index_t j = 0; j < lanes; ++j) most[j] = Real(row[0]);
+        index_t i = 0;
+        for (; i + lanes <= n; i += lanes) {
+            for (index_t j = 0; j < lanes; ++j) e[j] = Real(row[i + j]);
+            for (index_t j = 0; j < lanes; ++j) most[j] = max(e[j], most[j]);
+        }
+        for (index_t j = 0; i + j < n; ++j) most[j] = max(Real(row[i + j]), most[j]);
+        LogSumExp<Real> r{most[0], 0};
+        for (index_t j = 1; j < lanes; ++j) r.largest = max(most[j], r.largest);
+        for (i = 0; i < n; i += lanes) {
+            r.exponentials(row, i, n - i, e);
+            for (index_t j = 0; j < lanes; ++j) sums[j] += e[j];
+        }
+        for (index_t j = 0; j < lanes; ++j) r.sum += sums[j];
+        return r;
+    }
+};
+template <class Real>
+struct Probabilities {
+    LogSumExp<Real> all;
+    Real const* row;
+    index_t n;
+    Real factor;
+    Real* to;
+
+    SEMOE_HD SEMOE_INLINE void operator()() const {
+        constexpr index_t lanes = LogSumExp<Real>::lanes;
+        Real const scale = factor / all.sum;
         for (index_t c = 0; c < n; c += lanes) {
             Real e[lanes];
-            exponentials(row, c, n - c, e);
+            all.exponentials(row, c, n - c, e);
             for (index_t j = 0; j < lanes; ++j) e[j] *= scale;
             if (n - c >= lanes)
                 for (index_t j = 0; j < lanes; ++j) to[c + j] = e[j];
@@ -45,28 +83,20 @@ struct LogSumExp {
     }
 };
 
+} // namespace detail
+
+template <class Real>
+SEMOE_HD void LogSumExp<Real>::probabilities(Real const* row, index_t n, Real factor,
+                                             Real* to) const {
+    ops::detail::vectorised(detail::Probabilities<Real>{*this, row, n, factor, to});
+}
+
 /// The sum runs in 16 lanes, which are then added in order.
 /// @param row  row[i] for i in [0,n): a pointer, or an object that computes its elements
 /// @pre n >= 1
 template <class Real, class Row>
-SEMOE_HD SEMOE_INLINE LogSumExp<Real> log_sum_exp(Row row, index_t n) {
-    constexpr index_t lanes = LogSumExp<Real>::lanes;
-    Real most[lanes], sums[lanes] = {}, e[lanes];
-    for (index_t j = 0; j < lanes; ++j) most[j] = Real(row[0]);
-    index_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        for (index_t j = 0; j < lanes; ++j) e[j] = Real(row[i + j]);
-        for (index_t j = 0; j < lanes; ++j) most[j] = max(e[j], most[j]);
-    }
-    for (index_t j = 0; i + j < n; ++j) most[j] = max(Real(row[i + j]), most[j]);
-    LogSumExp<Real> r{most[0], 0};
-    for (index_t j = 1; j < lanes; ++j) r.largest = max(most[j], r.largest);
-    for (i = 0; i < n; i += lanes) {
-        r.exponentials(row, i, n - i, e);
-        for (index_t j = 0; j < lanes; ++j) sums[j] += e[j];
-    }
-    for (index_t j = 0; j < lanes; ++j) r.sum += sums[j];
-    return r;
+SEMOE_HD LogSumExp<Real> log_sum_exp(Row row, index_t n) {
+    return ops::detail::vectorised(detail::SumExponentials<Real, Row>{row, n});
 }
 
 } // namespace semoe

@@ -8,10 +8,10 @@
 
 namespace semoe::ops::cpu {
 
-/// Calls f(Kernels{}) with the kernels for an instruction set.
+/// f(Kernels{}) with the kernels for an instruction set.
 /// @pre is_available(isa)
 template <class F>
-void with_kernels(Isa isa, F const& f) {
+auto with_kernels(Isa isa, F const& f) {
     switch (isa) {
 #if SEMOE_X86
     case Isa::amx:

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
-#include "semoe/ops/detail/host_loop.hpp"
 #include "semoe/routing/detail/choice_blocks.hpp"
 
 namespace semoe::detail {
@@ -12,18 +11,14 @@ constexpr index_t first_row_scratch_bytes(index_t rows) {
     return (rows + first_row_block - 1) / first_row_block * index_t(sizeof(index_t));
 }
 
-/// found[i]: the first row of block i that is wrong, or -1.
+/// found[i]: the first row of block i that is wrong, or -1, as wrong(begin, end) says.
 template <class Wrong>
 struct FirstOfBlock {
     Wrong wrong;
     index_t rows;
     index_t* found;
-    SEMOE_HD SEMOE_INLINE void operator()(index_t i) const {
-        index_t const end = min((i + 1) * first_row_block, rows);
-        index_t first = -1;
-        for (index_t t = i * first_row_block; t < end && first < 0; ++t)
-            if (wrong(t)) first = t;
-        found[i] = first;
+    SEMOE_HD void operator()(index_t i) const {
+        found[i] = wrong(i * first_row_block, min((i + 1) * first_row_block, rows));
     }
 };
 struct FirstOfAll {
@@ -36,7 +31,8 @@ struct FirstOfAll {
     }
 };
 
-/// status[0] = the first row for which wrong(row) is true; -1 if there is none.
+/// status[0] = the first wrong row, -1 if there is none.
+/// @param wrong  wrong(begin, end) is the first wrong row in [begin, end), or -1
 template <class B, class Wrong>
 void find_first_row(char const* who, B& b, index_t rows, Wrong wrong,
                     VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch) {
@@ -45,7 +41,7 @@ void find_first_row(char const* who, B& b, index_t rows, Wrong wrong,
     expects(status.size == 1, "{}: status has {} elements, must have 1", who, status.size);
     auto* const found = view_as<index_t>(scratch).data;
     index_t const blocks = needed / index_t(sizeof(index_t));
-    ops::detail::vector_for(b, blocks, FirstOfBlock<Wrong>{wrong, rows, found});
+    b.parallel_for(blocks, FirstOfBlock<Wrong>{wrong, rows, found});
     b.parallel_for(1, FirstOfAll{found, blocks, status.data});
 }
 

@@ -66,10 +66,10 @@ struct Avx2Kernels {
         }
     }
 
-    /// f(i), compiled for this instruction set as far as it is inlined.
+    /// f(), compiled for this instruction set as far as it is inlined.
     template <class F>
-    SEMOE_AVX2 static void call(F const& f, index_t i) {
-        f(i);
+    SEMOE_AVX2 static auto call(F const& f) {
+        return f();
     }
     template <class T, class Base>
     SEMOE_AVX2 static void sum_rows(RowSum<T, Base> const& s) {

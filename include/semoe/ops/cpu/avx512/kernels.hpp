@@ -65,10 +65,10 @@ struct Avx512Kernels {
         }
     }
 
-    /// f(i), compiled for this instruction set as far as it is inlined.
+    /// f(), compiled for this instruction set as far as it is inlined.
     template <class F>
-    SEMOE_AVX512 static void call(F const& f, index_t i) {
-        f(i);
+    SEMOE_AVX512 static auto call(F const& f) {
+        return f();
     }
     template <class T, class Base>
     SEMOE_AVX512 static void sum_rows(RowSum<T, Base> const& s) {

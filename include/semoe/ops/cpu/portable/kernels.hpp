@@ -52,10 +52,10 @@ struct PortableKernels {
         }
     }
 
-    /// f(i), compiled for this instruction set as far as it is inlined.
+    /// f(), compiled for this instruction set as far as it is inlined.
     template <class F>
-    static void call(F const& f, index_t i) {
-        f(i);
+    static auto call(F const& f) {
+        return f();
     }
     template <class T, class Base>
     static void sum_rows(RowSum<T, Base> const& s) {
