@@ -29,6 +29,11 @@ struct PanelProduct {
         rest.a += first * a_row, rest.c += first * c_row, rest.rows -= first;
         return rest;
     }
+    /// The same product with other panels.
+    template <class U>
+    PanelProduct<U> with_panels(U const* other) const {
+        return {a, a_row, a_k, other, b_k, b_panel, c, c_row, c_panel, rows, panels, depth, add};
+    }
     PanelProduct from_panel(index_t first) const {
         PanelProduct rest = *this;
         rest.b += first * b_panel, rest.c += first * c_panel, rest.panels -= first;

@@ -53,11 +53,65 @@ inline constexpr BlockSize small_block_size{16, 32, 64};
 
 namespace detail {
 
+/// An element type by what takes it to floats and back: all that surrounds it is compiled once.
+struct ElementType {
+    index_t size;
+    bool is_float;
+    void (*widen)(Isa, void const* from, index_t ld, index_t rows, index_t cols, float* to,
+                  index_t to_ld);
+    void (*narrow)(Isa, float const* from, index_t ld, index_t rows, index_t cols, void* to,
+                   index_t to_ld);
+    void (*transpose)(Isa, void const* from, index_t ld, int rows, index_t depth, float* out);
+    /// The product with panels of the type at `b` in place of its own.
+    void (*multiply)(Isa, PanelProduct<float> const&, void const* b);
+};
+template <Blocked T>
+inline constexpr ElementType element_type{
+    sizeof(T),
+    std::same_as<T, float>,
+    [](Isa isa, void const* from, index_t ld, index_t rows, index_t cols, float* to,
+       index_t to_ld) { cpu::widen(isa, static_cast<T const*>(from), ld, rows, cols, to, to_ld); },
+    [](Isa isa, float const* from, index_t ld, index_t rows, index_t cols, void* to,
+       index_t to_ld) { cpu::narrow(isa, from, ld, rows, cols, static_cast<T*>(to), to_ld); },
+    [](Isa isa, void const* from, index_t ld, int rows, index_t depth, float* out) {
+        cpu::transpose(isa, static_cast<T const*>(from), ld, rows, depth, out);
+    },
+    [](Isa isa, PanelProduct<float> const& product, void const* b) {
+        cpu::multiply(isa, product.with_panels(static_cast<T const*>(b)));
+    }};
+
+template <class Byte>
+struct UntypedMatrix {
+    Byte* data;
+    index_t ld;
+    ElementType const* type;
+
+    Byte* at(index_t row, index_t col) const { return data + (row * ld + col) * type->size; }
+};
+struct UntypedProduct {
+    UntypedMatrix<std::byte const> a;
+    Left left;
+    UntypedMatrix<std::byte const> w;
+    Right right;
+    UntypedMatrix<std::byte> c;
+    index_t depth;
+    bool add;
+
+    template <class A, class W, class C>
+    explicit UntypedProduct(Product<A, W, C> const& p)
+      : a{reinterpret_cast<std::byte const*>(p.a), p.a_ld, &element_type<A>}
+      , left(p.left)
+      , w{reinterpret_cast<std::byte const*>(p.w), p.w_ld, &element_type<W>}
+      , right(p.right)
+      , c{reinterpret_cast<std::byte*>(p.c), p.c_ld, &element_type<C>}
+      , depth(p.depth)
+      , add(p.add) {}
+};
+
 /// One block of a product: rows [m, m + rows), columns [n, n + cols), n a multiple of 16.
-template <Blocked A, Blocked W, Blocked C>
 class Block {
 public:
-    Block(Isa isa, Product<A, W, C> const& product, BlockSize size, float* scratch)
+    Block(Isa isa, UntypedProduct const& product, BlockSize size, float* scratch)
       : isa_(isa)
       , p_(product)
       , size_(size)
@@ -87,20 +141,19 @@ private:
 
     /// Whether the two panels' sums are kept in c itself: it is float, and they lie inside it.
     bool in_place(index_t p) const {
-        return std::same_as<C, float> && (p + 2) * panel_columns <= cols_;
+        return p_.c.type->is_float && (p + 2) * panel_columns <= cols_;
     }
     index_t pair_columns(index_t p) const { return min(pair, cols_ - p * 16); }
     float* sums(index_t p) { return sums_ + p * panel_columns * rows_; }
+    std::byte* c(index_t p) const { return p_.c.at(m_, n_ + p * panel_columns); }
 
     void load_sums(index_t p) {
         index_t const cols = pair_columns(p);
-        widen(isa_, p_.c + m_ * p_.c_ld + n_ + p * panel_columns, p_.c_ld, rows_, cols, sums(p),
-              pair);
+        p_.c.type->widen(isa_, c(p), p_.c.ld, rows_, cols, sums(p), pair);
         clear_columns(sums(p), rows_, cols, pair);
     }
     void store_sums(index_t p) {
-        narrow(isa_, sums(p), pair, rows_, pair_columns(p),
-               p_.c + m_ * p_.c_ld + n_ + p * panel_columns, p_.c_ld);
+        p_.c.type->narrow(isa_, sums(p), pair, rows_, pair_columns(p), c(p), p_.c.ld);
     }
     static void clear_columns(float* rows, index_t count, index_t first, index_t width) {
         for (index_t r = 0; r < count; ++r)
@@ -108,74 +161,76 @@ private:
     }
     void pack_left(index_t k, index_t depth) {
         if (p_.left == Left::rows)
-            widen(isa_, p_.a + m_ * p_.a_ld + k, p_.a_ld, rows_, depth, left_, size_.left_row());
+            p_.a.type->widen(isa_, p_.a.at(m_, k), p_.a.ld, rows_, depth, left_, size_.left_row());
         else
-            widen(isa_, p_.a + k * p_.a_ld + m_, p_.a_ld, depth, rows_, left_, size_.left_column());
+            p_.a.type->widen(isa_, p_.a.at(k, m_), p_.a.ld, depth, rows_, left_,
+                             size_.left_column());
     }
+    /// The right panels as they are, or packed as floats.
     void multiply_pair(index_t p, index_t panels, index_t k, index_t depth) {
-        if (depth == 0) return multiply<float>(right_, pair, panel_columns, p, panels, k, depth);
-        index_t const n = n_ + p * panel_columns;
-        if (p_.right == Right::panels)
-            return multiply(p_.w + n * p_.depth + k * panel_columns, panel_columns,
-                            p_.depth * panel_columns, p, panels, k, depth);
-        index_t const cols = pair_columns(p);
-        if (p_.right == Right::columns) {
-            for (index_t i = 0; i < panels; ++i)
-                transpose(isa_, p_.w + (n + i * panel_columns) * p_.w_ld + k, p_.w_ld,
-                          int(min(cols - i * panel_columns, index_t(panel_columns))), depth,
-                          right_ + i * depth * panel_columns);
-            return multiply<float>(right_, panel_columns, depth * panel_columns, p, panels, k,
-                                   depth);
+        PanelProduct<float> product = panel_product(p, panels, k, depth);
+        index_t const n = n_ + p * panel_columns, cols = pair_columns(p);
+        if (p_.right == Right::panels && depth > 0) {
+            product.b_k = panel_columns;
+            product.b_panel = p_.depth * panel_columns;
+            return p_.w.type->multiply(
+                isa_, product, p_.w.data + (n * p_.depth + k * panel_columns) * p_.w.type->size);
         }
-        index_t const width = panels * panel_columns;
-        widen(isa_, p_.w + k * p_.w_ld + n, p_.w_ld, depth, cols, right_, width);
-        clear_columns(right_, depth, cols, width);
-        multiply<float>(right_, width, panel_columns, p, panels, k, depth);
-    }
-    template <class T>
-    void multiply(T const* b, index_t b_k, index_t b_panel, index_t p, index_t panels, index_t k,
-                  index_t depth) {
-        bool const by_rows = p_.left == Left::rows;
-        PanelProduct<T> product{left_,
-                                by_rows ? size_.left_row() : 1,
-                                by_rows ? 1 : size_.left_column(),
-                                b,
-                                b_k,
-                                b_panel,
-                                sums(p),
-                                pair,
-                                panel_columns,
-                                rows_,
-                                panels,
-                                depth,
-                                k > 0 || p_.add};
-        if constexpr (std::same_as<C, float>) {
-            if (in_place(p)) {
-                product.c = p_.c + m_ * p_.c_ld + n_ + p * panel_columns;
-                product.c_row = p_.c_ld;
-            }
+        if (p_.right == Right::columns) {
+            product.b_k = panel_columns;
+            product.b_panel = depth * panel_columns;
+            for (index_t i = 0; i < panels && depth > 0; ++i)
+                p_.w.type->transpose(isa_, p_.w.at(n + i * panel_columns, k), p_.w.ld,
+                                     int(min(cols - i * panel_columns, index_t(panel_columns))),
+                                     depth, right_ + i * product.b_panel);
+        } else {
+            index_t const width = panels * panel_columns;
+            product.b_k = width;
+            product.b_panel = panel_columns;
+            if (depth > 0)
+                p_.w.type->widen(isa_, p_.w.at(k, n), p_.w.ld, depth, cols, right_, width);
+            clear_columns(right_, depth, cols, width);
         }
         cpu::multiply(isa_, product);
     }
+    PanelProduct<float> panel_product(index_t p, index_t panels, index_t k, index_t depth) {
+        bool const by_rows = p_.left == Left::rows;
+        PanelProduct<float> product{left_,
+                                    by_rows ? size_.left_row() : 1,
+                                    by_rows ? 1 : size_.left_column(),
+                                    right_,
+                                    0,
+                                    0,
+                                    sums(p),
+                                    pair,
+                                    panel_columns,
+                                    rows_,
+                                    panels,
+                                    depth,
+                                    k > 0 || p_.add};
+        if (in_place(p)) {
+            product.c = reinterpret_cast<float*>(c(p));
+            product.c_row = p_.c.ld;
+        }
+        return product;
+    }
 
     Isa isa_;
-    Product<A, W, C> const& p_;
+    UntypedProduct const& p_;
     BlockSize size_;
     float *left_, *right_, *sums_;
     index_t m_ = 0, n_ = 0, rows_ = 0, cols_ = 0;
 };
 
-template <Blocked A, Blocked W, Blocked C>
-void compute(Isa isa, Product<A, W, C> const& product, BlockSize size, float* scratch, index_t m,
-             index_t n, index_t rows, index_t cols) {
-    Block<A, W, C> block(isa, product, size, scratch);
+inline void compute(Isa isa, UntypedProduct const& product, BlockSize size, float* scratch,
+                    index_t m, index_t n, index_t rows, index_t cols) {
+    Block block(isa, product, size, scratch);
     for (index_t i = 0; i < rows; i += size.rows)
         for (index_t j = 0; j < cols; j += size.cols)
             block.compute(m + i, n + j, min(size.rows, rows - i), min(size.cols, cols - j));
 }
-template <Blocked A, Blocked W, Blocked C>
-SEMOE_NOINLINE void compute_on_stack(Isa isa, Product<A, W, C> const& product, index_t m, index_t n,
-                                     index_t rows, index_t cols) {
+SEMOE_NOINLINE inline void compute_on_stack(Isa isa, UntypedProduct const& product, index_t m,
+                                            index_t n, index_t rows, index_t cols) {
     alignas(64) float scratch[std::size_t(small_block_size.floats())];
     compute(isa, product, small_block_size, scratch, m, n, rows, cols);
 }
@@ -191,11 +246,12 @@ constexpr std::size_t scratch_bytes() { return std::size_t(block_size.floats()) 
 template <Blocked A, Blocked W, Blocked C>
 void compute(Isa isa, Product<A, W, C> const& product, index_t m, index_t n, index_t rows,
              index_t cols, std::span<std::byte> scratch) {
+    detail::UntypedProduct const untyped(product);
     if (scratch.size() >= scratch_bytes())
-        detail::compute(isa, product, block_size, reinterpret_cast<float*>(scratch.data()), m, n,
+        detail::compute(isa, untyped, block_size, reinterpret_cast<float*>(scratch.data()), m, n,
                         rows, cols);
     else
-        detail::compute_on_stack(isa, product, m, n, rows, cols);
+        detail::compute_on_stack(isa, untyped, m, n, rows, cols);
 }
 
 /// A product cut into tasks of one block of rows and columns each.
