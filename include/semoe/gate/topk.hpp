@@ -62,6 +62,15 @@ struct WeightOf {
     SEMOE_HD SEMOE_INLINE Real operator[](index_t e) const { return row.weight(e); }
 };
 
+/// All weights of a row; of Softmax they are the logits themselves.
+template <class Real, class Score>
+SEMOE_HD auto weights_of(ScoredRow<Real, Score> const& row) {
+    if constexpr (std::same_as<Score, Softmax>)
+        return row.logits;
+    else
+        return WeightOf<Real, Score>{row};
+}
+
 /// Added to the sum that weights are divided by, as DeepSeek-V3 does.
 inline constexpr double sum_epsilon = 1e-20;
 
@@ -97,10 +106,9 @@ struct TopKForward {
             for (index_t i = 0; i < k; ++i) sum += weights[i];
             for (index_t i = 0; i < k; ++i) weights[i] = weights[i] / sum * scale;
         } else {
-            LogSumExp<Real> const all =
-                Score::normalize == Normalize::softmax_topk
-                    ? log_sum_exp<Real>(weights, k)
-                    : log_sum_exp<Real>(WeightOf<Real, Score>{row}, input.logits.cols);
+            LogSumExp<Real> const all = Score::normalize == Normalize::softmax_topk
+                                            ? log_sum_exp<Real>(weights, k)
+                                            : log_sum_exp<Real>(weights_of(row), input.logits.cols);
             all.probabilities(weights, k, scale, weights);
         }
     }
@@ -125,7 +133,7 @@ struct TopKBackward {
         ScoredRow<Real, Score> const row{input.logits.row(t), score};
         if constexpr (Score::normalize == Normalize::softmax_all) {
             if (chooses) {
-                softmax_backward(WeightOf<Real, Score>{row}, n, ids, weights, dw, k, scale, dz);
+                softmax_backward(weights_of(row), n, ids, weights, dw, k, scale, dz);
                 if constexpr (HasScoreDerivative<Score>)
                     for (index_t e = 0; e < n; ++e) dz[e] *= row.d_weight(e);
                 return;

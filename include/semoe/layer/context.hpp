@@ -62,6 +62,7 @@ struct ContextState {
       : shape(n)
       , memory(b, measure(n))
       , counts(comm, n.num_chunks, n.num_experts)
+      , exchanges(std::size_t(n.num_chunks), Exchange<B, C>(comm, placement))
       , slot_begin(std::size_t(n.num_chunks) + 1)
       , row_begin(std::size_t(n.num_chunks) + 1)
       , batch_send(std::size_t(n.num_ranks))
@@ -70,8 +71,6 @@ struct ContextState {
         auto arena = memory.arena();
         views.carve(arena, n);
         if (n.num_chunks > 1) wire.emplace(b.fork());
-        exchanges.reserve(std::size_t(n.num_chunks));
-        for (index_t c = 0; c < n.num_chunks; ++c) exchanges.emplace_back(comm, placement);
         upcoming.reserve(std::size_t(n.num_chunks * n.num_experts * 2));
         expert_order.reserve(std::size_t(n.num_chunks * n.num_experts));
         order_end.resize(std::size_t(n.num_chunks));

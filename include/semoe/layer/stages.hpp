@@ -178,8 +178,9 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
                                     s.views.exchange_staging);
-        TokenBase<T, space_of<B>> base;
-        if (s.shape.shared)
+        // Without a shared expert there is none, of backward's type: one kernel serves both.
+        TokenBase<std::conditional_t<HasSharedExpert<X>, T, accumulate_t<T>>, space_of<B>> base;
+        if constexpr (HasSharedExpert<X>)
             base = {of_tokens(s.views.shared_out, c), of_tokens(s.views.shared_factor, c)};
         semoe::combine(q, slots, this->slot_of(c), of_tokens(s.views.assignment.topk_weights, c),
                        base, of_tokens(s.options.mask, c), of_tokens(s.y, c));

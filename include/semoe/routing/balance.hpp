@@ -145,20 +145,24 @@ struct AddLossGradient {
 
     SEMOE_HD SEMOE_INLINE void operator()() const {
         Real w[lanes], g[lanes], lane[lanes] = {};
-        for (index_t c = 0; c < n; c += lanes) {
-            terms(c, n - c, w, g);
-            for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * g[j];
-        }
-        Real dot = 0;
-        for (index_t j = 0; j < lanes; ++j) dot += lane[j];
-        Real const scale = Real(1) / all.sum, mean = dot * scale;
-        for (index_t c = 0; c < n; c += lanes) {
-            terms(c, n - c, w, g);
-            for (index_t j = 0; j < lanes; ++j) w[j] *= scale * (g[j] - mean + d_lse);
-            if (n - c >= lanes)
-                for (index_t j = 0; j < lanes; ++j) d[c + j] += w[j];
-            else
-                for (index_t j = 0; c + j < n; ++j) d[c + j] += w[j];
+        Real const scale = Real(1) / all.sum;
+        Real mean = 0;
+        for (bool const summed : {false, true}) {
+            for (index_t c = 0; c < n; c += lanes) {
+                terms(c, n - c, w, g);
+                if (!summed) {
+                    for (index_t j = 0; j < lanes; ++j) lane[j] += w[j] * g[j];
+                    continue;
+                }
+                for (index_t j = 0; j < lanes; ++j) w[j] *= scale * (g[j] - mean + d_lse);
+                if (n - c >= lanes)
+                    for (index_t j = 0; j < lanes; ++j) d[c + j] += w[j];
+                else
+                    for (index_t j = 0; c + j < n; ++j) d[c + j] += w[j];
+            }
+            if (summed) continue;
+            for (index_t j = 0; j < lanes; ++j) mean += lane[j];
+            mean *= scale;
         }
     }
     /// w[j] = e^(z - largest) and g[j], sixteen experts from `first` on.

@@ -35,7 +35,7 @@ struct ResidentState {
       : backend(b) {}
     ResidentState(ResidentState const&) = delete;
     ResidentState& operator=(ResidentState const&) = delete;
-    ~ResidentState() {
+    SEMOE_SMALL ~ResidentState() {
         for (auto& [key, slot] : blocks) retire(slot);
     }
 
