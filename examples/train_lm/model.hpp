@@ -7,10 +7,12 @@
 
 #include <map>
 #include <string>
+#include <type_traits>
 
 namespace train_lm {
 
-using Expert = semoe::expert::SwiGlu<float>;
+using Element = float; // or semoe::bf16, beside masters in float: faster where tiles multiply it
+using Expert = semoe::expert::SwiGlu<Element>;
 using Gate = semoe::gate::TopK<semoe::gate::TopKSoftmax>;
 
 inline constexpr semoe::index_t hidden = 128;
@@ -36,7 +38,7 @@ inline constexpr semoe::index_t warmup = 40;  // steps; then the rate falls as 1
 
 /// What must be equal for a checkpoint to be resumed.
 inline std::map<std::string, std::string> fields() {
-    return {{"expert", "SwiGlu<float>"},
+    return {{"expert", std::is_same_v<Element, float> ? "SwiGlu<float>" : "SwiGlu<bf16>"},
             {"gate", "TopK<TopKSoftmax>"},
             {"hidden", std::to_string(hidden)},
             {"num_layers", std::to_string(num_layers)},

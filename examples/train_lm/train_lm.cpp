@@ -66,7 +66,7 @@ public:
     /// Everything that a checkpoint holds.
     auto tensors() {
         return [this](auto& visit) {
-            model_.for_each_parameter([&](Parameter& p) { p.visit(model_.backend(), visit); });
+            model_.for_each_parameter([&](auto& p) { p.visit(model_.backend(), visit); });
             for (auto& block : model_.blocks()) semoe::checkpoint::visit_layer(block->moe(), visit);
         };
     }

@@ -7,6 +7,9 @@
 #include "dense.hpp"
 #include "model.hpp"
 
+#include <semoe/ops/worker_scratch.hpp>
+
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -29,17 +32,19 @@ public:
       , moe_(b, make_gate(), make_expert(), semoe::comm::Self{}, tier, make_config(i, seed))
       , context_(moe_.make_context(max_tokens, semoe::Mode::training))
       , x_(b, max_tokens * hidden)
-      , normed1_(b, max_tokens * hidden)
       , middle_(b, max_tokens * hidden)
+      , normed1_(b, max_tokens * hidden)
       , normed2_(b, max_tokens * hidden)
       , part_(b, max_tokens * hidden)
-      , inverse_(b, max_tokens) {
+      , d_part_(b, max_tokens * hidden)
+      , inverse1_(b, max_tokens)
+      , inverse2_(b, max_tokens) {
         norm1_.scale.fill(b, 1);
         norm2_.scale.fill(b, 1);
         auto const stream = std::uint32_t(i) * 8 + 16;
         float const deviation = 1 / std::sqrt(float(hidden));
-        attention_.qkv().randomize(seed, stream, deviation);
-        attention_.out().randomize(seed, stream + 1,
+        attention_.qkv().randomize(b, seed, stream, deviation);
+        attention_.out().randomize(b, seed, stream + 1,
                                    deviation / std::sqrt(2.f * float(num_layers)));
         moe_.initialize(seed);
     }
@@ -51,26 +56,27 @@ public:
     void forward(Backend& b, Matrix x, std::uint64_t step) {
         auto const at = [&](auto& buffer) { return buffer.matrix(x.rows, hidden); };
         b.copy(x_.data(), x.data, std::size_t(x.rows * hidden) * sizeof(float));
-        norm1_.forward(b, x, at(normed1_));
+        norm1_.forward(b, x, at(normed1_), inverse1_.data());
         attention_.forward(b, at(normed1_), at(part_));
-        b.parallel_for(x.rows, AddRows{at(part_), x});
+        for_rows(b, x.rows, AddRows{at(part_), x});
         b.copy(middle_.data(), x.data, std::size_t(x.rows * hidden) * sizeof(float));
-        norm2_.forward(b, x, at(normed2_));
+        norm2_.forward(b, x, at(normed2_), inverse2_.data());
         moe_.forward(at(normed2_), at(part_), context_, {.step = step});
-        b.parallel_for(x.rows, AddRows{at(part_), x});
+        for_rows(b, x.rows, AddRows{at(part_), x});
     }
     /// d [T,H]: the gradient of the block's output becomes that of its input.
     void backward(Backend& b, Matrix d) {
         auto const at = [&](auto& buffer) { return buffer.matrix(d.rows, hidden); };
-        moe_.backward(d, at(part_), context_);
-        norm2_.backward(b, at(middle_), at(part_), d, inverse_.data());
-        attention_.backward(b, at(normed1_), d, at(part_));
-        norm1_.backward(b, at(x_), at(part_), d, inverse_.data());
+        semoe::ops::cast(b, semoe::flat(d), semoe::flat(at(d_part_)));
+        moe_.backward(at(d_part_), at(part_), context_);
+        norm2_.backward(b, at(middle_), inverse2_.data(), at(part_), d);
+        semoe::ops::cast(b, semoe::flat(d), semoe::flat(at(d_part_)));
+        attention_.backward(b, at(normed1_), at(d_part_), at(part_));
+        norm1_.backward(b, at(x_), inverse1_.data(), at(part_), d);
     }
     template <class F>
     void for_each_parameter(F&& f) {
-        for (Parameter* p : {&norm1_.scale, &norm2_.scale, &attention_.qkv(), &attention_.out()})
-            f(*p);
+        f(norm1_.scale), f(norm2_.scale), f(attention_.qkv()), f(attention_.out());
     }
 
 private:
@@ -78,7 +84,9 @@ private:
     Attention attention_;
     Moe moe_;
     Moe::Context context_;
-    semoe::Buffer<float, Backend> x_, normed1_, middle_, normed2_, part_, inverse_;
+    semoe::Buffer<float, Backend> x_, middle_;
+    semoe::Buffer<Element, Backend> normed1_, normed2_, part_, d_part_;
+    semoe::Buffer<float, Backend> inverse1_, inverse2_;
 };
 
 class Transformer {
@@ -96,11 +104,14 @@ public:
       , losses_(backend_, max_tokens)
       , inverse_(backend_, max_tokens) {
         semoe::tier::Resident<Backend> const tier{backend_};
+        backend_.reserve_scratch(
+            std::max(semoe::ops::worker_scratch_bytes(),
+                     semoe::ops::linear_scratch_bytes<Backend, Element>(hidden, 3 * hidden)));
         blocks_.reserve(std::size_t(num_layers));
         for (index_t i = 0; i < num_layers; ++i)
             blocks_.push_back(
                 std::make_unique<Block>(backend_, tier, semoe::layer_id(i), seed, max_tokens));
-        embedding_.randomize(seed, 1, 0.05f);
+        embedding_.randomize(backend_, seed, 1, 0.05f);
         norm_.scale.fill(backend_, 1);
         auto const optimizer = make_optimizer();
         for (auto& block : blocks_) block->moe().prepare(optimizer);
@@ -116,7 +127,7 @@ public:
         Matrix const x = x_.matrix(n, hidden);
         backend_.parallel_for(n, Embed{bytes.data(), embedding_.value(), x});
         for (auto& block : blocks_) block->forward(backend_, x, step);
-        norm_.forward(backend_, x, normed_.matrix(n, hidden));
+        norm_.forward(backend_, x, normed_.matrix(n, hidden), inverse_.data());
         Matrix const logits = logits_.matrix(n, vocabulary);
         semoe::ops::gemm_nt(backend_, normed_.matrix(n, hidden), embedding_.value(), logits);
         return logits;
@@ -124,8 +135,9 @@ public:
     /// Mean nats a byte. The logits become their gradients when asked for.
     double loss(std::vector<std::uint8_t> const& targets, bool gradient) {
         auto const n = index_t(targets.size());
-        backend_.parallel_for(n, CrossEntropy{targets.data(), logits_.matrix(n, vocabulary),
-                                              losses_.data(), gradient});
+        for_rows(
+            backend_, n,
+            CrossEntropy{targets.data(), logits_.matrix(n, vocabulary), losses_.data(), gradient});
         double sum = 0;
         for (index_t t = 0; t < n; ++t) sum += double(losses_.data()[t]);
         return sum / double(n);
@@ -138,20 +150,20 @@ public:
                             semoe::ops::Accumulate::yes);
         semoe::ops::gemm_nn(backend_, d_logits, embedding_.value(), d_normed_.matrix(n, hidden));
         semoe::ops::fill(backend_, semoe::flat(d), 0.f);
-        norm_.backward(backend_, x_.matrix(n, hidden), d_normed_.matrix(n, hidden), d,
-                       inverse_.data());
+        norm_.backward(backend_, x_.matrix(n, hidden), inverse_.data(), d_normed_.matrix(n, hidden),
+                       d);
         for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
             (*block)->backward(backend_, d);
         backend_.parallel_for(vocabulary, EmbedBackward{bytes.data(), d, embedding_.gradient()});
     }
     void zero_grad() {
-        for_each_parameter([&](Parameter& p) { p.zero_grad(backend_); });
+        for_each_parameter([&](auto& p) { p.zero_grad(backend_); });
         for (auto& block : blocks_) block->moe().zero_grad();
     }
     /// One clipped AdamW step. @return the gradient's norm before clipping
     double update(index_t step) {
         double squared = 0;
-        for_each_parameter([&](Parameter& p) { squared += p.grad_norm_squared(); });
+        for_each_parameter([&](auto& p) { squared += p.grad_norm_squared(backend_); });
         for (auto& block : blocks_) squared += block->moe().grad_norm_squared();
         double const n = double(step + 1), w = double(warmup);
         semoe::UpdateStep const how{.step = step,
@@ -159,7 +171,7 @@ public:
                                     .gradient_scale =
                                         semoe::optim::clip_scale(squared, gradient_limit)};
         auto const optimizer = make_optimizer();
-        for_each_parameter([&](Parameter& p) { p.update(backend_, optimizer, how); });
+        for_each_parameter([&](auto& p) { p.update(backend_, optimizer, how); });
         for (auto& block : blocks_) semoe::train_step(block->moe(), optimizer, how);
         return std::sqrt(squared);
     }
@@ -195,23 +207,30 @@ private:
         Matrix logits;
         float* losses;
         bool gradient;
-        void operator()(index_t t) const {
+        SEMOE_INLINE void operator()(index_t t) const {
             float* const z = logits.row(t);
-            float top = z[0], sum = 0, p[vocabulary];
-            for (index_t v = 1; v < vocabulary; ++v) top = std::max(top, z[v]);
+            float most[16], lanes[16] = {}, p[vocabulary], top = -1e30f, sum = 0;
+            for (index_t j = 0; j < 16; ++j) most[j] = z[j];
+            for (index_t v = 16; v < vocabulary; v += 16)
+                for (index_t j = 0; j < 16; ++j) most[j] = z[v + j] > most[j] ? z[v + j] : most[j];
+            for (float const m : most) top = std::max(top, m);
             for (index_t v = 0; v < vocabulary; v += 16)
-                for (index_t j = v; j < v + 16; ++j) p[j] = semoe::exp(z[j] - top);
-            for (float v : p) sum += v;
+                for (index_t j = 0; j < 16; ++j) {
+                    p[v + j] = semoe::exp(z[v + j] - top);
+                    lanes[j] += p[v + j];
+                }
+            for (float const l : lanes) sum += l;
             losses[t] = std::log(sum) + top - z[targets[t]];
             if (!gradient) return;
             float const scale = 1 / (sum * float(logits.rows));
-            for (index_t v = 0; v < vocabulary; ++v) z[v] = p[v] * scale;
+            for (index_t v = 0; v < vocabulary; v += 16)
+                for (index_t j = 0; j < 16; ++j) z[v + j] = p[v + j] * scale;
             z[targets[t]] -= 1 / float(logits.rows);
         }
     };
 
     Backend backend_;
-    Parameter embedding_;
+    Parameter<float> embedding_;
     std::vector<std::unique_ptr<Block>> blocks_;
     RmsNorm norm_;
     index_t max_tokens_;

@@ -1,0 +1,114 @@
+#pragma once
+
+#include "semoe/ops/cpu/feed_forward/tasks.hpp"
+
+#if SEMOE_X86
+
+namespace semoe::ops::cpu {
+
+/// Rows in blocks and, where there are few of them, panels of weights in ranges: one task each.
+struct LinearTasks {
+    index_t rows, each, splits;
+
+    LinearTasks(index_t all, int workers)
+      : rows(all)
+      , each(min((all / (4 * index_t(workers)) + 31) / 32 * 32, feed_forward_rows)) {
+        each = max(each, index_t(32));
+        splits = splits_of(blocks(), workers);
+    }
+    index_t blocks() const { return (rows + each - 1) / each; }
+    index_t tasks() const { return blocks() * splits; }
+    index_t first(index_t i) const { return i / splits * each; }
+    index_t count(index_t i) const { return min(each, rows - first(i)); }
+    Range range(index_t panels, index_t i) const { return {panels, i % splits, splits}; }
+};
+
+template <class T>
+constexpr index_t linear_scratch(index_t inputs, index_t outputs) {
+    index_t bytes = tiles_bytes<T>(feed_forward_rows, inputs) + by_rows_scratch_bytes<T>(inputs);
+    for (index_t rows = tile_rows; rows <= feed_forward_rows; rows += tile_rows) {
+        index_t const blocks = blocks_of_16(rows), steps = steps_of<T>(rows);
+        bytes =
+            max(bytes, tiles_bytes<T>(rows, outputs) + by_columns_scratch_bytes<T>(blocks, inputs));
+        bytes = max(bytes, (blocks_of_16(outputs) + blocks_of_16(inputs) + 2) * steps * tile_bytes);
+    }
+    return bytes;
+}
+
+/// y = x w^T.
+template <class T>
+struct LinearForward {
+    Isa isa;
+    LinearTasks tasks;
+    MatrixView<T const, HostSpace> x, w;
+    MatrixView<T, HostSpace> y;
+
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        TaskScratch const memory(scratch, linear_scratch<T>(w.cols, w.rows));
+        Parts parts(memory.data());
+        index_t const first = tasks.first(i), n = tasks.count(i);
+        char* const words = parts.take(tiles_bytes<T>(n, x.cols));
+        tile_words_of(detail::host_rows(x, first, n), words);
+        auto const rows = WeightRows<T>::of(w.data, w.rows, w.cols);
+        Range const panels = tasks.range(rows.panels(), i);
+        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
+            multiply_by_rows(kernel, rows, panels.begin, panels.end, words, n, WeightRows<T>{},
+                             parts.rest(),
+                             detail::FinishRows<T>{rows, nullptr, y.row_range(first, n)});
+        });
+    }
+};
+/// dx = dy w.
+template <class T>
+struct LinearBackwardInput {
+    Isa isa;
+    LinearTasks tasks;
+    MatrixView<T const, HostSpace> dy, w;
+    MatrixView<T, HostSpace> dx;
+
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        TaskScratch const memory(scratch, linear_scratch<T>(w.cols, w.rows));
+        Parts parts(memory.data());
+        index_t const first = tasks.first(i), n = tasks.count(i), blocks = blocks_of_16(n);
+        char* const rows = parts.take(tiles_bytes<T>(n, dy.cols));
+        tile_rows_of(detail::host_rows(dy, first, n), rows);
+        WeightColumns<T> const columns{w.data, w.ld, w.rows, w.cols};
+        Range const panels = tasks.range(ColumnPanels<T>(blocks, w.cols).panels, i);
+        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
+            multiply_by_columns(kernel, rows, blocks, columns, panels.begin, panels.end,
+                                WeightColumns<T>{}, parts.rest(),
+                                detail::FinishColumns<T>{dx.row_range(first, n)});
+        });
+    }
+};
+/// dw (+)= dy^T x: a task has some rows of dw.
+template <class T>
+struct LinearBackwardWeights {
+    Isa isa;
+    index_t tasks;
+    MatrixView<T const, HostSpace> dy, x;
+    GradientRows dw;
+
+    void operator()(index_t i, std::span<std::byte> scratch) const {
+        TaskScratch const memory(scratch, linear_scratch<T>(dw.cols, dw.rows));
+        Range const pairs((dw.rows + 31) / 32, i, tasks);
+        index_t const begin = pairs.begin * 32, end = min(pairs.end * 32, dw.rows);
+        if (begin >= end) return;
+        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
+            auto g = dw.row_range(begin, end);
+            for (index_t first = 0; first < x.rows; first += feed_forward_rows, g.add = true) {
+                index_t const rows = min(feed_forward_rows, x.rows - first);
+                index_t const steps = steps_of<T>(rows);
+                Parts parts(memory.data());
+                char* const left = parts.take(blocks_of_16(end - begin) * steps * tile_bytes);
+                tile_transposed(
+                    detail::host_rows(dy, first, rows).part(0, begin, rows, end - begin), left);
+                tile_by_columns(detail::host_rows(x, first, rows), parts.rest());
+                multiply_outer(kernel, left, parts.rest(), steps, g);
+            }
+        });
+    }
+};
+
+} // namespace semoe::ops::cpu
+#endif
