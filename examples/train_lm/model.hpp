@@ -11,7 +11,7 @@
 
 namespace train_lm {
 
-using Element = float; // or semoe::bf16, beside masters in float: faster where tiles multiply it
+using Element = semoe::bf16; // or float; gradients, masters and moments are float
 using Expert = semoe::expert::SwiGlu<Element>;
 using Gate = semoe::gate::TopK<semoe::gate::TopKSoftmax>;
 
