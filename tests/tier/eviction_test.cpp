@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <map>
 #include <random>
@@ -168,6 +169,51 @@ TEST_CASE("tier/eviction: what is announced earlier never gives way to what is a
     tier.prefetch(b, std::vector{key(4)}); // another list: the old one no longer counts
     CHECK(tier.resident(key(4)));
     CHECK(tier.counters().hits == 1);
+}
+
+TEST_CASE("tier/eviction: the least often used goes first of those that have earned it") {
+    CpuBackend b;
+    auto const resident_after = [&](tier::eviction::Lfu policy, std::vector<int> const& uses) {
+        tier::Cached tier{b, tier::HostStore{}, {.slots = 3}, policy};
+        declare_all(b, tier);
+        for (int const block : uses) (void)tier.acquire(b, key(block), Access::read).bytes();
+        std::vector<int> blocks;
+        for (int i = 0; i < num_blocks; ++i)
+            if (tier.resident(key(i))) blocks.push_back(i);
+        return blocks;
+    };
+    std::vector<int> const uses{0, 0, 0, 1, 2, 2, 3};
+    CHECK(resident_after({}, uses) == std::vector{0, 2, 3});
+    // Below the threshold nothing is given up while something above it is there.
+    CHECK(resident_after({.threshold = 2}, uses) == std::vector{0, 1, 3});
+    CHECK(resident_after({.threshold = 3}, uses) == std::vector{1, 2, 3});
+    CHECK(resident_after({.threshold = 9}, uses) == std::vector{0, 2, 3}); // none has earned it
+    // The least recently used decides between equals.
+    CHECK(resident_after({}, {0, 1, 2, 0, 1, 2, 3}) == std::vector{1, 2, 3});
+    // Four uses long ago count less than three of today.
+    CHECK(resident_after({.threshold = 0, .decay = 0.1, .period = 4},
+                         {0, 0, 0, 0, 1, 1, 2, 2, 1, 2, 3}) == std::vector{1, 2, 3});
+    CHECK(resident_after({.period = 0}, {0, 0, 0, 0, 1, 1, 2, 2, 1, 2, 3}) == std::vector{0, 2, 3});
+}
+
+TEST_CASE("tier/eviction: on skewed traces counts load no more than the order of use") {
+    constexpr int blocks = 64;
+    CpuBackend b;
+    auto const loads = [&](auto policy, std::uint64_t seed, index_t slots) {
+        tier::Cached tier{b, tier::HostStore{}, {.slots = slots}, policy};
+        for (int i = 0; i < blocks; ++i) tier.declare(b, key(i), {block_bytes});
+        std::mt19937_64 random(seed);
+        std::vector<double> weights;
+        for (int i = 0; i < blocks; ++i) weights.push_back(std::pow(i + 1, -1.2));
+        std::discrete_distribution<int> zipf(weights.begin(), weights.end());
+        for (int n = 0; n < 4000; ++n)
+            (void)tier.acquire(b, key(zipf(random)), Access::read).bytes();
+        return tier.counters().loads;
+    };
+    for (index_t const slots : {4, 16, 48})
+        for (std::uint64_t seed = 0; seed < 4; ++seed)
+            CHECK(loads(tier::eviction::Lfu{}, seed, slots) <=
+                  loads(tier::eviction::Lru{}, seed, slots));
 }
 
 namespace acme {

@@ -2,6 +2,7 @@
 
 #include "semoe/core/types.hpp"
 
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <limits>
@@ -56,5 +57,41 @@ struct Lru {
 };
 
 static_assert(EvictionPolicy<Lru>);
+
+/// As Lru, but of what nobody announced the least often used goes first: of the blocks with at
+/// least `threshold` uses the one with fewest, so that none is written out before it has earned it;
+/// if there are none, the one with fewest of all. The least recently used decides between equals.
+/// Every `period` uses of any block all counts fade, so that old fame does not last (SE-MoE, arXiv
+/// 2205.10034, algorithm 2, where a full cache always finds a victim).
+struct Lfu {
+    double threshold = 1;
+    double decay = 0.5;    ///< what is left of a count after a period, from 0 to 1
+    index_t period = 1024; ///< 0: counts never fade
+
+    struct SlotState {
+        double uses = 0; ///< as of `faded` periods
+        std::uint64_t faded = 0, last_use = 0;
+    };
+    std::uint64_t clock = 0;
+
+    void placed(SlotState& state) { state = {0, periods(), ++clock}; }
+    void used(SlotState& state) { state = {uses(state) + 1, periods(), ++clock}; }
+    bool before(Candidate<SlotState> a, Candidate<SlotState> b) const {
+        if (a.next_use != b.next_use) return a.next_use > b.next_use;
+        double const a_uses = uses(a.state), b_uses = uses(b.state);
+        bool const a_earned = a_uses >= threshold, b_earned = b_uses >= threshold;
+        if (a_earned != b_earned) return a_earned;
+        if (a_uses != b_uses) return a_uses < b_uses;
+        return a.state.last_use < b.state.last_use;
+    }
+
+private:
+    std::uint64_t periods() const { return period > 0 ? clock / std::uint64_t(period) : 0; }
+    double uses(SlotState const& state) const {
+        return state.uses * std::pow(decay, double(periods() - state.faded));
+    }
+};
+
+static_assert(EvictionPolicy<Lfu>);
 
 } // namespace semoe::tier::eviction
