@@ -9,6 +9,7 @@
 #include <semoe/ops/cast.hpp>
 #include <semoe/ops/linear.hpp>
 #include <semoe/ops/reduce.hpp>
+#include <semoe/ops/vectorised.hpp>
 
 #include <cmath>
 #include <string>
@@ -26,11 +27,21 @@ using ConstMatrix = MatrixOf<float const>;
 using Rows = MatrixOf<Element>;
 using ConstRows = MatrixOf<Element const>;
 
-/// f(i) for every row, compiled for the processor's instruction set: f works on 16 neighbours at a
-/// time.
+/// f(i) for every row, compiled for the processor's instruction set: f is SEMOE_INLINE and works on
+/// 16 neighbours at a time.
+template <class F>
+struct EveryRow {
+    F f;
+    struct Row {
+        F const& f;
+        index_t i;
+        SEMOE_INLINE void operator()() const { f(i); }
+    };
+    void operator()(index_t i) const { semoe::ops::vectorised(Row{f, i}); }
+};
 template <class F>
 void for_rows(Backend& b, index_t rows, F const& f) {
-    semoe::ops::detail::vector_for(b, rows, f);
+    b.parallel_for(rows, EveryRow<F>{f});
 }
 
 template <class From, class To>

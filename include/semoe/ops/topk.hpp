@@ -3,7 +3,7 @@
 #include "semoe/core/config.hpp"
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
-#include "semoe/ops/detail/vectorised.hpp"
+#include "semoe/ops/vectorised.hpp"
 
 #include <limits>
 
@@ -168,8 +168,8 @@ SEMOE_HD void select_topk(Key const& key, index_t n, index_t k, Id* ids, Value* 
     if (k <= Few::lanes && n >= Few::lanes && n <= Few::most) {
         Value values[Few::most];
         int best[Few::lanes];
-        detail::vectorised(detail::EvaluateKeys<Key, Value>{key, n, values});
-        if (!detail::vectorised(Few{values, n, k, best}))
+        vectorised(detail::EvaluateKeys<Key, Value>{key, n, values});
+        if (!vectorised(Few{values, n, k, best}))
             return detail::select_by_heap(RowKey<Value>{values}, n, k, ids, keys);
         for (index_t i = 0; i < k; ++i) {
             ids[i] = Id(best[i]);

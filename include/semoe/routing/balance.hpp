@@ -210,7 +210,7 @@ struct StatisticsOfBlock {
         index_t const n = logits.cols;
         LogSumExp<Real> const all = log_sum_exp<Real>(z, n);
         Real const sum_log =
-            ops::detail::vectorised(AddProbabilities<Real>{all, z, n, s + at.probability(0)});
+            ops::vectorised(AddProbabilities<Real>{all, z, n, s + at.probability(0)});
         Real const log_sum = log(all.sum);
         s[at.entropy()] += double(log_sum - sum_log / all.sum);
         add_square(s[at.lse_squared()], all.largest + log_sum);
@@ -288,8 +288,7 @@ struct AddRouterGradient {
                                ? Real(0)
                                : Real(2 * weights.z_loss * double(all.value()) / s.tokens);
         Sum const* const counts = statistics.data + RouterStatistics{logits.cols}.count(0);
-        ops::detail::vectorised(
-            AddLossGradient<Real, Sum>{all, z, logits.cols, s.aux, counts, d_lse, d});
+        ops::vectorised(AddLossGradient<Real, Sum>{all, z, logits.cols, s.aux, counts, d_lse, d});
     }
     SEMOE_HD void add_any(index_t t) const {
         index_t const n = logits.cols;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "semoe/ops/detail/vectorised.hpp"
+#include "semoe/ops/vectorised.hpp"
 #include "semoe/routing/detail/first_row.hpp"
 
 #include <type_traits>
@@ -38,7 +38,7 @@ struct HasBadLogit {
     MatrixView<Real const, Space> logits;
     VectorView<std::uint8_t const, Space> mask;
     SEMOE_HD index_t operator()(index_t begin, index_t end) const {
-        return ops::detail::vectorised(FirstBadLogit<Real, Space>{logits, mask, begin, end});
+        return ops::vectorised(FirstBadLogit<Real, Space>{logits, mask, begin, end});
     }
 };
 } // namespace detail

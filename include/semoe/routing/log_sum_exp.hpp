@@ -2,7 +2,7 @@
 
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
-#include "semoe/ops/detail/vectorised.hpp"
+#include "semoe/ops/vectorised.hpp"
 
 namespace semoe {
 
@@ -88,7 +88,7 @@ struct Probabilities {
 template <class Real>
 SEMOE_HD void LogSumExp<Real>::probabilities(Real const* row, index_t n, Real factor,
                                              Real* to) const {
-    ops::detail::vectorised(detail::Probabilities<Real>{*this, row, n, factor, to});
+    ops::vectorised(detail::Probabilities<Real>{*this, row, n, factor, to});
 }
 
 /// The sum runs in 16 lanes, which are then added in order.
@@ -96,7 +96,7 @@ SEMOE_HD void LogSumExp<Real>::probabilities(Real const* row, index_t n, Real fa
 /// @pre n >= 1
 template <class Real, class Row>
 SEMOE_HD LogSumExp<Real> log_sum_exp(Row row, index_t n) {
-    return ops::detail::vectorised(detail::SumExponentials<Real, Row>{row, n});
+    return ops::vectorised(detail::SumExponentials<Real, Row>{row, n});
 }
 
 } // namespace semoe

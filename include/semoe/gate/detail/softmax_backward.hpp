@@ -41,8 +41,8 @@ SEMOE_HD void softmax_backward(Row const& row, index_t num_experts, expert_id co
         d_row[ids[i]] = factor * d_weights[i];
         dot += d_weights[i] * weights[i];
     }
-    ops::detail::vectorised(PullThroughSoftmax<Real, Row>{log_sum_exp<Real>(row, num_experts), row,
-                                                          num_experts, dot, d_row});
+    ops::vectorised(PullThroughSoftmax<Real, Row>{log_sum_exp<Real>(row, num_experts), row,
+                                                  num_experts, dot, d_row});
 }
 
 } // namespace semoe::gate::detail

@@ -2,7 +2,7 @@
 
 #include "semoe/ops/cpu/kernels.hpp"
 
-namespace semoe::ops::detail {
+namespace semoe::ops {
 
 /// f() within a functor: on the host, compiled for the host's instruction set. F's operator() and
 /// what that calls in its inner loops are SEMOE_INLINE, or they stay what the user's flags make of
@@ -18,4 +18,4 @@ SEMOE_HD auto vectorised(F const& f) {
 #endif
 }
 
-} // namespace semoe::ops::detail
+} // namespace semoe::ops
