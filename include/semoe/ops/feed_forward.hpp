@@ -57,7 +57,7 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 /// @pre has_fused_feed_forward<B, T>()
 /// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
-/// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows; no allocation
+/// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 192 rows; no allocation
 ///       where workers have their scratch
 template <class T, HasWorkers B, class Unit>
     requires may_fuse_feed_forward<B, T>

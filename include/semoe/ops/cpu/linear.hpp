@@ -26,7 +26,7 @@ struct LinearTasks {
 template <class T>
 constexpr index_t linear_scratch(index_t inputs, index_t outputs) {
     index_t bytes = tiles_bytes<T>(feed_forward_rows, inputs) + by_rows_scratch_bytes<T>(inputs);
-    for (index_t rows = tile_rows; rows <= feed_forward_rows; rows += tile_rows) {
+    for (index_t rows = tile_rows; rows <= backward_rows; rows += tile_rows) {
         index_t const blocks = blocks_of_16(rows), steps = steps_of<T>(rows);
         bytes =
             max(bytes, tiles_bytes<T>(rows, outputs) + by_columns_scratch_bytes<T>(blocks, inputs));
@@ -96,8 +96,8 @@ struct LinearBackwardWeights {
         if (begin >= end) return;
         with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
             auto g = dw.row_range(begin, end);
-            for (index_t first = 0; first < x.rows; first += feed_forward_rows, g.add = true) {
-                index_t const rows = min(feed_forward_rows, x.rows - first);
+            for (index_t first = 0; first < x.rows; first += backward_rows, g.add = true) {
+                index_t const rows = min(backward_rows, x.rows - first);
                 index_t const steps = steps_of<T>(rows);
                 Parts parts(memory.data());
                 char* const left = parts.take(blocks_of_16(end - begin) * steps * tile_bytes);

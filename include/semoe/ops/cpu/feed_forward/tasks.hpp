@@ -24,7 +24,9 @@ constexpr bool has_fused_feed_forward(Isa isa) {
 }
 
 /// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
-inline constexpr index_t feed_forward_rows = 384;
+inline constexpr index_t feed_forward_rows = 192;
+/// The same in backward, where every block but the first reads and writes a gradient once more.
+inline constexpr index_t backward_rows = 384;
 
 #if SEMOE_X86
 
@@ -32,7 +34,7 @@ inline constexpr index_t feed_forward_rows = 384;
 template <class T>
 constexpr index_t feed_forward_scratch(index_t hidden, index_t intermediate, index_t inputs) {
     index_t bytes = forward_scratch_bytes<T>(hidden, intermediate, feed_forward_rows);
-    for (index_t rows = tile_rows; rows <= feed_forward_rows; rows += tile_rows)
+    for (index_t rows = tile_rows; rows <= backward_rows; rows += tile_rows)
         bytes = max(bytes, backward_scratch_bytes<T>(hidden, intermediate, inputs, rows));
     return bytes;
 }
@@ -277,10 +279,10 @@ private:
         index_t const all = f.in.rows, split = i % splits;
         TaskScratch const memory(scratch,
                                  backward_scratch_bytes<T>(f.hidden, f.intermediate, f.inputs(),
-                                                           min(all, feed_forward_rows)));
+                                                           min(all, backward_rows)));
         auto const range = [&](index_t n) { return Range(n, split, splits); };
-        for (index_t first = 0; first < all; first += feed_forward_rows) {
-            index_t const rows = min(feed_forward_rows, all - first);
+        for (index_t first = 0; first < all; first += backward_rows) {
+            index_t const rows = min(backward_rows, all - first);
             if (part != Part::rest) {
                 auto const panels = range(f.panels(f.down_columns(), rows));
                 backward_unit(kernel, f, first, rows, panels.begin, panels.end, f.in_columns(),
