@@ -50,10 +50,3 @@
 /// What refuses: small code instead of fast code, out of the way. A caller that always calls it
 /// would count as cold itself, loops and all.
 #define SEMOE_COLD __attribute__((cold, noinline))
-/// What runs once a layer or once a step, around the loops that take the time: small code, which
-/// is also what a user's compiler is done with sooner.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
-#define SEMOE_SMALL __attribute__((optimize("Os")))
-#else
-#define SEMOE_SMALL
-#endif

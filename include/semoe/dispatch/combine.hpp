@@ -93,7 +93,7 @@ struct HostCombineRows {
     }
 };
 template <Backend B, class T, class Base>
-SEMOE_SMALL void combine_rows(B& b, CombineRows<T, Base, space_of<B>> const& rows) {
+void combine_rows(B& b, CombineRows<T, Base, space_of<B>> const& rows) {
     if constexpr (has_row_kernels<B, T, Base>)
         b.parallel_for(rows.y.cols > 0 ? rows.y.rows : 0,
                        HostCombineRows<T, Base>{selected_isa(), rows});
@@ -228,12 +228,11 @@ void expect_base(char const* name, TokenBase<T, Space> const& base, index_t num_
 /// @sync enqueues
 /// @cost 2 T K H flops; reads T K rows, writes T; no allocation, no atomics
 template <Backend B, class T, class Base>
-SEMOE_SMALL void
-combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
-        MatrixView<index_t const, space_of<B>> slot_of,
-        std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
-        TokenBase<Base, space_of<B>> base, VectorView<std::uint8_t const, space_of<B>> mask,
-        MatrixView<T, space_of<B>> y) {
+void combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
+             MatrixView<index_t const, space_of<B>> slot_of,
+             std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
+             TokenBase<Base, space_of<B>> base, VectorView<std::uint8_t const, space_of<B>> mask,
+             MatrixView<T, space_of<B>> y) {
     using S = space_of<B>;
     detail::expect_tokens("combine", y, rows, slot_of);
     expects(weights.rows == slot_of.rows && weights.cols == slot_of.cols,
@@ -244,11 +243,10 @@ combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
 }
 /// As above, from zero.
 template <Backend B, class T>
-SEMOE_SMALL void
-combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
-        MatrixView<index_t const, space_of<B>> slot_of,
-        std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
-        VectorView<std::uint8_t const, space_of<B>> mask, MatrixView<T, space_of<B>> y) {
+void combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
+             MatrixView<index_t const, space_of<B>> slot_of,
+             std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
+             VectorView<std::uint8_t const, space_of<B>> mask, MatrixView<T, space_of<B>> y) {
     combine(b, rows, slot_of, weights, TokenBase<T, space_of<B>>{}, mask, y);
 }
 
@@ -262,14 +260,13 @@ combine(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
 /// @sync enqueues
 /// @cost 3 T K H flops; no allocation, no atomics
 template <Backend B, class T>
-SEMOE_SMALL void
-combine_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> dy,
-                 std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
-                 MatrixView<index_t const, space_of<B>> slot_of,
-                 std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
-                 VectorView<std::uint8_t const, space_of<B>> mask,
-                 MatrixView<T, space_of<B>> d_rows,
-                 MatrixView<accumulate_t<T>, space_of<B>> d_weights) {
+void combine_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> dy,
+                      std::type_identity_t<MatrixView<T const, space_of<B>>> rows,
+                      MatrixView<index_t const, space_of<B>> slot_of,
+                      std::type_identity_t<MatrixView<accumulate_t<T> const, space_of<B>>> weights,
+                      VectorView<std::uint8_t const, space_of<B>> mask,
+                      MatrixView<T, space_of<B>> d_rows,
+                      MatrixView<accumulate_t<T>, space_of<B>> d_weights) {
     using S = space_of<B>;
     detail::expect_tokens("combine_backward", dy, rows, slot_of);
     expects(weights.rows == slot_of.rows && weights.cols == slot_of.cols &&
@@ -321,10 +318,9 @@ void combine_base_backward(B& b, MatrixView<T, space_of<B>> dy, TokenBase<Base, 
 /// @sync enqueues
 /// @cost T K H additions; no allocation, no atomics
 template <Backend B, class T, class Base>
-SEMOE_SMALL void
-dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> d_rows,
-                  MatrixView<index_t const, space_of<B>> slot_of, TokenBase<Base, space_of<B>> base,
-                  MatrixView<T, space_of<B>> dx) {
+void dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> d_rows,
+                       MatrixView<index_t const, space_of<B>> slot_of,
+                       TokenBase<Base, space_of<B>> base, MatrixView<T, space_of<B>> dx) {
     using S = space_of<B>;
     detail::expect_tokens("dispatch_backward", dx, d_rows, slot_of);
     detail::expect_base("dispatch_backward", base, dx.rows, dx.cols);
@@ -332,9 +328,9 @@ dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> d
 }
 /// As above, from zero.
 template <Backend B, class T>
-SEMOE_SMALL void
-dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> d_rows,
-                  MatrixView<index_t const, space_of<B>> slot_of, MatrixView<T, space_of<B>> dx) {
+void dispatch_backward(B& b, std::type_identity_t<MatrixView<T const, space_of<B>>> d_rows,
+                       MatrixView<index_t const, space_of<B>> slot_of,
+                       MatrixView<T, space_of<B>> dx) {
     dispatch_backward(b, d_rows, slot_of, TokenBase<T, space_of<B>>{}, dx);
 }
 

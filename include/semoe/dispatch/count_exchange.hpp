@@ -25,7 +25,7 @@ class CountExchange {
 
 public:
     /// @cost allocates 2 P (2 + chunks E) numbers; nothing later allocates
-    SEMOE_SMALL CountExchange(C comm, index_t max_chunks, index_t num_experts)
+    CountExchange(C comm, index_t max_chunks, index_t num_experts)
       : comm_(std::move(comm))
       , max_chunks_(max_chunks)
       , experts_(num_experts) {
@@ -64,7 +64,7 @@ public:
     /// @pre queued copies into mine() and status_word() have been synchronised
     /// @sync communicates; the host waits
     /// @cost P-1 messages of 2 + chunks E numbers
-    SEMOE_SMALL void run() {
+    void run() {
         for (std::size_t p = 1; p < ranks(); ++p)
             std::copy_n(send_.begin(), part(), send_.begin() + std::ptrdiff_t(p * part()));
         comm_.exchange_counts(std::span<index_t const>(send_).first(part() * ranks()),

@@ -109,7 +109,7 @@ public:
 
     /// @throws precondition_error when the placement is for another number of ranks
     /// @cost allocates O(P L) numbers on the host, O(P L + E) where experts are not in rank order
-    SEMOE_SMALL Exchange(C comm, Placement placement)
+    Exchange(C comm, Placement placement)
       : comm_(std::move(comm))
       , placement_((check_ranks(comm_, placement), std::move(placement)))
       , shape_(placement_, comm_.rank())
@@ -123,8 +123,7 @@ public:
     /// @param table   exchange_table_bytes() of backend memory, busy as long as this object
     /// @pre the queue has been synchronised since the last assign()
     /// @sync enqueues
-    SEMOE_SMALL void assign(B& b, CountExchange<C> const& counts, index_t chunk,
-                            Bytes<space> table) {
+    void assign(B& b, CountExchange<C> const& counts, index_t chunk, Bytes<space> table) {
         expects(counts.num_experts() == placement_.num_experts(),
                 "Exchange: counts of {} experts for a placement of {}", counts.num_experts(),
                 placement_.num_experts());
@@ -156,9 +155,8 @@ public:
     /// @sync communicates and enqueues on b: the rows are there for b's later work
     /// @cost one all-to-all; every row is read and written once more on each side that reorders
     template <class T>
-    SEMOE_SMALL void to_experts(B& b, MatrixView<T, space> slots,
-                                MatrixView<std::remove_const_t<T>, space> rows,
-                                Bytes<space> staging) {
+    void to_experts(B& b, MatrixView<T, space> slots,
+                    MatrixView<std::remove_const_t<T>, space> rows, Bytes<space> staging) {
         using Value = std::remove_const_t<T>;
         MatrixView<Value const, space> out = slots;
         check("to_experts", out, rows);
@@ -181,9 +179,8 @@ public:
     /// @param rows   [R,H], dense, backend memory
     /// @param slots  [S,H], dense, overwritten; as for to_experts
     template <class T>
-    SEMOE_SMALL void to_tokens(B& b, MatrixView<T, space> rows,
-                               MatrixView<std::remove_const_t<T>, space> slots,
-                               Bytes<space> staging) {
+    void to_tokens(B& b, MatrixView<T, space> rows, MatrixView<std::remove_const_t<T>, space> slots,
+                   Bytes<space> staging) {
         using Value = std::remove_const_t<T>;
         MatrixView<Value const, space> out = rows;
         check("to_tokens", MatrixView<Value const, space>(slots), out);
@@ -228,7 +225,7 @@ private:
         return Arena<space>(staging);
     }
 
-    SEMOE_SMALL void count_slots(std::span<index_t const> tokens_per_expert) {
+    void count_slots(std::span<index_t const> tokens_per_expert) {
         std::fill(send_counts_.begin(), send_counts_.end(), index_t(0));
         num_slots_ = 0;
         index_t* const first = departure_begin();
@@ -244,7 +241,7 @@ private:
         for (std::size_t i = 0; i < tokens_per_expert.size(); ++i)
             first[i + 1] = first[i] + tokens_per_expert[std::size_t(placement_.by_rank()[i])];
     }
-    SEMOE_SMALL void count_rows(CountExchange<C> const& counts, index_t chunk) {
+    void count_rows(CountExchange<C> const& counts, index_t chunk) {
         auto const experts = placement_.experts_of(comm_.rank());
         std::fill(recv_counts_.begin(), recv_counts_.end(), index_t(0));
         local_offsets_[0] = 0;

@@ -53,8 +53,8 @@ struct ZeroWeight {
 /// @sync enqueues on b
 /// @cost about 40 integer products an element; no allocation
 template <Element T, Backend B>
-SEMOE_SMALL void initialize(B& b, BlockLayout const& layout, std::uint64_t seed, BlockKey key,
-                            Bytes<space_of<B>> block) {
+void initialize(B& b, BlockLayout const& layout, std::uint64_t seed, BlockKey key,
+                Bytes<space_of<B>> block) {
     auto const weights = view_as<T>(block);
     expects(weights.size >= layout.primary_elements(), [&] {
         return message("expert::initialize: the block has {} elements, its layout {}", weights.size,

@@ -59,8 +59,8 @@ public:
     static constexpr bool has_shared = HasSharedExpert<X>;
 
     /// Declares every weight block. @cost what the tier does at declare
-    SEMOE_SMALL LayerBlocks(B& b, X const& expert, M tier, layer_id layer, index_t num_experts,
-                            std::vector<expert_id> local_experts)
+    LayerBlocks(B& b, X const& expert, M tier, layer_id layer, index_t num_experts,
+                std::vector<expert_id> local_experts)
       : tier_(std::move(tier))
       , layer_(layer)
       , local_(std::move(local_experts))
@@ -121,7 +121,7 @@ public:
             declare(b, id, BlockKind::gradient, layout(id).primary_elements());
     }
     /// Makes masters and moments exist: masters from the weights, moments zero.
-    SEMOE_SMALL void declare_states(B& b, int moments_per_element) {
+    void declare_states(B& b, int moments_per_element) {
         declare_gradients(b);
         if (moments_ == moments_per_element) return;
         expects(moments_ < 0, "train_step: the layer has states of another optimizer");
@@ -138,7 +138,7 @@ public:
     bool has_states() const { return moments_ >= 0; }
 
     /// Tells the tier the order in which an update goes through the blocks.
-    SEMOE_SMALL void announce_update(B& b) {
+    void announce_update(B& b) {
         upcoming_.clear();
         for (expert_id id : ids_) {
             upcoming_.push_back(key(id, BlockKind::weight));
@@ -150,7 +150,7 @@ public:
     }
 
     /// Copies weights into masters; after weights were set from outside.
-    SEMOE_SMALL void refresh_masters(B& b) {
+    void refresh_masters(B& b) {
         if (!has_states()) return;
         if constexpr (needs_master<T>)
             for (expert_id id : ids_) {

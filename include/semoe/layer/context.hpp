@@ -58,7 +58,7 @@ struct ContextState {
     bool has_base = false;       // backward: views.base holds gradients of router or shared
     bool complete = false;       // there is a forward for backward to follow
 
-    SEMOE_SMALL ContextState(B& b, C& comm, Placement const& placement, ContextShape const& n)
+    ContextState(B& b, C& comm, Placement const& placement, ContextShape const& n)
       : shape(n)
       , memory(b, measure(n))
       , counts(comm, n.num_chunks, n.num_experts)
@@ -82,8 +82,8 @@ struct ContextState {
     }
 
     /// Starts a forward. Collective: with several ranks all learn each other's tokens.
-    SEMOE_SMALL void begin(C& comm, MatrixView<T const, S> in, MatrixView<T, S> out,
-                           ForwardOptions<S> const& given, bool outside) {
+    void begin(C& comm, MatrixView<T const, S> in, MatrixView<T, S> out,
+               ForwardOptions<S> const& given, bool outside) {
         complete = false;
         x = in;
         y = out;
@@ -114,7 +114,7 @@ struct ContextState {
         index_t const first = std::min(chunk * n, num_tokens);
         return {first, std::min(n, num_tokens - first)};
     }
-    SEMOE_SMALL RoutingPlan<B> plan(index_t chunk) const {
+    RoutingPlan<B> plan(index_t chunk) const {
         auto const [first, count] = chunk_tokens(chunk);
         index_t const E = shape.num_experts, K = shape.num_slots;
         return {{views.tokens_per_expert.row(chunk), E},
@@ -171,7 +171,7 @@ private:
         counters.tokens_per_expert.resize(std::size_t(shape.num_experts));
     }
 
-    SEMOE_SMALL void count() {
+    void count() {
         auto const& s = state_;
         auto const summary =
             summarize_router(std::span<double const>(s.balance), s.shape.num_experts);

@@ -70,7 +70,7 @@ struct ContextViews {
     VectorView<Real, S> reduced;         // router and shared gradients on their way over ranks
 
     /// Lays the views out; over a counting arena it only measures.
-    SEMOE_SMALL void carve(Arena<S>& arena, ContextShape const& n) {
+    void carve(Arena<S>& arena, ContextShape const& n) {
         index_t const tk = n.max_tokens * n.num_slots;
         bool const ranks = n.num_ranks > 1;
         // Parts that are gathered from all ranks are equally long: as the largest rank's.

@@ -98,8 +98,8 @@ public:
     /// @throws precondition_error naming a value that is out of range, store_error when the tier
     ///         holds blocks of another size or layout
     /// @cost declares 1 + local experts (+ 1 shared) blocks
-    SEMOE_SMALL MoeLayer(B backend, G gate, X expert, C comm, M tier, Sch schedule,
-                         MoeConfig config = {}, Tr tracer = {})
+    MoeLayer(B backend, G gate, X expert, C comm, M tier, Sch schedule, MoeConfig config = {},
+             Tr tracer = {})
       : backend_(std::move(backend))
       , gate_(checked(std::move(gate)))
       , expert_(checked_expert(std::move(expert)))
@@ -143,7 +143,7 @@ public:
     /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
     ///         that has no backward
     /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
-    SEMOE_SMALL Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
+    Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
         if (mode == Mode::training) {
             expects(trainable, "MoeLayer: the gate or the expert lacks backward, so a training "
                                "context cannot be made (see DifferentiableGate, "
@@ -164,8 +164,8 @@ public:
     /// @sync waits once on the host for the counts; y is complete when the queue gets there
     /// @cost 2*T*H*E flops of router, the expert's flops for each kept choice, no allocation; with
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
-    SEMOE_SMALL void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
-                             ForwardOptions<space> options = {}) {
+    void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
+                 ForwardOptions<space> options = {}) {
         auto& s = begin(x, y, context, options, false);
         {
             auto const span = tracer_.span(backend_, "route", "compute");
@@ -188,11 +188,9 @@ public:
     /// @param topk_weights  [T,K] backend memory
     /// @throws data_error on every rank, naming rank and token, for an id out of range or repeated
     /// @post context.losses is zero; after backward, context.weight_gradients() is [T,K]
-    SEMOE_SMALL void forward_routed(MatrixView<T const, space> x,
-                                    MatrixView<expert_id const, space> topk_ids,
-                                    MatrixView<Real const, space> topk_weights,
-                                    MatrixView<T, space> y, Context& context,
-                                    ForwardOptions<space> options = {}) {
+    void forward_routed(MatrixView<T const, space> x, MatrixView<expert_id const, space> topk_ids,
+                        MatrixView<Real const, space> topk_weights, MatrixView<T, space> y,
+                        Context& context, ForwardOptions<space> options = {}) {
         expect_choices("topk_ids", topk_ids, x.rows);
         expect_choices("topk_weights", topk_weights, x.rows);
         auto& s = begin(x, y, context, options, true);
@@ -216,8 +214,8 @@ public:
     /// @sync enqueues; with several ranks it communicates
     /// @cost twice forward's flops, no allocation; with several ranks two all-to-alls a chunk and
     ///       one all-reduce of router and shared gradients
-    SEMOE_SMALL void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx,
-                              Context& context, BackwardOptions options = {}) {
+    void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
+                  BackwardOptions options = {}) {
         static_assert(DifferentiableGate<G, B, Real>,
                       "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
                       "d_logits) (see gate/concept.hpp)");
@@ -248,7 +246,7 @@ public:
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
     /// @sync enqueues
-    SEMOE_SMALL void initialize(std::uint64_t seed) {
+    void initialize(std::uint64_t seed) {
         for (expert_id id : blocks_.ids()) {
             auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::overwrite);
             BlockKey const key = blocks_.key(id, BlockKind::weight);
@@ -303,7 +301,7 @@ public:
     /// The squared Euclidean norm of all gradients, those of all ranks' experts and, once, of
     /// router and shared expert. The same bits on every rank and for any number of ranks.
     /// @sync waits on the host; with several ranks one all-reduce of E doubles
-    SEMOE_SMALL double grad_norm_squared() {
+    double grad_norm_squared() {
         std::fill(norm_host_.begin(), norm_host_.end(), 0.0);
         for (expert_id id : blocks_.ids()) {
             if (!blocks_.has_gradient(id)) continue;
@@ -333,7 +331,7 @@ public:
     /// @throws precondition_error after a failed step, or for another kind of optimizer than before
     /// @sync enqueues @cost reads and writes each block once; allocates at the first call alone
     template <class O>
-    SEMOE_SMALL void update(O const& optimizer, UpdateStep step) {
+    void update(O const& optimizer, UpdateStep step) {
         static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
                                        "update(backend, block, step) (see optim/concept.hpp)");
         static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
@@ -392,7 +390,7 @@ private:
         return {own.begin(), own.end()};
     }
 
-    SEMOE_SMALL ContextShape shape_of(index_t max_tokens, Mode mode) {
+    ContextShape shape_of(index_t max_tokens, Mode mode) {
         return detail::context_shape<B>(max_tokens, mode, gate_, expert_, comm_, placement_,
                                         schedule_, config_, blocks_.layout(router_block),
                                         blocks_.layout(shared_block));
@@ -432,8 +430,8 @@ private:
         unusable_ = false;
     }
 
-    SEMOE_SMALL State& begin(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
-                             ForwardOptions<space> const& options, bool routed_outside) {
+    State& begin(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
+                 ForwardOptions<space> const& options, bool routed_outside) {
         auto& s = context.state_;
         expect_usable();
         expect_shape("x", x, x.rows);
@@ -445,7 +443,7 @@ private:
         s.begin(comm_, x, y, options, routed_outside);
         return s;
     }
-    SEMOE_SMALL void finish_forward(Context& context, char const* nonsense) {
+    void finish_forward(Context& context, char const* nonsense) {
         auto& s = context.state_;
         detail::make_plans(backend_, nonsense, s);
         context.count();
@@ -490,7 +488,7 @@ private:
     }
     /// d_logits from d_weights and losses; views.base grows by the router's and the sigmoid gate's
     /// part of dx, the router's block by their gradients.
-    SEMOE_SMALL void backward_router(State& s, BackwardOptions const& options) {
+    void backward_router(State& s, BackwardOptions const& options) {
         auto& v = s.views;
         index_t const E = num_experts(), tokens = s.num_tokens;
         auto const d_logits = v.d_logits.row_range(0, tokens);
@@ -517,7 +515,7 @@ private:
     /// Runs write(to, add), which writes this rank's gradient of a block that all ranks hold, or
     /// adds to it; with several ranks the sum over them is what the block's gradient grows by.
     template <class F>
-    SEMOE_SMALL void add_dense_gradient(expert_id id, State& s, F&& write) {
+    void add_dense_gradient(expert_id id, State& s, F&& write) {
         bool const had = blocks_.has_gradient(id);
         index_t const n = blocks_.layout(id).primary_elements();
         if (comm_.size() == 1) {
@@ -535,13 +533,13 @@ private:
     }
 
     /// Zeros in a gradient block where none was computed; the block still counts as without one.
-    SEMOE_SMALL void materialise_gradient(expert_id id) {
+    void materialise_gradient(expert_id id) {
         blocks_.declare_gradients(backend_);
         if (blocks_.has_gradient(id)) return;
         auto lease = blocks_.acquire_gradient(backend_, id);
         ops::fill(backend_, view_as<Real>(lease.bytes()), Real(0));
     }
-    SEMOE_SMALL void rebuild_derived(expert_id id) {
+    void rebuild_derived(expert_id id) {
         auto const& layout = blocks_.layout(id);
         if (layout.elements() == layout.primary_elements()) return;
         auto const rebuild = [&](auto const& x) {
@@ -555,7 +553,7 @@ private:
         rebuild(detail::routed_part(expert_));
     }
     template <class W, class O>
-    SEMOE_SMALL void update_block(O const& optimizer, expert_id id, UpdateStep const& step) {
+    void update_block(O const& optimizer, expert_id id, UpdateStep const& step) {
         index_t const n = blocks_.layout(id).primary_elements();
         auto weight = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);
         ParameterBlock<W, space> block;

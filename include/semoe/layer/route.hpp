@@ -60,8 +60,7 @@ RouteInput<B, accumulate_t<T>> route_input(ContextState<B, T, C>& s, MoeConfig c
 
 /// The gate over this rank's tokens, or over all ranks' where it must see them together.
 template <class B, class G, class T, class C>
-SEMOE_SMALL void run_gate(B& b, G const& gate, C& comm, MoeConfig const& config,
-                          ContextState<B, T, C>& s) {
+void run_gate(B& b, G const& gate, C& comm, MoeConfig const& config, ContextState<B, T, C>& s) {
     auto& v = s.views;
     auto input = route_input(s, config);
     if (!s.shape.gathers_logits) {
@@ -88,7 +87,7 @@ SEMOE_SMALL void run_gate(B& b, G const& gate, C& comm, MoeConfig const& config,
 
 /// kept_ids from the gate's ids: capacity over the global batch.
 template <class B, class T, class C>
-SEMOE_SMALL void limit_capacity(B& b, C& comm, MoeConfig const& config, ContextState<B, T, C>& s) {
+void limit_capacity(B& b, C& comm, MoeConfig const& config, ContextState<B, T, C>& s) {
     using S = space_of<B>;
     using Real = accumulate_t<T>;
     if (config.capacity.dropless()) return;
@@ -127,7 +126,7 @@ SEMOE_SMALL void limit_capacity(B& b, C& comm, MoeConfig const& config, ContextS
 
 /// Losses and metrics of the gate's own choices, before capacity, over all ranks.
 template <class G, class B, class T, class C>
-SEMOE_SMALL void gather_statistics(B& b, C& comm, ContextState<B, T, C>& s) {
+void gather_statistics(B& b, C& comm, ContextState<B, T, C>& s) {
     auto& v = s.views;
     router_statistics(b, v.logits.row_range(0, s.num_tokens), s.options.mask,
                       MatrixView<expert_id const, space_of<B>>(s.assignment().topk_ids),
@@ -138,7 +137,7 @@ SEMOE_SMALL void gather_statistics(B& b, C& comm, ContextState<B, T, C>& s) {
 /// The plan of every chunk, and on the host the counts of all ranks: the one wait of a forward.
 /// @throws data_error on every rank when the router or the caller gave nonsense to one of them
 template <class B, class T, class C>
-SEMOE_SMALL void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s) {
+void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s) {
     auto& v = s.views;
     index_t const chunks = s.shape.num_chunks;
     s.counts.begin(chunks);
@@ -170,8 +169,7 @@ SEMOE_SMALL void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s
 
 /// Backward of combine: d_weights, and d_slots = weight * dy.
 template <class B, class T, class C>
-SEMOE_SMALL void split_gradient(B& b, MatrixView<T const, space_of<B>> dy,
-                                ContextState<B, T, C>& s) {
+void split_gradient(B& b, MatrixView<T const, space_of<B>> dy, ContextState<B, T, C>& s) {
     auto& v = s.views;
     for (index_t c = 0; c < s.shape.num_chunks; ++c) {
         auto const [first, count] = s.chunk_tokens(c);
@@ -184,8 +182,8 @@ SEMOE_SMALL void split_gradient(B& b, MatrixView<T const, space_of<B>> dy,
 
 /// d_logits from d_weights, and from the losses.
 template <class B, class G, class T, class C>
-SEMOE_SMALL void logit_gradient(B& b, G const& gate, MoeConfig const& config, double loss_scale,
-                                ContextState<B, T, C>& s) {
+void logit_gradient(B& b, G const& gate, MoeConfig const& config, double loss_scale,
+                    ContextState<B, T, C>& s) {
     using Real = accumulate_t<T>;
     auto& v = s.views;
     auto const d_logits = v.d_logits.row_range(0, s.num_tokens);

@@ -23,7 +23,7 @@ public:
       , state_(state) {}
 
     /// Fixes the order of experts in every chunk, those in slots already first, and tells the tier.
-    SEMOE_SMALL void announce(B& b, bool gradients) {
+    void announce(B& b, bool gradients) {
         auto& order = state_.expert_order;
         order.clear();
         state_.upcoming.clear();
@@ -46,7 +46,7 @@ public:
     }
     /// forward(group) for each group of a chunk.
     template <class F>
-    SEMOE_SMALL void forward(B& b, index_t chunk, F&& f) {
+    void forward(B& b, index_t chunk, F&& f) {
         Leases weights;
         ops::Group<std::byte const> group;
         index_t const limit = group_limit(false);
@@ -65,7 +65,7 @@ public:
     }
     /// backward(weights, gradients, accumulate) for each group of a chunk.
     template <class F>
-    SEMOE_SMALL void backward(B& b, index_t chunk, F&& f) {
+    void backward(B& b, index_t chunk, F&& f) {
         Leases weights, gradients;
         ops::Group<std::byte const> group;
         ops::Group<std::byte> gradient_group;
@@ -103,7 +103,7 @@ private:
     }
     /// f(expert, first row, rows) in the announced order. First rows count from the chunk's own.
     template <class F>
-    SEMOE_SMALL void for_each_expert(index_t chunk, F&& f) {
+    void for_each_expert(index_t chunk, F&& f) {
         auto const offsets = state_.exchanges[std::size_t(chunk)].local_offsets();
         std::size_t const begin = chunk == 0 ? 0 : state_.order_end[std::size_t(chunk) - 1];
         for (std::size_t i = begin; i < state_.order_end[std::size_t(chunk)]; ++i) {
@@ -159,13 +159,13 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base = StagesBase<B, X, M, T, C, Tr>;
     using Base::s, Base::of_tokens;
 
-    SEMOE_SMALL void dispatch(B& q, index_t c) {
+    void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
         auto const send = s.by_slot(s.views.send, c);
         spread_rows(q, of_tokens(s.x, c), this->slot_of(c), send);
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
-    SEMOE_SMALL void experts(B& q, index_t c) {
+    void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
         ExpertRows<T, space_of<B>> const rows{
             s.by_row(s.views.rows, c), s.by_row(s.views.out_rows, c), this->saved(c),
@@ -173,7 +173,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         this->groups.forward(
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
-    SEMOE_SMALL void combine(B& q, index_t c) {
+    void combine(B& q, index_t c) {
         auto const span = this->tracer.span(q, "combine", this->queue_name(q), c);
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
@@ -195,12 +195,12 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
 
     MatrixView<T, space_of<B>> dx;
 
-    SEMOE_SMALL void dispatch(B& q, index_t c) {
+    void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
         this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
                                      s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
     }
-    SEMOE_SMALL void experts(B& q, index_t c) {
+    void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts backward", this->queue_name(q), c);
         auto const in = s.by_row(s.views.rows, c);
         auto const kept = this->saved(c);
@@ -216,7 +216,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
                 this->expert.backward_grouped(q, weights, gradients, accumulate, rows);
             });
     }
-    SEMOE_SMALL void combine(B& q, index_t c) {
+    void combine(B& q, index_t c) {
         auto const span = this->tracer.span(q, "combine backward", this->queue_name(q), c);
         auto const rows = s.by_row(s.views.d_rows, c);
         bool const local = this->exchange(c).is_local();

@@ -38,9 +38,8 @@ struct GemmTasks {
 };
 
 template <class A, class W, class C, Backend B>
-SEMOE_SMALL void gemm(B& b, A const* a, index_t a_ld, Left left, W const* w, index_t w_ld,
-                      Right right, MatrixView<C, space_of<B>> c, index_t depth,
-                      Accumulate accumulate) {
+void gemm(B& b, A const* a, index_t a_ld, Left left, W const* w, index_t w_ld, Right right,
+          MatrixView<C, space_of<B>> c, index_t depth, Accumulate accumulate) {
     if (c.empty()) return;
     bool const add = accumulate == Accumulate::yes;
     if constexpr (HasWorkers<B> && cpu::Blocked<A> && cpu::Blocked<W> && cpu::Blocked<C>) {

@@ -173,7 +173,7 @@ struct GroupedWeightOperands {
     }
 };
 template <Backend B, class Operands>
-SEMOE_SMALL void grouped_product(B& b, Operands const& operands) {
+void grouped_product(B& b, Operands const& operands) {
     index_t work = 0, tasks = 0;
     for (int e = 0; e < operands.group.size; ++e) {
         auto const product = operands.product(e);
@@ -196,9 +196,9 @@ SEMOE_SMALL void grouped_product(B& b, Operands const& operands) {
 /// @sync enqueues
 /// @cost 2 N K flops a row, no allocation
 template <Backend B, class In, class T>
-requires std::same_as<std::remove_const_t<In>, T> SEMOE_SMALL void
-grouped_gemm_nt(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in, BlockSlice w,
-                MatrixView<T, space_of<B>> out) {
+    requires std::same_as<std::remove_const_t<In>, T>
+void grouped_gemm_nt(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in,
+                     BlockSlice w, MatrixView<T, space_of<B>> out) {
     detail::expect_rows("grouped_gemm_nt", g, in, w.cols);
     detail::expect_rows("grouped_gemm_nt", g, out, w.rows);
     if constexpr (HasWorkers<B> && cpu::Blocked<T>)
@@ -215,9 +215,10 @@ grouped_gemm_nt(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B
 /// @param w    where the [N,K] weights of type T lie in each block
 /// @param out  [R,K]
 template <Backend B, class In, class T>
-requires std::same_as<std::remove_const_t<In>, T> SEMOE_SMALL void
-grouped_gemm_nn(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in, BlockSlice w,
-                MatrixView<T, space_of<B>> out, Accumulate accumulate = Accumulate::no) {
+    requires std::same_as<std::remove_const_t<In>, T>
+void grouped_gemm_nn(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B>> in,
+                     BlockSlice w, MatrixView<T, space_of<B>> out,
+                     Accumulate accumulate = Accumulate::no) {
     detail::expect_rows("grouped_gemm_nn", g, in, w.rows);
     detail::expect_rows("grouped_gemm_nn", g, out, w.cols);
     bool const add = accumulate == Accumulate::yes;
@@ -239,9 +240,10 @@ grouped_gemm_nn(B& b, Group<std::byte const> const& g, MatrixView<In, space_of<B
 /// @param in          [R,K]
 /// @param w           where the [N,K] gradient of type accumulate_t<T> lies in each block
 template <Backend B, class D, class In>
-requires std::same_as<std::remove_const_t<In>, std::remove_const_t<D>> SEMOE_SMALL void
-grouped_gemm_tn(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
-                MatrixView<D, space_of<B>> d_out, MatrixView<In, space_of<B>> in, BlockSlice w) {
+    requires std::same_as<std::remove_const_t<In>, std::remove_const_t<D>>
+void grouped_gemm_tn(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
+                     MatrixView<D, space_of<B>> d_out, MatrixView<In, space_of<B>> in,
+                     BlockSlice w) {
     detail::expect_rows("grouped_gemm_tn", gradients, d_out, w.rows);
     detail::expect_rows("grouped_gemm_tn", gradients, in, w.cols);
     using T = std::remove_const_t<D>;
@@ -269,9 +271,8 @@ void grouped_add_bias(B& b, Group<std::byte const> const& g, BlockSlice bias,
 /// @param d_out  [R,N]
 /// @param bias   where the [1,N] gradient of type accumulate_t<T> lies in each block
 template <Backend B, class D>
-SEMOE_SMALL void grouped_bias_gradient(B& b, Group<std::byte> const& gradients,
-                                       GroupMask accumulate, MatrixView<D, space_of<B>> d_out,
-                                       BlockSlice bias) {
+void grouped_bias_gradient(B& b, Group<std::byte> const& gradients, GroupMask accumulate,
+                           MatrixView<D, space_of<B>> d_out, BlockSlice bias) {
     detail::expect_rows("grouped_bias_gradient", gradients, d_out, bias.cols);
     using Body = detail::GroupedBiasGradient<std::remove_const_t<D>, space_of<B>>;
     b.parallel_for(gradients.size * Body::segments(bias.cols),

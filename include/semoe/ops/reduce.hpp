@@ -57,8 +57,8 @@ constexpr index_t sum_squares_scratch(index_t n) {
 /// @throws precondition_error naming both sizes when the scratch is too small
 /// @sync enqueues
 template <Backend B, class T>
-SEMOE_SMALL void sum_squares(B& b, VectorView<T, space_of<B>> v,
-                             VectorView<double, space_of<B>> scratch, double* out) {
+void sum_squares(B& b, VectorView<T, space_of<B>> v, VectorView<double, space_of<B>> scratch,
+                 double* out) {
     index_t const blocks = sum_squares_scratch(v.size);
     expects(scratch.size >= blocks, "sum_squares: scratch holds {} doubles, {} needed",
             scratch.size, blocks);

@@ -64,8 +64,8 @@ struct HostRowDots {
 /// @sync enqueues
 /// @cost 2 M N K flops, no allocation
 template <Backend B, class A, class W, class C>
-SEMOE_SMALL void row_dots(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
-                          MatrixView<C, space_of<B>> c) {
+void row_dots(B& b, MatrixView<A, space_of<B>> a, MatrixView<W, space_of<B>> w,
+              MatrixView<C, space_of<B>> c) {
     using L = std::remove_const_t<A>;
     using R = std::remove_const_t<W>;
     expects(a.cols == w.cols && c.rows == a.rows && c.cols == w.rows,

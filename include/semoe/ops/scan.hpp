@@ -65,9 +65,9 @@ constexpr index_t scan_scratch(index_t n) {
 /// @sync enqueues
 /// @cost reads `in` twice when n is above 2048, else once
 template <Backend B, class In>
-requires std::is_integral_v<In> SEMOE_SMALL void
-exclusive_scan(B& b, VectorView<In, space_of<B>> in, VectorView<index_t, space_of<B>> out,
-               VectorView<index_t, space_of<B>> scratch) {
+    requires std::is_integral_v<In>
+void exclusive_scan(B& b, VectorView<In, space_of<B>> in, VectorView<index_t, space_of<B>> out,
+                    VectorView<index_t, space_of<B>> scratch) {
     index_t const blocks = scan_scratch(in.size);
     expects(out.size == in.size + 1 && scratch.size >= blocks,
             "exclusive_scan: in has {} elements, out {}, scratch {} of {}", in.size, out.size,

@@ -101,8 +101,8 @@ private:
 /// @sync  enqueues on b
 /// @cost  one parallel_for; reads and writes each view once; no allocation
 template <Backend B, class T, class Rule>
-SEMOE_SMALL void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block,
-                                 double gradient_scale, Rule rule) {
+void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block, double gradient_scale,
+                     Rule rule) {
     using Real = accumulate_t<T>;
     static_assert(ElementRule<Rule, Real>,
                   "update_elements: the rule needs moments_per_element (0, 1 or 2) and a const "

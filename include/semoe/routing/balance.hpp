@@ -354,11 +354,10 @@ constexpr index_t router_statistics_scratch_bytes(index_t num_tokens, index_t nu
 /// @sync enqueues
 /// @cost T*E exponentials, no allocation
 template <Backend B, class Real, class Sum>
-SEMOE_SMALL void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
-                                   VectorView<std::uint8_t const, space_of<B>> mask,
-                                   MatrixView<expert_id const, space_of<B>> ids,
-                                   RouterProbability rule, VectorView<Sum, space_of<B>> statistics,
-                                   Bytes<space_of<B>> scratch) {
+void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
+                       VectorView<std::uint8_t const, space_of<B>> mask,
+                       MatrixView<expert_id const, space_of<B>> ids, RouterProbability rule,
+                       VectorView<Sum, space_of<B>> statistics, Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     using R = std::remove_const_t<Real>;
     index_t const T = logits.rows, E = logits.cols;
@@ -376,7 +375,7 @@ SEMOE_SMALL void router_statistics(B& b, MatrixView<Real, space_of<B>> logits,
 /// Losses and metrics from a host copy of the forward's statistics.
 /// @throws precondition_error when the size is not that of E experts
 template <class Sum>
-SEMOE_SMALL RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_experts) {
+RouterSummary summarize_router(std::span<Sum const> statistics, index_t num_experts) {
     detail::expects_statistics("summarize_router", index_t(statistics.size()), num_experts);
     RouterStatistics const at{num_experts};
     auto const sum = [&](index_t i) { return double(statistics[std::size_t(i)]); };
@@ -404,11 +403,11 @@ SEMOE_SMALL RouterSummary summarize_router(std::span<Sum const> statistics, inde
 /// @sync enqueues
 /// @cost 2*T*E exponentials, no allocation
 template <Backend B, class Real, class Sum>
-SEMOE_SMALL void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
-                                     VectorView<std::uint8_t const, space_of<B>> mask,
-                                     VectorView<Sum, space_of<B>> statistics,
-                                     RouterProbability rule, RouterLossWeights const& weights,
-                                     MatrixView<std::remove_const_t<Real>, space_of<B>> d_logits) {
+void add_router_gradient(B& b, MatrixView<Real, space_of<B>> logits,
+                         VectorView<std::uint8_t const, space_of<B>> mask,
+                         VectorView<Sum, space_of<B>> statistics, RouterProbability rule,
+                         RouterLossWeights const& weights,
+                         MatrixView<std::remove_const_t<Real>, space_of<B>> d_logits) {
     using R = std::remove_const_t<Real>;
     expects(d_logits.rows == logits.rows && d_logits.cols == logits.cols &&
                 (mask.empty() || mask.size == logits.rows),

@@ -154,9 +154,8 @@ inline index_t drop_by_position_scratch_bytes(index_t num_tokens, index_t top_k,
 /// @sync enqueues
 /// @cost O(T*K + E), no allocation
 template <Backend B>
-SEMOE_SMALL void count_choices(B& b, MatrixView<expert_id const, space_of<B>> ids,
-                               VectorView<index_t, space_of<B>> counts,
-                               Bytes<space_of<B>> scratch) {
+void count_choices(B& b, MatrixView<expert_id const, space_of<B>> ids,
+                   VectorView<index_t, space_of<B>> counts, Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     index_t const E = counts.size;
     detail::expects_scratch("count_choices", scratch,
@@ -180,10 +179,9 @@ SEMOE_SMALL void count_choices(B& b, MatrixView<expert_id const, space_of<B>> id
 /// @sync enqueues
 /// @cost O(T*K + P*E), no allocation, no atomics
 template <Backend B>
-SEMOE_SMALL void
-drop_by_position(B& b, Capacity const& capacity, MatrixView<expert_id const, space_of<B>> ids,
-                 MatrixView<index_t const, space_of<B>> rank_counts, index_t rank,
-                 MatrixView<expert_id, space_of<B>> kept, Bytes<space_of<B>> scratch) {
+void drop_by_position(B& b, Capacity const& capacity, MatrixView<expert_id const, space_of<B>> ids,
+                      MatrixView<index_t const, space_of<B>> rank_counts, index_t rank,
+                      MatrixView<expert_id, space_of<B>> kept, Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     index_t const T = ids.rows, K = ids.cols, E = rank_counts.cols;
     expects(kept.rows == T && kept.cols == K && rank >= 0 && rank < rank_counts.rows,
@@ -219,11 +217,10 @@ index_t drop_by_probability_scratch_bytes(index_t all_tokens, index_t top_k, ind
 /// @sync enqueues
 /// @cost O(n log C) for an expert of n choices, one thread an expert; no allocation, no atomics
 template <Backend B, class Real>
-SEMOE_SMALL void drop_by_probability(B& b, Capacity const& capacity, index_t num_experts,
-                                     MatrixView<expert_id const, space_of<B>> ids,
-                                     MatrixView<Real, space_of<B>> weights, index_t first_row,
-                                     MatrixView<expert_id, space_of<B>> kept,
-                                     Bytes<space_of<B>> scratch) {
+void drop_by_probability(B& b, Capacity const& capacity, index_t num_experts,
+                         MatrixView<expert_id const, space_of<B>> ids,
+                         MatrixView<Real, space_of<B>> weights, index_t first_row,
+                         MatrixView<expert_id, space_of<B>> kept, Bytes<space_of<B>> scratch) {
     using R = std::remove_const_t<Real>;
     index_t const T = ids.rows, K = ids.cols;
     expects(weights.rows == T && weights.cols == K && kept.cols == K && first_row >= 0 &&

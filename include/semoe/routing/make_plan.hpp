@@ -71,8 +71,8 @@ inline index_t make_plan_scratch_bytes(index_t num_tokens, index_t top_k, index_
 /// @sync enqueues
 /// @cost O(T*K + E), no allocation, no atomics: the same plan with any number of threads
 template <Backend B>
-SEMOE_SMALL void make_plan(B& b, MatrixView<expert_id const, space_of<B>> ids, RoutingPlan<B> out,
-                           Bytes<space_of<B>> scratch) {
+void make_plan(B& b, MatrixView<expert_id const, space_of<B>> ids, RoutingPlan<B> out,
+               Bytes<space_of<B>> scratch) {
     using S = space_of<B>;
     index_t const T = ids.rows, K = ids.cols, E = out.tokens_per_expert.size;
     expects(E >= 1 && out.expert_offsets.size == E + 1 && out.token_of_slot.size >= T * K &&

@@ -16,7 +16,7 @@ public:
     /// Runs of neighbouring experts in rank order; the first num_experts % num_ranks ranks own one
     /// more than the others.
     /// @throws precondition_error naming the number that is out of range
-    SEMOE_SMALL static Placement contiguous(index_t num_experts, int num_ranks) {
+    static Placement contiguous(index_t num_experts, int num_ranks) {
         check_sizes(num_experts, num_ranks);
         index_t const share = num_experts / num_ranks, larger = num_experts % num_ranks;
         std::vector<int> owners;
@@ -55,7 +55,7 @@ public:
     bool in_rank_order() const { return in_rank_order_; }
 
 private:
-    SEMOE_SMALL Placement(std::vector<int> owners, int num_ranks)
+    Placement(std::vector<int> owners, int num_ranks)
       : owners_(std::move(owners))
       , local_index_(owners_.size())
       , first_(std::size_t(num_ranks) + 1) {

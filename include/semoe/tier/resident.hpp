@@ -35,7 +35,7 @@ struct ResidentState {
       : backend(b) {}
     ResidentState(ResidentState const&) = delete;
     ResidentState& operator=(ResidentState const&) = delete;
-    SEMOE_SMALL ~ResidentState() {
+    ~ResidentState() {
         for (auto& [key, slot] : blocks) retire(slot);
     }
 
@@ -94,7 +94,7 @@ public:
 
     /// @throws precondition_error naming both sizes and layouts when it exists with others
     /// @sync enqueues @cost one allocation of info.bytes, filled with zeros; none if it exists
-    SEMOE_SMALL void declare(B& b, BlockKey key, BlockInfo info) {
+    void declare(B& b, BlockKey key, BlockInfo info) {
         std::lock_guard lock(state_->mutex);
         if (auto const found = state_->blocks.find(key); found != state_->blocks.end())
             return detail::expect_same<precondition_error>(name, key, found->second.info, info);
@@ -146,7 +146,7 @@ public:
 
     /// @throws precondition_error naming the key when there is no such block
     /// @sync enqueues waits for other queues' work on the block @cost no allocation
-    [[nodiscard]] lease_type SEMOE_SMALL acquire(B& b, BlockKey key, Access access) {
+    [[nodiscard]] lease_type acquire(B& b, BlockKey key, Access access) {
         std::unique_lock lock(state_->mutex);
         Slot& slot = detail::declared<precondition_error>(state_->blocks, key, name);
         ++state_->counters.acquires;

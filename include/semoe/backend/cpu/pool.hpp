@@ -65,7 +65,7 @@ public:
 
     /// @param threads  how many threads work on one job, the submitter included
     /// @throws backend_error when the system has no more threads
-    SEMOE_SMALL explicit Pool(int threads)
+    explicit Pool(int threads)
       : num_workers_(threads - 1) {
         threads_.reserve(std::size_t(num_workers_));
         try {

@@ -117,7 +117,7 @@ private:
 class Queue {
 public:
     /// @throws backend_error when the system has no more threads
-    SEMOE_SMALL Queue()
+    Queue()
       : state_(std::make_shared<detail::QueueState>()) {
         try {
             thread_ = std::thread([state = state_] { state->run(); });

@@ -49,8 +49,8 @@ struct FeedForward {
         layout.add_derived("down_panels", hidden, intermediate,
                            ops::panel_elements(hidden, intermediate));
     }
-    SEMOE_SMALL static ops::BlockSlice packed(ops::BlockSlice slice, BlockLayout const& layout,
-                                              char const* panels) {
+    static ops::BlockSlice packed(ops::BlockSlice slice, BlockLayout const& layout,
+                                  char const* panels) {
         if (layout.contains(panels)) slice.panels = layout.slice(panels).offset;
         return slice;
     }
@@ -58,9 +58,8 @@ struct FeedForward {
     ops::BlockSlice down(BlockLayout const& l) const { return packed(down(), l, "down_panels"); }
 
     template <Backend B>
-    SEMOE_SMALL void
-    pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
-        MatrixView<T const, space_of<B>> x, MatrixView<T, space_of<B>> saved) const {
+    void pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+             MatrixView<T const, space_of<B>> x, MatrixView<T, space_of<B>> saved) const {
         if constexpr (ops::may_fuse_feed_forward<B, T>)
             if (ops::has_fused_feed_forward<B, T>())
                 return ops::grouped_feed_forward<T>(b, weights, block(), x, saved, {}, {});
@@ -68,9 +67,8 @@ struct FeedForward {
         if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
     }
     template <Backend B>
-    SEMOE_SMALL void forward(B& b, BlockLayout const& layout,
-                             ops::Group<std::byte const> const& weights,
-                             ExpertRows<T, space_of<B>> const& rows) const {
+    void forward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+                 ExpertRows<T, space_of<B>> const& rows) const {
         if constexpr (ops::may_fuse_feed_forward<B, T>)
             if (ops::has_fused_feed_forward<B, T>())
                 return ops::grouped_feed_forward<T>(b, weights, block(), rows.in,
@@ -83,10 +81,9 @@ struct FeedForward {
         if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
     }
     template <Backend B>
-    SEMOE_SMALL void backward(B& b, BlockLayout const& layout,
-                              ops::Group<std::byte const> const& weights,
-                              ops::Group<std::byte> const& gradients, ops::GroupMask accumulate,
-                              ExpertGradientRows<T, space_of<B>> const& rows) const {
+    void backward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
+                  ops::Group<std::byte> const& gradients, ops::GroupMask accumulate,
+                  ExpertGradientRows<T, space_of<B>> const& rows) const {
         auto const act = rows.scratch.col_range(0, intermediate); // later its gradient
         auto const d_pre = rows.scratch.col_range(d_pre_column(), pre_columns());
 
@@ -106,8 +103,7 @@ struct FeedForward {
         ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);
     }
     template <Backend B>
-    SEMOE_SMALL void rebuild_derived(B& b, BlockLayout const& layout,
-                                     Bytes<space_of<B>> block) const {
+    void rebuild_derived(B& b, BlockLayout const& layout, Bytes<space_of<B>> block) const {
         for (auto const& slice : {in(layout), down(layout)}) {
             if (slice.panels < 0) continue;
             auto const all = view_as<T>(block);

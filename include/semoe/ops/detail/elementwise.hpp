@@ -62,8 +62,7 @@ struct HostElementwise {
 
 /// Applies the body to the first `cols` columns of every row of a group.
 template <Backend B, class Body>
-SEMOE_SMALL void grouped_elementwise(B& b, Group<std::byte const> const& g, index_t cols,
-                                     Body const& body) {
+void grouped_elementwise(B& b, Group<std::byte const> const& g, index_t cols, Body const& body) {
     index_t const n = g.total_rows() * ((cols + elementwise_segment - 1) / elementwise_segment);
     if constexpr (HasWorkers<B>)
         b.parallel_for(n, HostElementwise<Body>{selected_isa(), body, g, cols});

@@ -36,7 +36,7 @@ public:
         std::swap(access_, other.access_);
         return *this;
     }
-    SEMOE_SMALL ~SlotLease() {
+    ~SlotLease() {
         if (tier_) tier_->release(*slot_, queue_, access_);
     }
 
