@@ -3,6 +3,19 @@
 #include "semoe/core/quant.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
+namespace semoe::ops::cpu {
+
+/// What a format's codes are multiplied as. A specialisation has
+///     using Products = ...;  // ops/cpu/quantized/products.hpp
+///     static constexpr index_t lines;  // of operands that a line of codes holds; if one, codes
+///     are
+///                                      // operands themselves, else there is
+///     static void decode(codes, scales, to);  // of one row: writes these lines, a tile apart
+template <class Format>
+struct Decode;
+
+} // namespace semoe::ops::cpu
+
 #if SEMOE_X86
 #include <limits>
 
@@ -60,15 +73,6 @@ private:
                 advance};
     }
 };
-
-/// What a format's codes are multiplied as. A specialisation has
-///     using Products = ...;  // ops/cpu/quantized/products.hpp
-///     static constexpr index_t lines;  // of operands that a line of codes holds; if one, codes
-///     are
-///                                      // operands themselves, else there is
-///     static void decode(codes, scales, to);  // of one row: writes these lines, a tile apart
-template <class Format>
-struct Decode;
 
 struct ByteProducts;
 struct Bf16Products;
