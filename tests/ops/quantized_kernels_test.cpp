@@ -186,7 +186,7 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
     for (index_t const depth : {1, 63, 64, 130})
         for (index_t const rows : {1, 16, 19}) {
             auto x = random_values<T>(11, rows * depth);
-            bool const odd_row = rows == 19;
+            bool const odd_row = rows == 19, few = rows <= few_tokens;
             if (odd_row) {
                 for (index_t k = 0; k < depth; ++k) x[std::size_t(depth + k)] = T(0.0f);
                 x[std::size_t(2 * depth)] = T(std::numeric_limits<float>::infinity());
@@ -195,8 +195,8 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
             index_t const steps = ByteProducts::steps(depth),
                           bytes = TokenTiles::bytes(rows, steps);
             Lines by_rows(bytes), by_lanes(bytes), lane_memory(TokenLanes<T>::bytes(rows, depth));
-            auto const a = TokenTiles::in(by_rows.data(), rows),
-                       b = TokenTiles::in(by_lanes.data(), rows);
+            auto const a = TokenTiles::in(by_rows.data(), rows, steps, few),
+                       b = TokenTiles::in(by_lanes.data(), rows, steps, few);
             ByteProducts::pack(HostRows<T>{x.data(), depth, rows, depth}, a);
             auto const lanes = TokenLanes<T>::in(lane_memory.data(), rows, depth);
             for (index_t m = 0; m < rows; ++m)

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "semoe/ops/cpu/feed_forward/block.hpp"
-#include "semoe/ops/cpu/quantized/products.hpp"
+#include "semoe/ops/cpu/quantized/few_rows.hpp"
 
 #if SEMOE_X86
 
@@ -9,16 +9,13 @@ namespace semoe::ops::cpu {
 
 /// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by; a multiple
 /// of Decode<Format>::lines.
-template <class Format>
 inline constexpr index_t slab_steps = 12;
 
 constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 
 /// Bytes of scratch that multiply_quantized works in.
-template <class Format>
 constexpr index_t quantized_scratch_bytes(index_t rows) {
-    return 2 * slab_steps<Format> * tile_bytes +
-           pairs_of(rows) * 4 * tile_floats * index_t(sizeof(float));
+    return (4 * pairs_of(rows) + 2 * slab_steps) * tile_bytes;
 }
 
 /// As multiply_by_rows, for weights that are codes: the bits of an element depend on its row of
@@ -26,7 +23,7 @@ constexpr index_t quantized_scratch_bytes(index_t rows) {
 /// @param x        the tokens
 /// @param rows     of them
 /// @param next     weights to fetch when these have been read; may have no streams
-/// @param scratch  quantized_scratch_bytes<Format>(rows), aligned to 64 bytes
+/// @param scratch  quantized_scratch_bytes(rows), aligned to 64 bytes
 /// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles of sums,
 ///                 those of both streams by the first block, then by the second
 template <class Format, class Finish>
@@ -35,18 +32,24 @@ void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, ind
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
     using Products = typename Decode<Format>::Products;
     constexpr index_t decoded = Decode<Format>::lines;
+    constexpr index_t pair_floats = 4 * tile_floats;
     index_t const steps = Products::steps(w.depth), pairs = pairs_of(rows);
-    index_t const right_block = steps * tile_bytes;
     float* const results = reinterpret_cast<float*>(scratch);
-    char* const tiles = scratch + pairs * 4 * tile_floats * index_t(sizeof(float));
-    index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps<Format>;
+    char* const tiles = reinterpret_cast<char*>(results + pairs * pair_floats);
     int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+    index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps;
     for (index_t p = first_panel; p < last_panel; ++p) {
         bool const more = p + 1 < last_panel;
         void const* const upcoming[2] = {more ? w.panel_codes(0, p + 1) : next.codes[0],
                                          more ? w.panel_codes(1, p + 1) : next.codes[1]};
         index_t const quarter = (more ? w : next).code_bytes() / 4;
         Fetch fetch(upcoming, 4, quarter, quarter);
+        if (x.few) {
+            if constexpr (may_be_few<Format>)
+                FewRows<Format>(w, x, rows).multiply(p, fetch, results);
+            finish(p, 0, 1, results);
+            continue;
+        }
         // Where the second stream has ended, its results are nobody's.
         int const second = w.panel_rows(1, p) > 0 ? 1 : 0;
         for (index_t first = 0; first < steps; first += slab) {
@@ -63,17 +66,15 @@ void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, ind
                 left[1] = tiles + second * whole * tile_bytes;
             }
             for (index_t c = 0; c < pairs; ++c) {
-                BlockSteps const block{
-                    {left[0], left[1]}, line_bytes,
-                    tile_bytes,         x.words + c * 2 * right_block + first * tile_bytes,
-                    right_block,        n,
-                    rows - 32 * c};
-                kernel.multiply(block, fetch, lines, first > 0, results + c * 4 * tile_floats);
+                char const* const right = x.words + (2 * c * steps + first) * tile_bytes;
+                BlockSteps const block{{left[0], left[1]}, line_bytes, tile_bytes,   right,
+                                       steps * tile_bytes, n,          rows - 32 * c};
+                kernel.multiply(block, fetch, lines, first > 0, results + c * pair_floats);
             }
         }
         for (index_t c = 0; c < pairs; ++c)
             finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)),
-                   results + c * 4 * tile_floats);
+                   results + c * pair_floats);
     }
 }
 

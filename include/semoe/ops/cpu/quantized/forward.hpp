@@ -12,7 +12,11 @@ namespace semoe::ops::cpu {
 /// @tparam Unit  ops::unit, what lies between the products
 template <class Format, class T, class Unit>
 struct QuantizedFeedForward {
+    using Products = typename Decode<Format>::Products;
+    static constexpr bool may_be_few = cpu::may_be_few<Format>;
+
     Unit unit;
+    bool byte_dots; ///< whether the instruction set has dot products of bytes
     index_t hidden, intermediate;
     quant::ConstCodes w_in;     ///< [I,H]; a second one follows where the unit has two inputs
     quant::ConstCodes w_down;   ///< [H,I]
@@ -29,6 +33,15 @@ struct QuantizedFeedForward {
 };
 
 namespace detail {
+
+/// Memory for tokens, rows of a product's left operand or its activations, of that depth at most.
+template <class F>
+TokenTiles take_tokens(F const& f, Parts& parts, index_t rows, index_t depth) {
+    using Products = typename F::Products;
+    index_t const steps = Products::steps(depth);
+    bool const few = F::may_be_few && f.byte_dots && rows <= few_tokens;
+    return TokenTiles::in(parts.take(TokenTiles::bytes(rows, steps)), rows, steps, few);
+}
 
 /// Sums of both streams' rows by 16 tokens to numbers, in place. A bias begins at the panel's first
 /// row of each stream.
@@ -128,7 +141,7 @@ constexpr index_t quantized_forward_scratch_bytes(index_t hidden, index_t interm
                                                   index_t rows) {
     using Products = typename Decode<Format>::Products;
     return TokenTiles::bytes(rows, Products::steps(max(hidden, intermediate))) +
-           TokenLanes<T>::bytes(rows, intermediate) + quantized_scratch_bytes<Format>(rows);
+           TokenLanes<T>::bytes(rows, intermediate) + quantized_scratch_bytes(rows);
 }
 
 /// Rows [first, first + rows) of the expert, both products: the activation never leaves L2.
@@ -139,8 +152,7 @@ void forward(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const& f
              index_t rows, QuantizedRows<Format> const& next, char* scratch) {
     using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
-    auto const x = TokenTiles::in(
-        parts.take(TokenTiles::bytes(rows, Products::steps(max(f.hidden, f.intermediate)))), rows);
+    auto const x = detail::take_tokens(f, parts, rows, max(f.hidden, f.intermediate));
     auto const act = TokenLanes<T>::in(parts.take(TokenLanes<T>::bytes(rows, f.intermediate)), rows,
                                        f.intermediate);
     auto const in = f.in_rows(), down = f.down_rows();
@@ -159,8 +171,7 @@ void forward_in(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const
                 char* scratch) {
     using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
-    auto const x =
-        TokenTiles::in(parts.take(TokenTiles::bytes(rows, Products::steps(f.hidden))), rows);
+    auto const x = detail::take_tokens(f, parts, rows, f.hidden);
     auto const in = f.in_rows();
     Products::pack(detail::host_rows(f.in, first, rows), x);
     multiply_quantized(kernel, in, begin, end, x, rows, next, parts.rest(),
@@ -173,8 +184,7 @@ void forward_down(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> con
                   QuantizedRows<Format> const& next, char* scratch) {
     using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
-    auto const x =
-        TokenTiles::in(parts.take(TokenTiles::bytes(rows, Products::steps(f.intermediate))), rows);
+    auto const x = detail::take_tokens(f, parts, rows, f.intermediate);
     auto const down = f.down_rows();
     Products::pack(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), x);
     multiply_quantized(

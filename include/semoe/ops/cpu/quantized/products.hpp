@@ -7,21 +7,45 @@
 
 namespace semoe::ops::cpu {
 
+/// So few tokens are multiplied line by line where codes need decoding and the processor has dot
+/// products of bytes: one token by codes in L2 took half the time (AMX, 2.1 against 4.0 ns a line),
+/// two took 0.6 of it, four as long.
+inline constexpr index_t few_tokens = 2;
+
 /// Tokens as a product's columns: tiles of words [blocks of 16 tokens][steps], and numbers a token.
 struct TokenTiles {
     float* scales;         ///< [blocks * 16], of ByteProducts
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
+    char* few; ///< the first few tokens as lines, [steps][few_tokens][64], or null
 
     /// Bytes for that many tokens.
     static constexpr index_t bytes(index_t rows, index_t steps) {
-        return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes);
+        return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes) +
+               padded(steps) * few_tokens * line_bytes;
     }
-    static TokenTiles in(char* memory, index_t rows) {
+    static TokenTiles in(char* memory, index_t rows, index_t steps, bool few) {
         index_t const numbers = blocks_of_16(rows) * line_bytes;
+        char* const words = memory + 2 * numbers;
         return {reinterpret_cast<float*>(memory), reinterpret_cast<std::int32_t*>(memory + numbers),
-                memory + 2 * numbers};
+                words, few ? words + blocks_of_16(rows) * steps * tile_bytes : nullptr};
     }
+    /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
+    SEMOE_LINES void spread(index_t steps) const {
+        if (!few) return;
+        char* to = few;
+        for (index_t s = 0; s < padded(steps); ++s, to += few_tokens * line_bytes) {
+            __m512i x[16] = {};
+            for (index_t i = 0; i < 16 && s < steps; ++i)
+                x[i] = _mm512_load_si512(words + s * tile_bytes + i * line_bytes);
+            lines::transpose_words(x);
+            for (index_t t = 0; t < few_tokens; ++t) _mm512_store_si512(to + t * line_bytes, x[t]);
+        }
+    }
+
+private:
+    /// To whole lines of codes.
+    static constexpr index_t padded(index_t steps) { return (steps + 3) / 4 * 4; }
 };
 
 /// The activations of some tokens between the products: for each block of 16 tokens, the numbers
@@ -135,6 +159,7 @@ struct ByteProducts {
             }
             store_offsets(to, block, sums);
         }
+        to.spread(steps(m.cols));
     }
     /// Lanes become columns.
     template <class T>
@@ -162,6 +187,7 @@ struct ByteProducts {
             }
             store_offsets(to, block, sums);
         }
+        to.spread(steps(m.depth));
     }
     /// Sums of 16 tokens with one row of weights to numbers.
     SEMOE_LINES SEMOE_INLINE static __m512 number(float const* sums, TokenTiles const& tokens,

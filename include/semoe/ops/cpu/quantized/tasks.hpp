@@ -9,21 +9,19 @@ namespace semoe::ops::cpu {
 
 #if SEMOE_X86
 
-/// Calls f(kernel) with the BlockKernel of some products for an instruction set.
+/// Calls f(kernel) with the BlockKernel of a format's products for an instruction set.
 /// @pre has_fused_feed_forward<bf16>(isa)
-template <class F>
-void with_block_kernel(Isa isa, ByteProducts, F const& f) {
+template <class Format, class F>
+void with_quantized_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    if (isa == Isa::amx)
+    if constexpr (std::same_as<typename Decode<Format>::Products, Bf16Products>)
+        with_block_kernel<bf16>(isa, f);
+    else if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
     else if (isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
     else
         with(avx512::VectorKernel<avx512::WidenedByteWords>{});
-}
-template <class F>
-void with_block_kernel(Isa isa, Bf16Products, F const& f) {
-    with_block_kernel<bf16>(isa, f);
 }
 
 template <class Format, class T>
@@ -84,9 +82,17 @@ struct QuantizedTasks {
             return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
         };
         std::byte const* const w = group.block[e];
-        return {block.unit,    block.hidden,     block.intermediate, block.in(w),
-                block.down(w), block.in_bias(w), block.down_bias(w), of(x),
-                of(act),       of(out)};
+        return {block.unit,
+                isa != Isa::avx512,
+                block.hidden,
+                block.intermediate,
+                block.in(w),
+                block.down(w),
+                block.in_bias(w),
+                block.down_bias(w),
+                of(x),
+                of(act),
+                of(out)};
     }
     QuantizedRows<Format> weights(Expert const& f) const {
         return part == Part::down ? f.down_rows() : f.in_rows();
@@ -101,8 +107,8 @@ struct QuantizedTasks {
     void operator()(index_t i, std::span<std::byte> scratch) const {
         Place at;
         if (!find(i, at) || at.rows == 0) return;
-        with_block_kernel(isa, typename Decode<Format>::Products{},
-                          [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
+        with_quantized_kernel<Format>(
+            isa, [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:

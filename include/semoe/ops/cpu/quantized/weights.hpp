@@ -6,11 +6,10 @@
 namespace semoe::ops::cpu {
 
 /// What a format's codes are multiplied as. A specialisation has
-///     using Products = ...;  // ops/cpu/quantized/products.hpp
-///     static constexpr index_t lines;  // of operands that a line of codes holds; if one, codes
-///     are
-///                                      // operands themselves, else there is
-///     static void decode(codes, scales, to);  // of one row: writes these lines, a tile apart
+///     using Products = ...;            // ops/cpu/quantized/products.hpp
+///     static constexpr int lines;  // of operands that a line of codes holds; if one, codes
+///                                      // are operands themselves, else there is
+///     template <int I> static __m512i line(codes, scales);  // number I of these, of one row
 template <class Format>
 struct Decode;
 
@@ -18,6 +17,7 @@ struct Decode;
 
 #if SEMOE_X86
 #include <limits>
+#include <utility>
 
 namespace semoe::ops::cpu {
 
@@ -46,6 +46,11 @@ struct QuantizedRows {
     }
     std::uint8_t const* panel_scales(int s, index_t p) const {
         return scales[s] + p * advance * Format::scale_tile_bytes(depth);
+    }
+    /// The last lines of a tile of scales are those of groups.
+    std::uint8_t const* group_scales(int s, index_t p) const {
+        return panel_scales(s, p) + Format::scale_tile_bytes(depth) -
+               Format::chunks(depth) * line_bytes;
     }
     index_t panel_rows(int s, index_t p) const {
         return max(index_t(0), min(rows[s] - p * panel_height(), tile_rows));
@@ -80,7 +85,7 @@ struct Bf16Products;
 template <>
 struct Decode<quant::Int8> {
     using Products = ByteProducts;
-    static constexpr index_t lines = 1;
+    static constexpr int lines = 1;
 };
 
 namespace detail {
@@ -118,14 +123,14 @@ inline constexpr Mxfp4Table mxfp4_table;
 template <>
 struct Decode<quant::Int4> {
     using Products = ByteProducts;
-    static constexpr index_t lines = 2;
+    static constexpr int lines = 2;
 
-    SEMOE_LINES SEMOE_INLINE static void decode(std::uint8_t const* codes,
-                                                std::uint8_t const* multipliers, char* to) {
-        __m512i const both = _mm512_loadu_si512(codes), lower = _mm512_set1_epi8(15);
-        __m512i const upper = _mm512_and_si512(_mm512_maskz_srli_epi16(~0u, both, 4), lower);
-        _mm512_store_si512(to, look_up(_mm512_and_si512(both, lower), multipliers));
-        _mm512_store_si512(to + tile_bytes, look_up(upper, multipliers + 2));
+    template <int I>
+    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
+                                                 std::uint8_t const* multipliers) {
+        __m512i const both = _mm512_loadu_si512(codes);
+        __m512i const lower = I == 0 ? both : _mm512_maskz_srli_epi16(~0u, both, 4);
+        return look_up(_mm512_and_si512(lower, _mm512_set1_epi8(15)), multipliers + 2 * I);
     }
 
 private:
@@ -145,18 +150,13 @@ private:
 template <>
 struct Decode<quant::Mxfp4> {
     using Products = Bf16Products;
-    static constexpr index_t lines = 4;
+    static constexpr int lines = 4;
 
-    SEMOE_LINES SEMOE_INLINE static void decode(std::uint8_t const* codes,
-                                                std::uint8_t const* scales, char* to) {
+    template <int I>
+    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
+                                                 std::uint8_t const* scales) {
         __m512i const all = _mm512_loadu_si512(codes);
-        _mm512_store_si512(to, look_up(all, scales[0]));
-        _mm512_store_si512(to + tile_bytes,
-                           look_up(_mm512_maskz_srli_epi16(~0u, all, 4), scales[1]));
-        _mm512_store_si512(to + 2 * tile_bytes,
-                           look_up(_mm512_maskz_srli_epi16(~0u, all, 8), scales[2]));
-        _mm512_store_si512(to + 3 * tile_bytes,
-                           look_up(_mm512_maskz_srli_epi16(~0u, all, 12), scales[3]));
+        return look_up(I == 0 ? all : _mm512_maskz_srli_epi16(~0u, all, 4 * I), scales[I]);
     }
 
 private:
@@ -170,25 +170,32 @@ private:
     }
 };
 
+namespace detail {
+template <class Format, int... I>
+SEMOE_LINES SEMOE_INLINE void decode_row(std::uint8_t const* codes, std::uint8_t const* scales,
+                                         char* to, std::integer_sequence<int, I...>) {
+    (_mm512_store_si512(to + I * tile_bytes, Decode<Format>::template line<I>(codes, scales)), ...);
+}
+} // namespace detail
+
 /// Some steps of a panel as tiles [two streams][steps].
 /// @param first  a multiple of Decode<Format>::lines, as steps is
 /// @param fetch  asked for as many bytes as are read
 template <class Format>
 SEMOE_LINES void decode_panel(QuantizedRows<Format> const& w, index_t p, index_t first,
                               index_t steps, char* tiles, Fetch& shared_fetch) {
-    constexpr index_t lines = Decode<Format>::lines;
+    constexpr int lines = Decode<Format>::lines;
     Fetch fetch = shared_fetch;
-    int const fetched = fetch.wanted() ? 1 : 0;
+    bool const fetched = fetch.wanted();
     for (int s = 0; s < 2; ++s) {
         if (w.panel_rows(s, p) == 0) break;
         std::uint8_t const* codes = w.panel_codes(s, p) + first / lines * tile_bytes;
-        // The last lines of a tile of scales are those of groups.
-        std::uint8_t const* scales = w.panel_scales(s, p) + Format::scale_tile_bytes(w.depth) +
-                                     (first / lines - Format::chunks(w.depth)) * line_bytes;
+        std::uint8_t const* scales = w.group_scales(s, p) + first / lines * line_bytes;
         for (index_t n = 0; n < steps; n += lines, tiles += lines * tile_bytes)
             for (index_t r = 0; r < tile_rows; ++r, codes += line_bytes, scales += 4) {
-                fetch.some(fetched);
-                Decode<Format>::decode(codes, scales, tiles + r * line_bytes);
+                if (fetched) fetch.some(1);
+                detail::decode_row<Format>(codes, scales, tiles + r * line_bytes,
+                                           std::make_integer_sequence<int, lines>{});
             }
     }
     shared_fetch = fetch;

@@ -1,0 +1,109 @@
+#pragma once
+
+#include "semoe/ops/cpu/quantized/products.hpp"
+
+#if SEMOE_X86
+#include <utility>
+
+namespace semoe::ops::cpu {
+
+/// Whether few tokens of a format may be multiplied line by line.
+template <class Format>
+inline constexpr bool may_be_few =
+    std::same_as<typename Decode<Format>::Products, ByteProducts>&& Decode<Format>::lines > 1;
+
+/// One or two tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
+/// their order is free, and lanes may run along the depth.
+template <class Format>
+class FewRows {
+public:
+    FewRows(QuantizedRows<Format> const& w, TokenTiles const& x, index_t rows)
+      : w_(w)
+      , tokens_(x.few)
+      , rows_(rows) {}
+
+    /// Sums of both streams with the tokens, as a BlockKernel leaves them.
+    void multiply(index_t panel, Fetch& fetch, float* results) const {
+        for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s) {
+            auto const* codes = w_.panel_codes(s, panel);
+            auto const* scales = w_.group_scales(s, panel);
+            float* const to = results + s * tile_floats;
+            rows_ == 1 ? tile<1>(codes, scales, fetch, to) : tile<2>(codes, scales, fetch, to);
+        }
+    }
+
+private:
+    static constexpr int lines = Decode<Format>::lines;
+
+    /// As many rows at a time as there are registers for.
+    template <index_t Tokens>
+    void tile(std::uint8_t const* codes, std::uint8_t const* scales, Fetch& fetch,
+              float* results) const {
+        constexpr index_t height = 16 / Tokens;
+        for (index_t r = 0; r < tile_rows; r += height)
+            rows<Tokens>(codes + r * line_bytes, scales + r * 4, fetch, results + r * 16,
+                         std::make_integer_sequence<index_t, height>{});
+    }
+    template <index_t Tokens, index_t... R>
+    SEMOE_LINES SEMOE_NOINLINE void rows(std::uint8_t const* codes, std::uint8_t const* scales,
+                                         Fetch& shared_fetch, float* results,
+                                         std::integer_sequence<index_t, R...>) const {
+        Fetch fetch = shared_fetch;
+        bool const fetched = fetch.wanted();
+        __m512i sums[sizeof...(R)][Tokens] = {};
+        char const* tokens = tokens_;
+        for (index_t c = Format::chunks(w_.depth); c > 0; --c) {
+            (row<Tokens>(codes + R * line_bytes, scales + R * 4, tokens, fetch, fetched, sums[R]),
+             ...);
+            codes += tile_bytes;
+            scales += line_bytes;
+            tokens += lines * few_tokens * line_bytes;
+        }
+        for (index_t r = 0; r < index_t(sizeof...(R)); ++r)
+            for (index_t t = 0; t < Tokens; ++t) {
+                std::int32_t const sum = total(sums[r][t]);
+                std::memcpy(results + r * 16 + t, &sum, sizeof(sum));
+            }
+        shared_fetch = fetch;
+    }
+    template <index_t Tokens>
+    SEMOE_LINES SEMOE_INLINE static void row(std::uint8_t const* codes, std::uint8_t const* scales,
+                                             char const* tokens, Fetch& fetch, bool fetched,
+                                             __m512i (&sums)[Tokens]) {
+        if (fetched) fetch.some(1);
+        row_lines(codes, scales, tokens, sums, std::make_integer_sequence<int, lines>{});
+    }
+    template <index_t Tokens, int... I>
+    SEMOE_LINES SEMOE_INLINE static void
+    row_lines(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
+              __m512i (&sums)[Tokens], std::integer_sequence<int, I...>) {
+        (add<Tokens>(Decode<Format>::template line<I>(codes, scales),
+                     tokens + I * few_tokens * line_bytes, sums),
+         ...);
+    }
+    template <index_t Tokens>
+    SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens,
+                                             __m512i (&sums)[Tokens]) {
+        add(weights, tokens, sums[0]);
+        if constexpr (Tokens == 2) add(weights, tokens + line_bytes, sums[1]);
+    }
+    SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
+        __m512i const line = _mm512_load_si512(tokens);
+        // Written out, so that one target serves all kernels.
+        __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}" : "+v"(sum) : "v"(weights), "v"(line));
+    }
+    SEMOE_LINES SEMOE_INLINE static std::int32_t total(__m512i sums) {
+        alignas(64) std::int32_t lanes[16];
+        _mm512_store_si512(lanes, sums);
+        std::int32_t all = 0;
+        for (std::int32_t const lane : lanes) all += lane;
+        return all;
+    }
+
+    QuantizedRows<Format> const& w_;
+    char const* tokens_;
+    index_t rows_;
+};
+
+} // namespace semoe::ops::cpu
+#endif
