@@ -62,8 +62,7 @@ public:
     void run(benchmark::State& state, Row const& row) {
         for (auto _ : state) {
             try {
-                Outcome const outcome =
-                    row.is_bf16 ? time_on<semoe::bf16>(row) : time_on<float>(row);
+                Outcome const outcome = time(row);
                 state.SetIterationTime(outcome.seconds);
                 results_.push_back({row, outcome});
                 count(state, results_.back());
@@ -75,19 +74,36 @@ public:
     }
 
 private:
-    template <class T>
+    Outcome time(Row const& row) {
+        using semoe::bf16, semoe::expert::SwiGlu, semoe::expert::Quantized;
+        namespace quant = semoe::quant;
+        switch (row.weights) {
+        case Weights::floats:
+            return time_on<SwiGlu<float>>(row);
+        case Weights::int8:
+            return time_on<Quantized<quant::Int8, SwiGlu<bf16>>>(row);
+        case Weights::int4:
+            return time_on<Quantized<quant::Int4, SwiGlu<bf16>>>(row);
+        case Weights::mxfp4:
+            return time_on<Quantized<quant::Mxfp4, SwiGlu<bf16>>>(row);
+        case Weights::bf16:
+            break;
+        }
+        return time_on<SwiGlu<bf16>>(row);
+    }
+    template <class X>
     Outcome time_on(Row const& row) {
         bool const states = row.work == Work::training_step;
-        std::string const key = std::string(row.shape.name) + (row.is_bf16 ? " bf16" : " float") +
+        std::string const key = std::string(row.shape.name) + " " + to_string(row.weights) +
                                 (row.training() ? " training" : "") + (states ? " states" : "");
         if (key != key_) {
             stage_.reset();
             key_.clear();
-            stage_ = std::make_unique<Stage<T>>(row.shape, row.training(), states, max_tokens,
+            stage_ = std::make_unique<Stage<X>>(row.shape, row.training(), states, max_tokens,
                                                 options_.threads);
             key_ = key;
         }
-        return time_row(row, static_cast<Stage<T>&>(*stage_), probes_, options_.budget);
+        return time_row(row, static_cast<Stage<X>&>(*stage_), probes_, options_.budget);
     }
     void count(benchmark::State& state, Result const& r) const {
         state.counters["GFLOP/s"] = r.gflops();

@@ -118,7 +118,7 @@ private:
                   13, turn);
     }
     static std::string series_of(Row const& row) {
-        return std::string(row.shape.name) + (row.is_bf16 ? " bf16 " : " float ") +
+        return std::string(row.shape.name) + " " + to_string(row.weights) + " " +
                to_string(row.work);
     }
     void series() {
@@ -130,7 +130,8 @@ private:
         }
         for (auto const& [name, points] : lines) svg_.path(points, colors[name], 0.8);
         for (Result const& r : results_)
-            svg_.mark(place(r), corners_of(r.row.work), color_of(r.row), r.row.is_bf16);
+            svg_.mark(place(r), corners_of(r.row.work), color_of(r.row),
+                      r.row.weights != Weights::floats);
     }
     /// The number of tokens beside each point, where there is room for it.
     void labels() {
@@ -165,7 +166,8 @@ private:
         svg_.text({x_.end - 316, y}, "numbers beside points: tokens", ink);
         for (auto const& [name, row] : rows) {
             y += 18;
-            svg_.mark({x_.end - 310, y - 4}, corners_of(row.work), color_of(row), row.is_bf16);
+            svg_.mark({x_.end - 310, y - 4}, corners_of(row.work), color_of(row),
+                      row.weights != Weights::floats);
             svg_.text({x_.end - 296, y}, name, ink);
         }
     }

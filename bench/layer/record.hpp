@@ -53,7 +53,7 @@ public:
 
     static Key roofs_key() { return {"roofs", "", ""}; }
     static Key key_of(Row const& row) {
-        return {std::string(row.shape.name) + (row.is_bf16 ? " bf16" : " float"),
+        return {std::string(row.shape.name) + " " + to_string(row.weights),
                 std::string(to_string(row.work)) + (row.skew == Skew::zipf ? ", Zipf" : ""),
                 std::to_string(row.tokens)};
     }

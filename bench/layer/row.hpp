@@ -7,15 +7,20 @@ namespace bench {
 /// One row of the table: a shape, an element type, a routing, some work and a number of tokens.
 struct Row {
     Shape shape;
-    bool is_bf16 = true;
+    Weights weights = Weights::bf16;
     Skew skew = Skew::balanced;
     Work work = Work::forward;
     index_t tokens = 1;
 
     bool training() const { return work == Work::forward_backward || work == Work::training_step; }
+    Factors factors() const {
+        if (weights == Weights::floats) return Factors::floats;
+        bool const bytes = weights == Weights::int8 || weights == Weights::int4;
+        return bytes ? Factors::bytes : Factors::bf16;
+    }
     /// "OLMoE/bf16/balanced/forward/512"
     std::string name() const {
-        return std::string(shape.name) + (is_bf16 ? "/bf16/" : "/float/") + to_string(skew) + "/" +
+        return std::string(shape.name) + "/" + to_string(weights) + "/" + to_string(skew) + "/" +
                to_string(work) + "/" + std::to_string(tokens);
     }
 };
@@ -94,9 +99,10 @@ inline double difference(ExpertWeights<float> const& a, ExpertWeights<float> con
 
 /// Times one row. Before that, each baseline must give what the layer gives.
 /// @throws std::runtime_error naming a baseline that disagrees
-template <class T>
-Outcome time_row(Row const& row, Stage<T>& stage, Probes& probes, Budget budget) {
+template <class X>
+Outcome time_row(Row const& row, Stage<X>& stage, Probes& probes, Budget budget) {
     using semoe::Mode;
+    using T = typename Stage<X>::T;
     detail::Inputs<T> in(row, stage.num_layers());
     auto context =
         stage.layer(0).make_context(row.tokens, row.training() ? Mode::training : Mode::inference);
@@ -113,11 +119,16 @@ Outcome time_row(Row const& row, Stage<T>& stage, Probes& probes, Budget budget)
                              context);
     };
     auto const run = [&](index_t call) {
-        if (row.training()) stage.layer(call).zero_grad();
-        forward(call);
-        if (row.training()) stage.layer(call).backward(in.view(in.dy), in.view(in.dx), context);
-        if (row.work == Work::training_step)
-            semoe::train_step(stage.layer(call), optimizer, {.step = step++});
+        auto& layer = stage.layer(call);
+        if constexpr (Stage<X>::trains) {
+            if (row.training()) layer.zero_grad();
+            forward(call);
+            if (row.training()) layer.backward(in.view(in.dy), in.view(in.dx), context);
+            if (row.work == Work::training_step)
+                semoe::train_step(layer, optimizer, {.step = step++});
+        } else {
+            forward(call);
+        }
     };
     auto const count_touched = [&](index_t) {
         if (std::exchange(calls, calls + 1) == 0) return; // no forward yet
@@ -148,14 +159,14 @@ Outcome time_row(Row const& row, Stage<T>& stage, Probes& probes, Budget budget)
                 error = std::max(error, detail::difference(ours[std::size_t(expert)],
                                                            baseline->gradients(expert)));
             }
-            if (!(error < (row.is_bf16 ? 0.02 : 1e-4)))
+            if (!(error < (std::is_same_v<T, float> ? 1e-4 : 0.02)))
                 throw std::runtime_error(std::string(baseline->name()) + " differs by " +
                                          std::to_string(error));
             contenders.push_back({baseline->name(), run_baseline});
         }
     std::vector<double> bandwidths;
     std::size_t const timed = contenders.size();
-    PeakProbe& peak = probes.peak(row.is_bf16);
+    PeakProbe& peak = probes.peak(row.factors());
     contenders.push_back({.name = "memory",
                           .run = [&](index_t) { bandwidths.push_back(probes.measure_memory()); },
                           .share = 0.2});
@@ -169,7 +180,8 @@ Outcome time_row(Row const& row, Stage<T>& stage, Probes& probes, Budget budget)
     outcome.bandwidth = median(bandwidths);
     outcome.peak = peak.best();
     double const experts = touched / double(contenders[0].calls);
-    outcome.cost = cost_of(row.shape, row.work, row.tokens, experts, double(sizeof(T)));
+    outcome.cost =
+        cost_of(row.shape, row.work, row.tokens, experts, double(sizeof(T)), stage.weight_bytes());
     outcome.rows_per_expert = double(row.tokens * row.shape.top_k) / experts;
     for (std::size_t i = 1; i < timed; ++i)
         outcome.baselines.emplace_back(contenders[i].name, median(contenders[i].seconds));

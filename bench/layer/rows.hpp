@@ -14,12 +14,12 @@ using Tokens = std::initializer_list<index_t>;
 /// The rows of one shape and element type, in an order that builds each kind of memory once.
 struct Sweep {
     Shape shape;
-    bool is_bf16;
+    Weights weights;
     Tokens forward, gate, zipf, forward_backward, step;
 
     void append_to(std::vector<Row>& rows) const {
         auto const add = [&](Tokens const& all, Skew skew, Work work) {
-            for (index_t tokens : all) rows.push_back({shape, is_bf16, skew, work, tokens});
+            for (index_t tokens : all) rows.push_back({shape, weights, skew, work, tokens});
         };
         add(forward, Skew::balanced, Work::forward);
         add(gate, Skew::balanced, Work::gate_forward);
@@ -37,11 +37,14 @@ inline std::vector<Row> rows_of(std::initializer_list<Sweep> sweeps) {
 /// Two minutes.
 inline std::vector<Row> quick_rows() {
     return rows_of({
-        {olmoe, true, {1, 8, 32, 128, 512, 2048}, {1, 512}, {32, 512}, {512, 2048}, {512}},
-        {olmoe, false, {1, 32, 512}, {}, {}, {512}, {}},
-        {qwen3, true, {1, 32, 512}, {}, {}, {}, {}},
-        {mixtral, true, {1, 32, 512}, {}, {}, {}, {}},
-        {deepseek, true, {1, 32, 512}, {}, {}, {}, {}},
+        {olmoe, Weights::bf16, {1, 8, 32, 128, 512, 2048}, {1, 512}, {32, 512}, {512, 2048}, {512}},
+        {olmoe, Weights::floats, {1, 32, 512}, {}, {}, {512}, {}},
+        {olmoe, Weights::int8, {1, 32, 512}, {}, {}, {}, {}},
+        {olmoe, Weights::int4, {1, 32, 512}, {}, {}, {}, {}},
+        {olmoe, Weights::mxfp4, {1, 32, 512}, {}, {}, {}, {}},
+        {qwen3, Weights::bf16, {1, 32, 512}, {}, {}, {}, {}},
+        {mixtral, Weights::bf16, {1, 32, 512}, {}, {}, {}, {}},
+        {deepseek, Weights::bf16, {1, 32, 512}, {}, {}, {}, {}},
     });
 }
 
@@ -49,25 +52,28 @@ inline std::vector<Row> quick_rows() {
 inline std::vector<Row> all_rows() {
     return rows_of({
         {olmoe,
-         true,
+         Weights::bf16,
          {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048},
          {1, 32, 512, 2048},
          {8, 32, 128, 512, 2048},
          {32, 128, 512, 2048},
          {128, 512, 2048}},
-        {olmoe, false, {1, 8, 32, 128, 512, 2048}, {512}, {512}, {128, 512, 2048}, {512}},
+        {olmoe, Weights::floats, {1, 8, 32, 128, 512, 2048}, {512}, {512}, {128, 512, 2048}, {512}},
+        {olmoe, Weights::int8, {1, 8, 32, 128, 512, 2048}, {}, {512}, {}, {}},
+        {olmoe, Weights::int4, {1, 8, 32, 128, 512, 2048}, {}, {512}, {}, {}},
+        {olmoe, Weights::mxfp4, {1, 8, 32, 128, 512, 2048}, {}, {512}, {}, {}},
         {qwen3,
-         true,
+         Weights::bf16,
          {1, 8, 32, 128, 512, 2048},
          {1, 32, 512, 2048},
          {32, 512, 2048},
          {128, 512, 2048},
          {512}},
-        {qwen3, false, {1, 32, 512}, {}, {}, {512}, {}},
-        {mixtral, true, {1, 8, 32, 128, 512, 2048}, {}, {512}, {128, 512}, {}},
-        {mixtral, false, {1, 32, 512}, {}, {}, {}, {}},
-        {deepseek, true, {1, 8, 32, 128, 512, 2048}, {}, {512}, {128, 512}, {}},
-        {deepseek, false, {1, 32, 512}, {}, {}, {}, {}},
+        {qwen3, Weights::floats, {1, 32, 512}, {}, {}, {512}, {}},
+        {mixtral, Weights::bf16, {1, 8, 32, 128, 512, 2048}, {}, {512}, {128, 512}, {}},
+        {mixtral, Weights::floats, {1, 32, 512}, {}, {}, {}, {}},
+        {deepseek, Weights::bf16, {1, 8, 32, 128, 512, 2048}, {}, {512}, {128, 512}, {}},
+        {deepseek, Weights::floats, {1, 32, 512}, {}, {}, {}, {}},
     });
 }
 

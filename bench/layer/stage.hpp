@@ -1,6 +1,7 @@
 #pragma once
 
 #include "baselines/baseline.hpp"
+#include "semoe/expert/quantized.hpp"
 #include "semoe/semoe.hpp"
 #include "support/machine.hpp"
 #include "support/measure.hpp"
@@ -28,24 +29,24 @@ struct DoesNotFit : std::runtime_error {
 /// Inference goes round as many layers as it takes to outgrow the last-level cache four times.
 /// Training has one: with its gradients that is more than the cache as well. Where the baselines
 /// do not fit, and beside an optimizer's states, there are none.
-template <class T>
+/// @tparam X  the expert: SwiGlu, or a quantised one, which has no baselines
+template <class X>
 class Stage final : public AnyStage {
 public:
-    using Layer = semoe::MoeLayer<semoe::CpuBackend, semoe::gate::TopK<semoe::gate::Softmax>,
-                                  semoe::expert::SwiGlu<T>>;
+    using T = typename X::value_type;
+    using Layer = semoe::MoeLayer<semoe::CpuBackend, semoe::gate::TopK<semoe::gate::Softmax>, X>;
+    static constexpr bool trains = !semoe::has_own_weights<X>;
 
     /// @throws DoesNotFit naming the bytes
     Stage(Shape const& shape, bool training, bool states, index_t max_tokens, int threads)
       : shape_(shape)
       , backend_{.threads = threads} {
-        semoe::expert::SwiGlu<T> const expert{.hidden = shape.hidden,
-                                              .intermediate = shape.intermediate};
+        X const expert = expert_of(shape);
         double const logical = double(shape.num_experts) * shape.expert_elements();
-        double const element = double(sizeof(T));
+        double const element = weight_bytes();
         int const layers =
             training ? 1 : int(4 * last_level_cache_bytes() / (logical * element)) + 1;
-        double const packed =
-            double(shape.num_experts) * double(expert.layout(backend_).elements()) * element;
+        double const packed = logical * element;
         double bytes = layers * packed + 500e6;
         if (training) bytes += logical * 4;
         if (states) bytes += logical * (element < 4 ? 12 : 8);
@@ -59,18 +60,28 @@ public:
                 semoe::gate::TopK<semoe::gate::Softmax>{.num_experts = int(shape.num_experts),
                                                         .top_k = int(shape.top_k)},
                 expert, semoe::MoeConfig{.layer = i}));
-            fill(*layers_.back(), i);
+            if constexpr (trains)
+                fill(*layers_.back(), i);
+            else
+                fill_with_codes(*layers_.back());
         }
         BaselineOptions const options{threads, max_tokens, training};
-        if (!states && bytes + baseline_bytes(shape, layers, element, options) < available) {
+        if (trains && !states &&
+            bytes + baseline_bytes(shape, layers, element, options) < available) {
             std::vector<LayerWeights<T>> weights;
             for (auto& layer : layers_) weights.push_back(weights_of<T>(*layer));
             baselines_ = make_baselines<T>(shape, weights, options);
         }
-        if (states) layers_[0]->prepare(semoe::optim::AdamW{});
+        if constexpr (trains)
+            if (states) layers_[0]->prepare(semoe::optim::AdamW{});
     }
 
     Shape const& shape() const { return shape_; }
+    /// Of one weight, its part of scales included.
+    double weight_bytes() const {
+        double const elements = double(expert_of(shape_).layout(backend_).elements());
+        return elements * double(sizeof(semoe::weight_t<X>)) / shape_.expert_elements();
+    }
     semoe::CpuBackend& backend() { return backend_; }
     index_t num_layers() const { return index_t(layers_.size()); }
     Layer& layer(index_t call) { return *layers_[std::size_t(call % num_layers())]; }
@@ -96,6 +107,30 @@ public:
     }
 
 private:
+    static X expert_of(Shape const& s) {
+        semoe::expert::SwiGlu<T> const swiglu{.hidden = s.hidden, .intermediate = s.intermediate};
+        if constexpr (trains)
+            return swiglu;
+        else
+            return X{{}, swiglu};
+    }
+    /// Every expert has the same codes: what they are plays no part in how long they take.
+    void fill_with_codes(Layer& layer) {
+        X const& expert = layer.expert();
+        auto const layout = expert.layout(backend_);
+        semoe::Buffer<std::uint8_t, semoe::CpuBackend> block(backend_, layout.elements());
+        expert.initialize(backend_, 1, {}, semoe::as_writable_bytes(block.view()));
+        layer.for_each_parameter(
+            [&](std::string const& name, auto view, semoe::Shape) {
+                if constexpr (sizeof(*view.data) == 1) {
+                    std::string const slice = name.substr(name.rfind('.') + 1);
+                    backend_.copy(view.data, block.data() + layout.slice(slice).offset,
+                                  std::size_t(view.rows * view.cols));
+                }
+            },
+            semoe::BlockKind::weight, semoe::Access::write);
+    }
+
     static constexpr std::size_t pool_size = 1 << 20;
 
     /// Uniform numbers with standard deviation 1 / sqrt(columns), from a pool: drawing each of them

@@ -40,7 +40,7 @@ public:
 private:
     void print(Result const& r) const {
         std::printf("%-16s %-5s %-8s %-16s %5d %6.1f %9.2f %8.0f %6.1f %8.2f", r.row.shape.name,
-                    r.row.is_bf16 ? "bf16" : "float", to_string(r.row.skew), to_string(r.row.work),
+                    to_string(r.row.weights), to_string(r.row.skew), to_string(r.row.work),
                     int(r.row.tokens), r.outcome.rows_per_expert, r.milliseconds(), r.gflops(),
                     r.gbytes(), r.roofline());
         for (auto const& name : setting_.baselines)

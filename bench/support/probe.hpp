@@ -77,11 +77,21 @@ inline void avx512_bf16_products(long turns) {
     BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r", "vdpbf16ps %%zmm0, %%zmm1, %%zmm\\r");
     __asm__ volatile("vzeroupper");
 }
+inline void byte_dot_products(long turns) {
+    BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r", "vpdpbusd %%zmm0, %%zmm1, %%zmm\\r");
+    __asm__ volatile("vzeroupper");
+}
 #undef BENCH_LOOP
 #undef BENCH_TWELVE
 
 /// Four accumulators of 16 x 16 from two tiles a side, three times a turn.
-inline void amx_products(long turns) {
+#define BENCH_TILES(instruction)                                                                   \
+    __asm__ volatile("1:\n.rept 3\n" instruction " %%tmm6, %%tmm4, %%tmm0\n" instruction           \
+                     " %%tmm7, %%tmm4, %%tmm1\n" instruction                                       \
+                     " %%tmm6, %%tmm5, %%tmm2\n" instruction                                       \
+                     " %%tmm7, %%tmm5, %%tmm3\n.endr\ndec %0\njnz 1b\ntilerelease\n"               \
+                     : "+r"(turns)::"cc")
+inline void configure_tiles() {
     struct alignas(64) {
         std::uint8_t palette = 1, start = 0, reserved[14] = {};
         std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -90,19 +100,25 @@ inline void amx_products(long turns) {
     __asm__ volatile("ldtilecfg %0\n"
                      ".irp r,0,1,2,3,4,5,6,7\ntilezero %%tmm\\r\n.endr\n" ::"m"(config)
                      : "memory");
-    __asm__ volatile("1:\n.rept 3\n"
-                     "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\ntdpbf16ps %%tmm7, %%tmm4, %%tmm1\n"
-                     "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\ntdpbf16ps %%tmm7, %%tmm5, %%tmm3\n"
-                     ".endr\ndec %0\njnz 1b\n"
-                     "tilerelease\n"
-                     : "+r"(turns)::"cc");
 }
+inline void amx_products(long turns) {
+    configure_tiles();
+    BENCH_TILES("tdpbf16ps");
+}
+inline void amx_byte_products(long turns) {
+    configure_tiles();
+    BENCH_TILES("tdpbusd");
+}
+#undef BENCH_TILES
 inline constexpr ProductLoop float_loops[] = {{semoe::Isa::portable, sse_products, 12 * 4 * 2},
                                               {semoe::Isa::avx2, avx2_products, 12 * 8 * 2},
                                               {semoe::Isa::avx512, avx512_products, 12 * 16 * 2}};
 inline constexpr ProductLoop bf16_loops[] = {
     {semoe::Isa::avx512_bf16, avx512_bf16_products, 12 * 32 * 2},
     {semoe::Isa::amx, amx_products, 12 * 16 * 16 * 32 * 2}};
+inline constexpr ProductLoop byte_loops[] = {
+    {semoe::Isa::avx512_bf16, byte_dot_products, 12 * 64 * 2},
+    {semoe::Isa::amx, amx_byte_products, 12 * 16 * 16 * 64 * 2}};
 #else
 /// Plain loops over sixteen floats, as good as the compiler makes them.
 inline void plain_products(long turns) {
@@ -114,20 +130,25 @@ inline void plain_products(long turns) {
 }
 inline constexpr ProductLoop float_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 inline constexpr ProductLoop bf16_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
+inline constexpr ProductLoop byte_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 #endif
 
-/// The most flops a second that were seen, with the best instructions of the selected set. bf16 may
-/// also be widened to float, which some processors do faster.
+/// What the factors of products are: bf16 and bytes may also be widened, which some processors do
+/// faster.
+enum class Factors { floats, bf16, bytes };
+
+/// The most flops a second that were seen, with the best instructions of the selected set.
 class PeakProbe {
 public:
-    PeakProbe(int threads, bool is_bf16)
+    PeakProbe(int threads, Factors factors)
       : threads_(threads) {
         auto const try_all = [&](auto const& loops) {
             for (ProductLoop const& loop : loops)
                 if (loop.isa <= semoe::selected_isa()) try_loop(loop);
         };
         try_all(float_loops);
-        if (is_bf16) try_all(bf16_loops);
+        if (factors != Factors::floats) try_all(bf16_loops);
+        if (factors == Factors::bytes) try_all(byte_loops);
         for (int i = 0; i < 5; ++i) measure();
     }
 
@@ -210,20 +231,25 @@ private:
 /// What rows are compared with: probed before the first of them, and again during each.
 struct Probes {
     BandwidthProbe memory;
-    PeakProbe bf16_peak, float_peak;
+    PeakProbe bf16_peak, float_peak, byte_peak;
     std::vector<double> bandwidths; ///< of every pass
 
     explicit Probes(int threads)
       : memory(threads)
-      , bf16_peak(threads, true)
-      , float_peak(threads, false) {
+      , bf16_peak(threads, Factors::bf16)
+      , float_peak(threads, Factors::floats)
+      , byte_peak(threads, Factors::bytes) {
         for (int i = 0; i < 9; ++i) measure_memory();
     }
     Probes(Probes const&) = delete;
     Probes& operator=(Probes const&) = delete;
 
     double measure_memory() { return bandwidths.emplace_back(memory.measure()); }
-    PeakProbe& peak(bool is_bf16) { return is_bf16 ? bf16_peak : float_peak; }
+    PeakProbe& peak(Factors factors) {
+        return factors == Factors::floats ? float_peak
+               : factors == Factors::bf16 ? bf16_peak
+                                          : byte_peak;
+    }
 };
 
 } // namespace bench

@@ -23,6 +23,13 @@ inline constexpr Shape mixtral{"Mixtral", 4096, 14336, 8, 2};
 /// DeepSeek-V3 has 256 experts; 16 of them fit into memory.
 inline constexpr Shape deepseek{"DeepSeek-V3-E16", 7168, 2048, 16, 8};
 
+/// What the experts' weights are made of. Quantised ones have rows of bf16.
+enum class Weights { bf16, floats, int8, int4, mxfp4 };
+inline char const* to_string(Weights weights) {
+    char const* const names[] = {"bf16", "float", "int8", "int4", "mxfp4"};
+    return names[int(weights)];
+}
+
 /// What one timed call does.
 enum class Work {
     forward,          ///< routed from outside, in an inference context
@@ -51,19 +58,21 @@ struct Cost {
 
 /// The roofline's view of one call.
 /// @param touched  experts that have rows; only their weights are read
-/// @param element  bytes of one weight, of x and of y
+/// @param element  bytes of one element of x and of y
+/// @param weight   bytes of one weight, its part of scales included
 ///
 /// Forward: 6 H I flops a row of an expert; the touched experts' weights, x and y.
 /// Backward: twice the flops; the weights again, their gradients written in float, x again, dy, dx.
 /// AdamW: gradients read, masters (of 16-bit weights) and two moments read and written in float,
 /// weights written, and read where they are their own masters. Second packings are not counted:
 /// a layer could do without.
-inline Cost cost_of(Shape const& s, Work work, index_t tokens, double touched, double element) {
+inline Cost cost_of(Shape const& s, Work work, index_t tokens, double touched, double element,
+                    double weight) {
     double const T = double(tokens), H = double(s.hidden), E = double(s.num_experts);
     double const weights = touched * s.expert_elements();
     Cost cost;
     cost.flops = 6.0 * H * double(s.intermediate) * T * double(s.top_k);
-    cost.bytes = weights * element + 2 * T * H * element;
+    cost.bytes = weights * weight + 2 * T * H * element;
     if (work == Work::gate_forward) {
         cost.flops += 2 * T * H * E;
         cost.bytes += 4 * H * E;

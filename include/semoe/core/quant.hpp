@@ -213,9 +213,10 @@ struct Mxfp4 : detail::Tiles<128, false, true> {
     }
     /// A sign, two bits of exponent, one of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and negatives.
     SEMOE_HD static constexpr float e2m1(int code) {
-        int const exponent = code >> 1 & 3, mantissa = code & 1;
-        float const significand = (exponent == 0 ? 0.0f : 1.0f) + 0.5f * float(mantissa);
-        float const magnitude = significand * float(exponent == 0 ? 1 : 1 << (exponent - 1));
+        // As a float's exponent and first bit of mantissa, but for those below 1.
+        std::uint32_t const bits = (std::uint32_t(code & 7) << 22) + (126u << 23);
+        float const magnitude =
+            (code & 7) < 2 ? 0.5f * float(code & 7) : detail::bits_of<float>(bits);
         return (code & 8) != 0 ? -magnitude : magnitude;
     }
     /// 2^(code - 127); 255 is NaN.
@@ -251,11 +252,8 @@ struct Mxfp4 : detail::Tiles<128, false, true> {
     }
 
 private:
-    /// x / 2^(scale - 127), exactly; in two steps, since one factor may be no float.
-    SEMOE_HD static constexpr float scaled(float x, int scale) {
-        int const down = 127 - scale, half = down / 2;
-        return x * e8m0(127 + half) * e8m0(127 + down - half);
-    }
+    /// x / 2^(scale - 127), exactly.
+    SEMOE_HD static constexpr float scaled(float x, int scale) { return x * e8m0(254 - scale); }
     /// The largest magnitude shall come to lie between 4 and 8, where 6 is the last, or between 2
     /// and 4: whichever has the smaller sum of squared errors.
     template <class Row>
