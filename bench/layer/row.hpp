@@ -15,8 +15,7 @@ struct Row {
     bool training() const { return work == Work::forward_backward || work == Work::training_step; }
     Factors factors() const {
         if (weights == Weights::floats) return Factors::floats;
-        bool const bytes = weights == Weights::int8 || weights == Weights::int4;
-        return bytes ? Factors::bytes : Factors::bf16;
+        return weights == Weights::bf16 ? Factors::bf16 : Factors::bytes;
     }
     /// "OLMoE/bf16/balanced/forward/512"
     std::string name() const {

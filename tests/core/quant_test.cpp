@@ -45,7 +45,8 @@ double allowed(EncodedRow<quant::Int4> const& row, index_t k) {
 }
 double allowed(EncodedRow<quant::Mxfp4> const& row, index_t k) {
     // Half the distance to the next number of the format, or how far it lies beyond the last.
-    double const scale = quant::Mxfp4::e8m0(quant::Mxfp4::scale(row.view(), row.row, k));
+    double const scale =
+        std::ldexp(16 * double(row.row_scale()), -quant::Mxfp4::halvings(row.view(), row.row, k));
     double const x = std::fabs(double(row.numbers[std::size_t(k)])) / scale;
     CHECK(x < 8);
     return scale * (x < 2 ? 0.25 : x < 4 ? 0.5 : x < 6 ? 1 : x - 6);
@@ -84,14 +85,11 @@ TEST_CASE_TEMPLATE("core/quant: zeros stay zeros, and a zero block stands for ze
 
 TEST_CASE_TEMPLATE("core/quant: what shares a scale with an infinity or a NaN becomes NaN", Format,
                    quant::Int8, quant::Int4, quant::Mxfp4) {
-    constexpr bool groups = std::is_same_v<Format, quant::Mxfp4>;
     for (float const odd : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
         auto numbers = random_values<float>(3, 96);
         numbers[40] = odd;
         EncodedRow<Format> const row(numbers);
-        CHECK(all_nan(row, 32, 64));
-        CHECK(all_nan(row, 0, 32) == !groups);
-        CHECK(all_nan(row, 64, 96) == !groups);
+        CHECK(all_nan(row, 0, 96));
     }
 }
 
@@ -99,8 +97,10 @@ TEST_CASE("core/quant: numbers too small for a scale become zeros") {
     for (float const tiny : {1e-38f, 1e-45f}) {
         EncodedRow<quant::Int8> const bytes({tiny, -tiny});
         EncodedRow<quant::Int4> const halves({tiny, -tiny});
+        EncodedRow<quant::Mxfp4> const floats({tiny, -tiny});
         CHECK(bytes(0) == 0);
         CHECK(halves(1) == 0);
+        CHECK(floats(1) == 0);
     }
 }
 
@@ -125,7 +125,7 @@ TEST_CASE("core/quant: Int4 keeps its products within a byte and its groups apar
     CHECK(quant::Int4::steps(15, 255) == 127);
 }
 
-TEST_CASE("core/quant: Mxfp4 has the numbers, scales and rounding of the OCP formats") {
+TEST_CASE("core/quant: Mxfp4 has the numbers and the rounding of the OCP formats") {
     float const magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
     for (int code = 0; code < 8; ++code) {
         CHECK(quant::Mxfp4::e2m1(code) == magnitudes[code]);
@@ -143,17 +143,28 @@ TEST_CASE("core/quant: Mxfp4 has the numbers, scales and rounding of the OCP for
                                   {5.0f, 6},
                                   {7.9f, 7}})
         CHECK(quant::Mxfp4::to_e2m1(x) == code);
-    CHECK(quant::Mxfp4::e8m0(127) == 1);
-    CHECK(quant::Mxfp4::e8m0(0) == std::ldexp(1.0f, -127));
-    CHECK(quant::Mxfp4::e8m0(254) == std::ldexp(1.0f, 127));
-    CHECK(std::isnan(quant::Mxfp4::e8m0(255)));
     // Exact numbers come back.
     EncodedRow<quant::Mxfp4> const row({3, -0.5f, 6, 0, 1.5f});
     for (index_t k = 0; k < row.depth(); ++k) CHECK(row(k) == row.numbers[std::size_t(k)]);
-    CHECK(quant::Mxfp4::scale(row.view(), row.row, 0) == 127);
+    CHECK(std::ldexp(16 * row.row_scale(), -quant::Mxfp4::halvings(row.view(), row.row, 0)) == 1);
     auto const* const line = row.codes.data() + 1024 + 64; // the second tile's second row
     CHECK(line[0] == 5);
-    CHECK(line[2] == 9);
+    CHECK(line[1] == 9);
+}
+
+TEST_CASE("core/quant: Mxfp4 keeps whole units within a byte") {
+    auto numbers = random_values<float>(5, 128);
+    for (std::size_t k = 32; k < 64; ++k) numbers[k] *= 1e-4f;
+    for (std::size_t k = 64; k < 96; ++k) numbers[k] = 0;
+    EncodedRow<quant::Mxfp4> const row(numbers);
+    for (index_t k = 0; k < 128; ++k) {
+        float const units = row(k) / row.row_scale();
+        CHECK(units == std::nearbyint(units));
+        CHECK(std::fabs(units) <= 96);
+        CHECK(quant::Mxfp4::halvings(row.view(), row.row, k) <= 3);
+    }
+    // Scales that encode() never writes are read as something nevertheless.
+    CHECK(quant::Mxfp4::units(7, 255) < 1e-20f);
 }
 
 TEST_CASE("core/quant: matrices are padded to tiles of 16 rows and 64 bytes") {
@@ -162,5 +173,5 @@ TEST_CASE("core/quant: matrices are padded to tiles of 16 rows and 64 bytes") {
     CHECK(quant::Int4::code_bytes(16, 129) == 2 * 1024);
     CHECK(quant::Int4::scale_bytes(16, 129) == 64 + 2 * 64);
     CHECK(quant::Mxfp4::scale_bytes(0, 129) == 0);
-    CHECK(quant::Mxfp4::scale_bytes(16, 128) == 64);
+    CHECK(quant::Mxfp4::scale_bytes(16, 128) == 2 * 64);
 }

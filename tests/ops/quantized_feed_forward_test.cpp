@@ -143,8 +143,8 @@ struct Experts {
 template <class Format, class T, class B>
 double tolerance() {
     bool const fused = ops::has_fused_quantized_feed_forward<B, Format, T>();
-    if (fused && !std::same_as<Format, quant::Mxfp4>) return 0.0447; // a cosine of 0.999
-    if (fused || sizeof(T) == 2) return 0.01;
+    if (fused) return 0.0447; // a cosine of 0.999
+    if (sizeof(T) == 2) return 0.01;
     return 1e-5;
 }
 
@@ -201,9 +201,9 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bits do not depend on threads, s
         CHECK(same_bits(x.result(), first.result()));
     }
     X x({.threads = 2}, 96, 80, {40, 3}, true);
-    for (index_t r = 1; r <= 40; ++r) {
+    for (index_t r = 1; r <= 40; r += 1 + r % 3) { // one, two or three at a time
         ops::Group<std::byte const> g;
-        g.add(r, 1, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
+        g.add(r, min(1 + r % 3, 41 - r), reinterpret_cast<std::byte const*>(x.blocks[0].data()));
         x.forward(g);
     }
     auto const rows = x.result(), all = first.result();

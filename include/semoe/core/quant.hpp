@@ -201,16 +201,18 @@ struct Int4 : detail::Tiles<128, true, true> {
     }
 };
 
-/// The 4-bit floats of the OCP microscaling formats: codes e2m1, a scale of a power of two (e8m0)
-/// a group of 32, of which encode() takes the better of two.
-struct Mxfp4 : detail::Tiles<128, false, true> {
+/// The 4-bit floats of the OCP microscaling formats: codes e2m1, a scale of a power of two a group
+/// of
+/// 32. It is kept as a float unit a row, a 16th of the largest scale, and how many halvings a group
+/// is below that: w = e2m1(code) * 16 / 2^halvings * unit. encode() takes the better of two scales
+/// and at most 3 halvings, with which codes are whole units that fit into a byte, so that a row can
+/// be multiplied as one of Int8; groups of others' making with more are rounded to units then.
+struct Mxfp4 : detail::Tiles<128, true, true> {
     static constexpr LayoutId layout = LayoutId::mxfp4;
+    static constexpr int most_halvings = 3;
 
-    /// A line is 32 words of two bytes, a code of each of its groups in every word.
-    SEMOE_HD static constexpr detail::Half half(index_t k) {
-        index_t const group = k % chunk / group_size;
-        return {k % group_size * 2 + group / 2, int(group % 2) * 4};
-    }
+    /// As in Int4.
+    SEMOE_HD static constexpr detail::Half half(index_t k) { return Int4::half(k); }
     /// A sign, two bits of exponent, one of mantissa: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and negatives.
     SEMOE_HD static constexpr float e2m1(int code) {
         // As a float's exponent and first bit of mantissa, but for those below 1.
@@ -219,13 +221,6 @@ struct Mxfp4 : detail::Tiles<128, false, true> {
             (code & 7) < 2 ? 0.5f * float(code & 7) : detail::bits_of<float>(bits);
         return (code & 8) != 0 ? -magnitude : magnitude;
     }
-    /// 2^(code - 127); 255 is NaN.
-    SEMOE_HD static constexpr float e8m0(int code) {
-        std::uint32_t const bits = code == 255 ? 0x7fc00000u
-                                   : code == 0 ? 0x00400000u
-                                               : std::uint32_t(code) << 23;
-        return detail::bits_of<float>(bits);
-    }
     /// The nearest code, ties to even; larger numbers become the largest.
     SEMOE_HD static constexpr int to_e2m1(float x) {
         float const a = x < 0 ? -x : x;
@@ -233,44 +228,59 @@ struct Mxfp4 : detail::Tiles<128, false, true> {
                          int(a > 2.5f) + int(a >= 3.5f) + int(a > 5.0f);
         return x < 0 ? code | 8 : code;
     }
-    SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
-        return e2m1(half(k).of(line(m, n, k))) * e8m0(scale(m, n, k));
+    /// 2^exponent, for exponents that a float of full precision has.
+    SEMOE_HD static constexpr float power(int exponent) {
+        return detail::bits_of<float>(std::uint32_t(exponent + 127) << 23);
     }
-    SEMOE_HD static int scale(ConstCodes const& m, index_t n, index_t k) {
+    /// In units of the row.
+    SEMOE_HD static constexpr float units(int code, int halvings) {
+        return e2m1(code) * power(4 - (halvings < 100 ? halvings : 100));
+    }
+    SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
+        return units(half(k).of(line(m, n, k)), halvings(m, n, k)) *
+               detail::load_float(row_scale(m, n));
+    }
+    SEMOE_HD static int halvings(ConstCodes const& m, index_t n, index_t k) {
         return *group_scale(m, n, k);
     }
     template <class Row>
     SEMOE_HD static void encode(Row const& w, Codes const& m, index_t n) {
+        float const most = detail::largest(w, 0, m.cols);
+        // The row's largest magnitude lies between 4 and 8 halved scales.
+        int const top = exponent(most) - 1;
+        bool const usable = most == most && top - 4 >= -126;
+        detail::store_float(row_scale(m, n), usable ? power(top - 4) : most == most ? 0.0f : most);
         for (index_t first = 0; first < chunks(m.cols) * chunk; first += group_size) {
-            index_t const size = max(index_t(0), min(group_size, m.cols - first));
-            int const scale = best_scale(w, first, size);
-            *group_scale(m, n, first) = std::uint8_t(scale);
+            index_t const size = usable ? max(index_t(0), min(group_size, m.cols - first)) : 0;
+            int const below = best_halvings(w, first, size, top);
+            *group_scale(m, n, first) = std::uint8_t(below);
+            float const inverse = usable ? power(below - top) : 0.0f;
             for (index_t k = first; k < first + group_size; ++k)
-                half(k).put(line(m, n, k),
-                            k < first + size ? to_e2m1(scaled(float(w(k)), scale)) : 0);
+                half(k).put(line(m, n, k), k < first + size ? to_e2m1(float(w(k)) * inverse) : 0);
         }
     }
 
 private:
-    /// x / 2^(scale - 127), exactly.
-    SEMOE_HD static constexpr float scaled(float x, int scale) { return x * e8m0(254 - scale); }
+    /// Of the leading bit.
+    SEMOE_HD static constexpr int exponent(float x) {
+        return int(detail::bits_of<std::uint32_t>(x) >> 23 & 255) - 127;
+    }
     /// The largest magnitude shall come to lie between 4 and 8, where 6 is the last, or between 2
     /// and 4: whichever has the smaller sum of squared errors.
     template <class Row>
-    SEMOE_HD static int best_scale(Row const& w, index_t first, index_t n) {
-        float const most = detail::largest(w, first, n);
-        if (most != most) return 255;
-        int const exponent = int(detail::bits_of<std::uint32_t>(most) >> 23) - 2;
-        int const low = max(exponent, 0);
+    SEMOE_HD static int best_halvings(Row const& w, index_t first, index_t n, int top) {
+        int const fine = top - (exponent(detail::largest(w, first, n)) - 2);
+        if (fine > most_halvings) return most_halvings;
+        float const inverse = power(fine - top);
         float errors[2] = {};
-        for (index_t k = first; k < first + n; ++k)
-            for (int i = 0; i < 2; ++i) {
-                float const x = scaled(float(w(k)), low + i);
-                // In units of the finer scale.
-                float const error = (e2m1(to_e2m1(x)) - x) * float(1 + i);
-                errors[i] += error * error;
-            }
-        return errors[1] < errors[0] ? low + 1 : low;
+        for (index_t k = first; k < first + n; ++k) {
+            float const x = float(w(k)) * inverse;
+            float const error = e2m1(to_e2m1(x)) - x;
+            float const coarse_error = 2 * e2m1(to_e2m1(x / 2)) - x;
+            errors[0] += error * error;
+            errors[1] += coarse_error * coarse_error;
+        }
+        return errors[1] < errors[0] ? fine - 1 : fine;
     }
 };
 

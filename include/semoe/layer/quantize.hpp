@@ -46,7 +46,7 @@ BlockLayout float_layout(X const& expert, B const& b) {
 /// A shared expert may be quantised, the routed ones, or both.
 /// @param from  a layer with as many experts, whose blocks are what `to` would have unquantised
 /// @throws precondition_error naming both sizes where the layers do not match
-/// @sync enqueues @cost about 10 ns a weight and thread; no allocation beyond what tiers do
+/// @sync enqueues @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
 template <class From, class To>
 void quantize(From& from, To& to) {
     static_assert(std::same_as<typename From::value_type, typename To::value_type>,

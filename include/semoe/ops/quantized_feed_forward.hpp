@@ -100,7 +100,7 @@ private:
 /// Whether a processor has kernels for the format: a specialisation of ops::cpu::Decode.
 template <class Format>
 concept HasDecode = requires {
-    typename cpu::Decode<Format>::Products;
+    cpu::Decode<Format>::lines;
 };
 
 template <class B, class Format, class T>
@@ -122,9 +122,9 @@ std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit>
 }
 
 /// The whole expert for the rows of every expert of the group. With kernels for the format, rows
-/// are quantised as well where it says so (Int8 and Int4: to 8 bits, by a scale a row; a row with a
-/// number that is not finite comes out as NaN), or rounded to bf16 (Mxfp4); elsewhere weights are
-/// multiplied as the floats that they stand for. A row's bits depend on no other row.
+/// are quantised as well, to 8 bits by a scale a row, and what comes out of the unit once more; a
+/// row with a number that is not finite comes out as NaN. Elsewhere weights are multiplied as the
+/// floats that they stand for. A row's bits depend on no other row.
 /// @param in     [R,H], backend memory
 /// @param saved  [R, Unit::inputs * I], may be overwritten
 /// @param act    [R,I], may be overwritten

@@ -30,10 +30,9 @@ template <class Format, class Finish>
 void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, index_t first_panel,
                         index_t last_panel, TokenTiles const& x, index_t rows,
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
-    using Products = typename Decode<Format>::Products;
     constexpr index_t decoded = Decode<Format>::lines;
     constexpr index_t pair_floats = 4 * tile_floats;
-    index_t const steps = Products::steps(w.depth), pairs = pairs_of(rows);
+    index_t const steps = ByteProducts::steps(w.depth), pairs = pairs_of(rows);
     float* const results = reinterpret_cast<float*>(scratch);
     char* const tiles = reinterpret_cast<char*>(results + pairs * pair_floats);
     int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;

@@ -9,8 +9,7 @@ namespace semoe::ops::cpu {
 
 /// Whether few tokens of a format may be multiplied line by line.
 template <class Format>
-inline constexpr bool may_be_few =
-    std::same_as<typename Decode<Format>::Products, ByteProducts>&& Decode<Format>::lines > 1;
+inline constexpr bool may_be_few = Decode<Format>::lines > 1;
 
 /// One or two tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
 /// their order is free, and lanes may run along the depth.

@@ -12,7 +12,6 @@ namespace semoe::ops::cpu {
 /// @tparam Unit  ops::unit, what lies between the products
 template <class Format, class T, class Unit>
 struct QuantizedFeedForward {
-    using Products = typename Decode<Format>::Products;
     static constexpr bool may_be_few = cpu::may_be_few<Format>;
 
     Unit unit;
@@ -37,8 +36,7 @@ namespace detail {
 /// Memory for tokens, rows of a product's left operand or its activations, of that depth at most.
 template <class F>
 TokenTiles take_tokens(F const& f, Parts& parts, index_t rows, index_t depth) {
-    using Products = typename F::Products;
-    index_t const steps = Products::steps(depth);
+    index_t const steps = ByteProducts::steps(depth);
     bool const few = F::may_be_few && f.byte_dots && rows <= few_tokens;
     return TokenTiles::in(parts.take(TokenTiles::bytes(rows, steps)), rows, steps, few);
 }
@@ -48,11 +46,11 @@ TokenTiles take_tokens(F const& f, Parts& parts, index_t rows, index_t depth) {
 template <class Format>
 SEMOE_LINES void numbers_of(QuantizedRows<Format> const& w, index_t panel, TokenTiles const& tokens,
                             index_t block, float const* const (&bias)[2], float* results) {
-    using Products = typename Decode<Format>::Products;
     for (int s = 0; s < 2; ++s)
         for (index_t r = 0; r < w.panel_rows(s, panel); ++r) {
             float* const at = results + s * tile_floats + r * 16;
-            __m512 number = Products::number(at, tokens, block, w.panel_scales(s, panel) + 4 * r);
+            __m512 number =
+                ByteProducts::number(at, tokens, block, w.panel_scales(s, panel) + 4 * r);
             if (bias[s]) number = _mm512_add_ps(number, _mm512_set1_ps(bias[s][r]));
             _mm512_store_ps(at, number);
         }
@@ -139,8 +137,7 @@ struct FinishQuantizedRows {
 template <class Format, class T>
 constexpr index_t quantized_forward_scratch_bytes(index_t hidden, index_t intermediate,
                                                   index_t rows) {
-    using Products = typename Decode<Format>::Products;
-    return TokenTiles::bytes(rows, Products::steps(max(hidden, intermediate))) +
+    return TokenTiles::bytes(rows, ByteProducts::steps(max(hidden, intermediate))) +
            TokenLanes<T>::bytes(rows, intermediate) + quantized_scratch_bytes(rows);
 }
 
@@ -150,16 +147,15 @@ constexpr index_t quantized_forward_scratch_bytes(index_t hidden, index_t interm
 template <class Format, class T, class Unit>
 void forward(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const& f, index_t first,
              index_t rows, QuantizedRows<Format> const& next, char* scratch) {
-    using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
     auto const x = detail::take_tokens(f, parts, rows, max(f.hidden, f.intermediate));
     auto const act = TokenLanes<T>::in(parts.take(TokenLanes<T>::bytes(rows, f.intermediate)), rows,
                                        f.intermediate);
     auto const in = f.in_rows(), down = f.down_rows();
-    Products::pack(detail::host_rows(f.in, first, rows), x);
+    ByteProducts::pack(detail::host_rows(f.in, first, rows), x);
     multiply_quantized(kernel, in, 0, in.panels(), x, rows, down, parts.rest(),
                        detail::FinishQuantizedIn<Format, T, Unit>{f, in, x, first, rows, act});
-    Products::pack(act, rows, x);
+    ByteProducts::pack(act, rows, x);
     multiply_quantized(
         kernel, down, 0, down.panels(), x, rows, next, parts.rest(),
         detail::FinishQuantizedRows<Format, T>{down, x, f.b_down, f.out.row_range(first, rows)});
@@ -169,11 +165,10 @@ template <class Format, class T, class Unit>
 void forward_in(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const& f, index_t first,
                 index_t rows, index_t begin, index_t end, QuantizedRows<Format> const& next,
                 char* scratch) {
-    using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
     auto const x = detail::take_tokens(f, parts, rows, f.hidden);
     auto const in = f.in_rows();
-    Products::pack(detail::host_rows(f.in, first, rows), x);
+    ByteProducts::pack(detail::host_rows(f.in, first, rows), x);
     multiply_quantized(kernel, in, begin, end, x, rows, next, parts.rest(),
                        detail::FinishQuantizedIn<Format, T, Unit>{f, in, x, first, rows, {}});
 }
@@ -182,11 +177,10 @@ template <class Format, class T, class Unit>
 void forward_down(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> const& f,
                   index_t first, index_t rows, index_t begin, index_t end,
                   QuantizedRows<Format> const& next, char* scratch) {
-    using Products = typename Decode<Format>::Products;
     Parts parts(scratch);
     auto const x = detail::take_tokens(f, parts, rows, f.intermediate);
     auto const down = f.down_rows();
-    Products::pack(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), x);
+    ByteProducts::pack(detail::host_rows(MatrixView<T const, HostSpace>(f.act), first, rows), x);
     multiply_quantized(
         kernel, down, begin, end, x, rows, next, parts.rest(),
         detail::FinishQuantizedRows<Format, T>{down, x, f.b_down, f.out.row_range(first, rows)});

@@ -220,57 +220,5 @@ private:
     }
 };
 
-/// Products of bf16, whose scales are in the weights already.
-struct Bf16Products {
-    static constexpr index_t step = 32;
-    static constexpr index_t steps(index_t depth) { return (depth + step - 1) / step; }
-
-    template <class T>
-    SEMOE_LINES static void pack(HostRows<T> const& m, TokenTiles const& to) {
-        if constexpr (std::same_as<T, bf16>) {
-            tile_words_of(m, to.words);
-        } else {
-            char* words = to.words;
-            for (index_t r = 0; r < m.rows; r += 16)
-                for (index_t c = 0; c < m.cols; c += step, words += tile_bytes) {
-                    __m512i x[16];
-                    for (index_t i = 0; i < 16; ++i)
-                        x[i] = r + i < m.rows ? line(m.data + (r + i) * m.ld + c, m.cols - c)
-                                              : _mm512_setzero_si512();
-                    lines::transpose_words(x);
-                    for (index_t i = 0; i < 16; ++i)
-                        _mm512_store_si512(words + i * line_bytes, x[i]);
-                }
-        }
-    }
-    template <class T>
-    SEMOE_LINES static void pack(TokenLanes<T> const& m, index_t rows, TokenTiles const& to) {
-        for (index_t block = 0; block < blocks_of_16(rows); ++block) {
-            char* words = to.words + block * steps(m.depth) * tile_bytes;
-            T const* from = m.at(block, 0);
-            for (index_t k = 0; k < steps(m.depth) * step; k += 2, words += line_bytes) {
-                __m512 const even =
-                    k < m.depth ? lines::load_16(from + k * 16, 16) : _mm512_setzero_ps();
-                __m512 const odd =
-                    k + 1 < m.depth ? lines::load_16(from + (k + 1) * 16, 16) : _mm512_setzero_ps();
-                _mm512_store_si512(words, lines::pair(even, odd));
-            }
-        }
-    }
-    SEMOE_LINES SEMOE_INLINE static __m512 number(float const* sums, TokenTiles const&, index_t,
-                                                  std::uint8_t const*) {
-        return _mm512_load_ps(sums);
-    }
-
-private:
-    template <class T>
-    SEMOE_LINES SEMOE_INLINE static __m512i line(T const* row, index_t n) {
-        __m512i both = _mm512_setzero_si512();
-        both = _mm512_maskz_inserti64x4(0xff, both, lines::narrow(lines::load_16(row, n)), 0);
-        return _mm512_maskz_inserti64x4(0xff, both, lines::narrow(lines::load_16(row + 16, n - 16)),
-                                        1);
-    }
-};
-
 } // namespace semoe::ops::cpu
 #endif

@@ -9,14 +9,12 @@ namespace semoe::ops::cpu {
 
 #if SEMOE_X86
 
-/// Calls f(kernel) with the BlockKernel of a format's products for an instruction set.
+/// Calls f(kernel) with the BlockKernel of bytes for an instruction set.
 /// @pre has_fused_feed_forward<bf16>(isa)
-template <class Format, class F>
-void with_quantized_kernel(Isa isa, F const& f) {
+template <class F>
+void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    if constexpr (std::same_as<typename Decode<Format>::Products, Bf16Products>)
-        with_block_kernel<bf16>(isa, f);
-    else if (isa == Isa::amx)
+    if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
     else if (isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
@@ -107,8 +105,7 @@ struct QuantizedTasks {
     void operator()(index_t i, std::span<std::byte> scratch) const {
         Place at;
         if (!find(i, at) || at.rows == 0) return;
-        with_quantized_kernel<Format>(
-            isa, [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
+        with_byte_kernel(isa, [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:

@@ -5,10 +5,10 @@
 
 namespace semoe::ops::cpu {
 
-/// What a format's codes are multiplied as. A specialisation has
-///     using Products = ...;            // ops/cpu/quantized/products.hpp
-///     static constexpr int lines;  // of operands that a line of codes holds; if one, codes
-///                                      // are operands themselves, else there is
+/// What a format's codes are multiplied as: unsigned bytes, 128 too large, in units of their row. A
+/// specialisation has
+///     static constexpr int lines;  // of operands that a line of codes holds; if one, codes are
+///                                  // operands themselves, else there is
 ///     template <int I> static __m512i line(codes, scales);  // number I of these, of one row
 template <class Format>
 struct Decode;
@@ -16,7 +16,6 @@ struct Decode;
 } // namespace semoe::ops::cpu
 
 #if SEMOE_X86
-#include <limits>
 #include <utility>
 
 namespace semoe::ops::cpu {
@@ -79,96 +78,64 @@ private:
     }
 };
 
-struct ByteProducts;
-struct Bf16Products;
-
 template <>
 struct Decode<quant::Int8> {
-    using Products = ByteProducts;
     static constexpr int lines = 1;
 };
 
 namespace detail {
 
-/// What the 16 codes mean under each multiplier, as an unsigned byte of Int8.
-struct alignas(64) Int4Table {
+/// What the 16 codes mean under each scale of a group.
+struct alignas(64) CodeTable {
     std::uint8_t code[256][16] = {};
-    constexpr Int4Table() {
-        for (int m = 0; m < 256; ++m)
-            for (int c = 0; c < 16; ++c) code[m][c] = std::uint8_t(quant::Int4::steps(c, m) + 128);
-    }
 };
-inline constexpr Int4Table int4_table;
+constexpr CodeTable table_of(quant::Int4) {
+    CodeTable table;
+    for (int m = 0; m < 256; ++m)
+        for (int c = 0; c < 16; ++c)
+            table.code[m][c] = std::uint8_t(quant::Int4::steps(c, m) + 128);
+    return table;
+}
+constexpr CodeTable table_of(quant::Mxfp4) {
+    CodeTable table;
+    for (int h = 0; h < 256; ++h)
+        for (int c = 0; c < 16; ++c)
+            table.code[h][c] =
+                std::uint8_t(128 + int(quant::detail::nearest(quant::Mxfp4::units(c, h))));
+    return table;
+}
+template <class Format>
+inline constexpr CodeTable code_table = table_of(Format{});
 
-/// What the 16 codes mean under each scale, in bf16.
-struct alignas(64) Mxfp4Table {
-    std::uint16_t number[256][16] = {};
-    constexpr Mxfp4Table() {
-        for (int s = 0; s < 256; ++s)
-            for (int c = 0; c < 16; ++c)
-                number[s][c] = product(quant::Mxfp4::e2m1(c), quant::Mxfp4::e8m0(s)).bits;
-    }
-    /// Constant expressions may not overflow.
-    static constexpr bf16 product(float x, float scale) {
-        float const quarter = x / 4 * scale, infinity = std::numeric_limits<float>::infinity();
-        if (quarter >= 0x1p126f) return bf16(infinity);
-        if (quarter <= -0x1p126f) return bf16(-infinity);
-        return bf16(4 * quarter);
-    }
-};
-inline constexpr Mxfp4Table mxfp4_table;
-
-} // namespace detail
-
-template <>
-struct Decode<quant::Int4> {
-    using Products = ByteProducts;
+/// Half bytes, in the order of Int4.
+template <class Format>
+struct DecodeHalves {
     static constexpr int lines = 2;
 
     template <int I>
     SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
-                                                 std::uint8_t const* multipliers) {
+                                                 std::uint8_t const* scales) {
         __m512i const both = _mm512_loadu_si512(codes);
         __m512i const lower = I == 0 ? both : _mm512_maskz_srli_epi16(~0u, both, 4);
-        return look_up(_mm512_and_si512(lower, _mm512_set1_epi8(15)), multipliers + 2 * I);
+        // Two groups, each by its table.
+        __m512i const first = _mm512_maskz_broadcast_i32x4(0xffff, table(scales[2 * I]));
+        __m512i const tables = _mm512_mask_broadcast_i32x4(first, 0xff00, table(scales[2 * I + 1]));
+        return _mm512_maskz_shuffle_epi8(~__mmask64(0), tables,
+                                         _mm512_and_si512(lower, _mm512_set1_epi8(15)));
     }
 
 private:
-    /// Codes of two groups.
-    SEMOE_LINES SEMOE_INLINE static __m512i look_up(__m512i codes,
-                                                    std::uint8_t const* multipliers) {
-        __m512i const first = _mm512_maskz_broadcast_i32x4(0xffff, table(multipliers[0]));
-        __m512i const both = _mm512_mask_broadcast_i32x4(first, 0xff00, table(multipliers[1]));
-        return _mm512_maskz_shuffle_epi8(~__mmask64(0), both, codes);
-    }
-    SEMOE_LINES SEMOE_INLINE static __m128i table(std::uint8_t multiplier) {
-        return _mm_load_si128(
-            reinterpret_cast<__m128i const*>(detail::int4_table.code[multiplier]));
+    SEMOE_LINES SEMOE_INLINE static __m128i table(std::uint8_t scale) {
+        return _mm_load_si128(reinterpret_cast<__m128i const*>(code_table<Format>.code[scale]));
     }
 };
+
+} // namespace detail
 
 template <>
-struct Decode<quant::Mxfp4> {
-    using Products = Bf16Products;
-    static constexpr int lines = 4;
-
-    template <int I>
-    SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
-                                                 std::uint8_t const* scales) {
-        __m512i const all = _mm512_loadu_si512(codes);
-        return look_up(I == 0 ? all : _mm512_maskz_srli_epi16(~0u, all, 4 * I), scales[I]);
-    }
-
-private:
-    /// Codes in the lower four bits of words. The permutation sees a fifth, by a table that repeats
-    /// itself.
-    SEMOE_LINES SEMOE_INLINE static __m512i look_up(__m512i codes, std::uint8_t scale) {
-        __m256i const table =
-            _mm256_load_si256(reinterpret_cast<__m256i const*>(detail::mxfp4_table.number[scale]));
-        return _mm512_maskz_permutexvar_epi16(~0u, codes,
-                                              _mm512_maskz_broadcast_i64x4(0xff, table));
-    }
-};
+struct Decode<quant::Int4> : detail::DecodeHalves<quant::Int4> {};
+template <>
+struct Decode<quant::Mxfp4> : detail::DecodeHalves<quant::Mxfp4> {};
 
 namespace detail {
 template <class Format, int... I>
