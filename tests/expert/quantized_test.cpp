@@ -1,13 +1,16 @@
 #include "semoe/expert/quantized.hpp"
 
 #include "semoe/ops/worker_scratch.hpp"
-#include "support/allocation_counter.hpp"
 #include "support/backends.hpp"
 #include "support/matrix.hpp"
 
 #include <cmath>
 #include <doctest/doctest.h>
 #include <vector>
+
+#if !defined(__CUDACC__)
+#include "support/allocation_counter.hpp"
+#endif
 
 using namespace semoe;
 using namespace semoe::test;
@@ -121,6 +124,7 @@ TEST_CASE("expert/quantized: the block is named slices of bytes") {
     CHECK(part(quant::Mxfp4{}) <= 0.134);
 }
 
+#if !defined(__CUDACC__)
 TEST_CASE("expert/quantized: nothing allocates where workers have their scratch") {
     CpuBackend b{.threads = 2};
     expert::Quantized const expert{quant::Int8{},
@@ -144,6 +148,7 @@ TEST_CASE("expert/quantized: nothing allocates where workers have their scratch"
         CHECK(num_allocations == before);
     }
 }
+#endif
 
 TEST_CASE("expert/quantized: sizes that do not work are refused by name") {
     auto const validate = [](index_t hidden, index_t intermediate) {
