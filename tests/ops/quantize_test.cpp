@@ -28,8 +28,11 @@ void check_round_trip(index_t rows, index_t cols) {
         same_scales(static_cast<std::size_t>(scale_bytes));
     quant::Codes const same{same_codes.data(), same_scales.data(), rows, cols};
     std::vector<T> want;
-    for (index_t n = 0; n < (rows + 15) / 16 * 16; ++n)
-        Format::encode([&](index_t k) { return n < rows ? float(from(n, k)) : 0.0f; }, same, n);
+    for (index_t n = 0; n < (rows + 15) / 16 * 16; ++n) {
+        std::vector<float> row(static_cast<std::size_t>(cols));
+        for (index_t k = 0; k < cols && n < rows; ++k) row[std::size_t(k)] = float(from(n, k));
+        Format::encode(ops::detail::NumberRow<float>{row.data()}, same, n);
+    }
     for (index_t n = 0; n < rows; ++n)
         for (index_t k = 0; k < cols; ++k)
             want.push_back(convert<T>(accumulate_t<T>(Format::weight(same, n, k))));

@@ -49,7 +49,7 @@ struct Experts {
             auto const encode = [&](index_t codes, index_t scales, index_t n, index_t k) {
                 auto const numbers = random_values<float>(++seed, n * k, 1 / std::sqrt(double(k)));
                 for (index_t r = 0; r < n; ++r)
-                    Format::encode([&](index_t j) { return numbers[std::size_t(r * k + j)]; },
+                    Format::encode(ops::detail::NumberRow<float>{numbers.data() + r * k},
                                    {w.data() + codes, w.data() + scales, n, k}, r);
             };
             for (int m = 0; m < Unit::inputs; ++m)

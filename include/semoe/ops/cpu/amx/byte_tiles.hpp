@@ -29,7 +29,8 @@ public:
             for (index_t k = 0; k < line_bytes; ++k) {
                 int const a = static_cast<unsigned char>(tiles_[A][r][k]);
                 for (index_t j = 0; j < 16; ++j) {
-                    int const b = static_cast<signed char>(tiles_[B][k / 4][j * 4 + k % 4]);
+                    int const bits = static_cast<unsigned char>(tiles_[B][k / 4][j * 4 + k % 4]);
+                    int const b = (bits ^ 128) - 128; // signed
                     c[j] += std::uint32_t(a * b);
                 }
             }

@@ -115,11 +115,11 @@ struct DecodeHalves {
     template <int I>
     SEMOE_LINES SEMOE_INLINE static __m512i line(std::uint8_t const* codes,
                                                  std::uint8_t const* scales) {
+        constexpr int first = 2 * I; // of two groups, each by its table
         __m512i const both = _mm512_loadu_si512(codes);
         __m512i const lower = I == 0 ? both : _mm512_maskz_srli_epi16(~0u, both, 4);
-        // Two groups, each by its table.
-        __m512i const first = _mm512_maskz_broadcast_i32x4(0xffff, table(scales[2 * I]));
-        __m512i const tables = _mm512_mask_broadcast_i32x4(first, 0xff00, table(scales[2 * I + 1]));
+        __m512i const one = _mm512_maskz_broadcast_i32x4(0xffff, table(scales[first]));
+        __m512i const tables = _mm512_mask_broadcast_i32x4(one, 0xff00, table(scales[first + 1]));
         return _mm512_maskz_shuffle_epi8(~__mmask64(0), tables,
                                          _mm512_and_si512(lower, _mm512_set1_epi8(15)));
     }
