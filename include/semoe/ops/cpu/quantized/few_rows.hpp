@@ -11,7 +11,7 @@ namespace semoe::ops::cpu {
 template <class Format>
 inline constexpr bool may_be_few = Decode<Format>::lines > 1;
 
-/// One or two tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
+/// Up to four tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
 /// their order is free, and lanes may run along the depth.
 template <class Format>
 class FewRows {
@@ -27,7 +27,12 @@ public:
             auto const* codes = w_.panel_codes(s, panel);
             auto const* scales = w_.group_scales(s, panel);
             float* const to = results + s * tile_floats;
-            rows_ == 1 ? tile<1>(codes, scales, fetch, to) : tile<2>(codes, scales, fetch, to);
+            if (rows_ == 1)
+                tile<1>(codes, scales, fetch, to);
+            else if (rows_ == 2)
+                tile<2>(codes, scales, fetch, to);
+            else
+                tile<4>(codes, scales, fetch, to);
         }
     }
 
@@ -84,7 +89,9 @@ private:
     SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens,
                                              __m512i (&sums)[Tokens]) {
         add(weights, tokens, sums[0]);
-        if constexpr (Tokens == 2) add(weights, tokens + line_bytes, sums[1]);
+        if constexpr (Tokens >= 2) add(weights, tokens + line_bytes, sums[1]);
+        if constexpr (Tokens == 4) add(weights, tokens + 2 * line_bytes, sums[2]);
+        if constexpr (Tokens == 4) add(weights, tokens + 3 * line_bytes, sums[3]);
     }
     SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
         __m512i const line = _mm512_load_si512(tokens);
