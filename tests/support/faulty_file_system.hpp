@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 #include <set>
 #include <string>
 #include <utility>
@@ -56,7 +57,8 @@ inline std::span<std::byte const> bytes_of(std::string const& text) {
     return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-/// The system's files, counting operations and failing from the n-th on.
+/// The system's files, counting operations and failing from the n-th on. Any thread may call; what
+/// it has seen is to be looked at when none does.
 class FaultyFileSystem : public io::PosixFileSystem {
 public:
     /// What stops working once operation `fail_at` (from 0; negative: never) is reached.
@@ -69,7 +71,8 @@ public:
     Fault fault = Fault::once;
     int error = EIO;
     std::size_t longest_transfer = std::size_t(-1); ///< reads and writes stop short after this
-    bool interrupts = false; ///< every open, read, write and fsync first meets EINTR
+    bool interrupts = false;  ///< every open, read, write and fsync first meets EINTR
+    bool takes_direct = true; ///< whether files may be opened past the system's cache
 
     index_t operations = 0;
     std::vector<std::string> log; ///< every operation, by name
@@ -78,13 +81,21 @@ public:
 
     int open(char const* path, int flags, mode_t mode) override {
         if (!passes("open", flags & O_CREAT)) return -1;
+        if (!takes_direct && (flags & O_DIRECT)) {
+            errno = EINVAL;
+            return -1;
+        }
         int const descriptor = PosixFileSystem::open(path, flags, mode);
+        std::lock_guard guard(mutex_);
         if (descriptor >= 0) open_files.insert(descriptor);
         return descriptor;
     }
     int close(int descriptor) override {
         bool const ok = passes("close", false);
-        open_files.erase(descriptor);
+        {
+            std::lock_guard guard(mutex_);
+            open_files.erase(descriptor);
+        }
         int const result = PosixFileSystem::close(descriptor); // a failing close closes as well
         if (!ok) errno = error;
         return ok ? result : -1;
@@ -116,11 +127,14 @@ public:
     int make_directory(char const* path, mode_t mode) override {
         return passes("mkdir", true) ? PosixFileSystem::make_directory(path, mode) : -1;
     }
+    bool native() const override { return false; } // or transfers would pass it by
 
 private:
+    std::mutex mutex_;
     bool interrupt_next_ = true;
 
     bool passes(char const* name, bool needs_room) {
+        std::lock_guard guard(mutex_);
         // Of the rest, the system's manual says that they do not meet it, or not to try again.
         bool const interruptible = std::string(name) == "open" || std::string(name) == "read" ||
                                    std::string(name) == "write" || std::string(name) == "fsync";

@@ -76,6 +76,14 @@ concept HasWorkers = std::same_as<space_of<B>, HostSpace> && requires(B& b, inde
     b.reserve_scratch(std::size_t{});
 };
 
+/// Capability: forked queues go on by themselves, so that a functor may wait on the host for what
+/// a functor of another queue does. Such a backend says `static constexpr bool may_block = true;`.
+template <class B>
+inline constexpr bool may_block = false;
+template <class B>
+    requires requires { B::may_block; }
+inline constexpr bool may_block<B> = B::may_block;
+
 /// Capability: memory that the host may touch directly once the queue is synchronised.
 template <class B>
 inline constexpr bool host_reachable = std::same_as<space_of<B>, HostSpace>;

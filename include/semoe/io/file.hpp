@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <span>
 #include <string>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,6 +36,12 @@ public:
     virtual int rename(char const* from, char const* to) = 0;
     virtual int unlink(char const* path) = 0;
     virtual int make_directory(char const* path, mode_t mode) = 0;
+    /// Keeps others that ask from the open file until it is closed, or only those that do not
+    /// share: EWOULDBLOCK when one of them is first. Storage without such a thing lets all in.
+    virtual int lock(int, bool /*shared*/) { return 0; }
+    /// Whether descriptors are the system's own, so that it may be handed transfers of them past
+    /// read_at and write_at.
+    virtual bool native() const { return false; }
 };
 
 /// The system's own files.
@@ -64,6 +71,10 @@ public:
     int rename(char const* from, char const* to) override { return std::rename(from, to); }
     int unlink(char const* path) override { return ::unlink(path); }
     int make_directory(char const* path, mode_t mode) override { return ::mkdir(path, mode); }
+    int lock(int descriptor, bool shared) override {
+        return ::flock(descriptor, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB);
+    }
+    bool native() const override { return true; }
 };
 
 /// The file system that is meant where none is given.
@@ -83,10 +94,13 @@ struct file_error : store_error {
 
 /// How a file is opened.
 enum class Open {
-    read,      ///< must exist
-    create,    ///< must not exist
-    replace,   ///< made when it is missing, emptied when it exists
-    directory, ///< must exist; only to make what it lists survive a power cut, with sync()
+    read,          ///< must exist
+    update,        ///< must exist; to read and write
+    direct_read,   ///< must exist; past the system's cache: aligned transfers only
+    direct_update, ///< both
+    create,        ///< must not exist
+    replace,       ///< made when it is missing, emptied when it exists
+    directory,     ///< must exist; only to make what it lists survive a power cut, with sync()
 };
 
 /// An open file: move-only; every transfer is whole or an exception that names the file, the
@@ -98,15 +112,11 @@ public:
     File(FileSystem& system, std::string const& path, Open how, std::string const& name = {})
       : system_(&system)
       , name_(name.empty() ? path : name) {
-        // Without O_NONBLOCK, opening a pipe by mistake waits for ever.
-        int const flags = how == Open::read        ? O_RDONLY | O_NONBLOCK
-                          : how == Open::create    ? O_RDWR | O_CREAT | O_EXCL
-                          : how == Open::directory ? O_RDONLY | O_DIRECTORY
-                                                   : O_RDWR | O_CREAT | O_TRUNC;
+        int const flags = flags_of(how);
         do {
             descriptor_ = system_->open(path.c_str(), flags, 0666);
         } while (descriptor_ < 0 && errno == EINTR);
-        if (descriptor_ < 0) fail(how == Open::read || how == Open::directory ? "open" : "create");
+        if (descriptor_ < 0) fail(flags & O_CREAT ? "create" : "open");
     }
     File(File&& other) noexcept
       : system_(other.system_)
@@ -169,6 +179,15 @@ public:
         if (result != 0 && errno != EINVAL) fail("fsync");
     }
 
+    /// Keeps every other File that asks from this one until it is closed, in any process; shared:
+    /// those alone that do not share. @throws store_error when one of them is first
+    void lock(bool shared) {
+        if (system_->lock(descriptor_, shared) == 0) return;
+        if (errno != EWOULDBLOCK) fail("lock");
+        throw store_error(name_ + (shared ? ": it is open for writing, here or elsewhere"
+                                          : ": it is already open, here or elsewhere"));
+    }
+
     /// @throws file_error; the file is closed in any case
     void close() {
         // After EINTR the descriptor's state is the system's secret; Linux has closed it.
@@ -179,6 +198,31 @@ public:
     int descriptor() const { return descriptor_; }
 
 private:
+    static int flags_of(Open how) {
+#if defined(O_DIRECT)
+        constexpr int direct = O_DIRECT;
+#else
+        constexpr int direct = 0;
+#endif
+        switch (how) {
+        // Without O_NONBLOCK, opening a pipe by mistake waits for ever.
+        case Open::read:
+            return O_RDONLY | O_NONBLOCK;
+        case Open::update:
+            return O_RDWR | O_NONBLOCK;
+        case Open::direct_read:
+            return O_RDONLY | O_NONBLOCK | direct;
+        case Open::direct_update:
+            return O_RDWR | O_NONBLOCK | direct;
+        case Open::create:
+            return O_RDWR | O_CREAT | O_EXCL;
+        case Open::replace:
+            return O_RDWR | O_CREAT | O_TRUNC;
+        case Open::directory:
+            break;
+        }
+        return O_RDONLY | O_DIRECTORY;
+    }
     [[noreturn]] void fail(char const* operation) const {
         throw file_error(name_, operation, errno);
     }

@@ -287,6 +287,15 @@ public:
                 blocks_.set_gradient(id, true);
         }
     }
+    /// The blocks of a kind on this rank, in the order in which forward needs them first. States
+    /// exist once an optimizer has stepped.
+    std::vector<BlockKey> block_keys(BlockKind kind = BlockKind::weight) const {
+        std::vector<BlockKey> keys;
+        for (expert_id id : blocks_.ids())
+            if (kind != BlockKind::master || blocks_.has_master(id))
+                keys.push_back(blocks_.key(id, kind));
+        return keys;
+    }
     /// After weights were set from outside: renews derived slices and masters.
     /// @param masters_too  false when the masters were set as well
     void weights_changed(bool masters_too = true) {

@@ -72,6 +72,16 @@ template <class S>
     requires requires { S::fails_late; }
 inline constexpr bool fails_late<S> = S::fails_late;
 
+/// Capability: a store that outlives the process.
+template <class S>
+concept HasCommit = requires(S& s) {
+    /// Makes every store whose event is done last, all of them in one step: whoever opens the store
+    /// later, also after the process or the machine died at any moment, finds the blocks as they
+    /// were at one commit, the last that returned or one that was under way. Called while no
+    /// transfer is. Throws store_error; the last commit then holds. The host waits for the device.
+    s.commit();
+};
+
 /// Bytes at rest. A handle is cheap to copy; copies are the same store. Any thread may call.
 template <class S, class B>
 concept BlockStore = std::copyable<S> && HasStoredBlocks<S> && HasTransfers<S, B>;
@@ -114,7 +124,8 @@ concept HasPrefetch = requires(M& m, B& b, std::span<BlockKey const> upcoming) {
 };
 template <class M, class B>
 concept HasFlush = requires(M& m, B& b) {
-    /// Writes dirty slots back; on return the store has them, or store_error was thrown.
+    /// Writes dirty slots back, and commits where the store HasCommit; on return the store has
+    /// them, or store_error was thrown.
     m.flush(b);
 };
 /// Slots in backend memory over a store. A handle is cheap to copy; copies are the same tier.

@@ -22,6 +22,7 @@ namespace semoe {
 struct CpuBackend {
     using space = HostSpace;
     using event_type = cpu::Event;
+    static constexpr bool may_block = true;
 
     /// How many threads work at once, the caller among them; 0: one a processor of the process's
     /// affinity mask. This and the next three are read once, at construction.

@@ -149,6 +149,10 @@ public:
             if (std::exception_ptr failure = std::exchange(block.failure, nullptr); !first)
                 first = failure;
         if (first) std::rethrow_exception(first);
+        if constexpr (HasCommit<Store>) {
+            lock.unlock();
+            store_.commit();
+        }
     }
 
 private:
@@ -351,12 +355,28 @@ private:
     }
     /// After a failed transfer: forgets every load that nobody has seen succeed.
     void drop_suspects(Lock& lock) {
+        if constexpr (fails_late<Store>)
+            for (Pool& pool : pools_)
+                for (std::size_t i = 0; i < pool.slots().size(); ++i)
+                    if (!pool.slots()[i].settled) hear_out(lock, pool.slots()[i]);
         lock.unlock();
         drain();
         lock.lock();
         for_each_slot([&](Slot& slot) {
             if (!slot.settled) forget(slot);
         });
+    }
+    /// Waits for a suspect's load, which a store may run on a queue of its own, where it may fail
+    /// as well. The lock is let go meanwhile.
+    void hear_out(Lock& lock, Slot const& slot) noexcept {
+        Events const loading = slot.order.before(Access::read);
+        lock.unlock();
+        try {
+            loading.wait(*witness_);
+            witness_->synchronize();
+        } catch (...) { // the load will be forgotten in any case
+        }
+        lock.lock();
     }
     /// Waits for all transfers. What failed among them has been dealt with, or is suspect.
     void drain() noexcept {

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "semoe/io/transfers.hpp"
+
+namespace semoe::tier {
+
+/// When a FileStore compares a block with its checksum.
+enum class Verify {
+    first, ///< at the first load after it was opened or stored
+    always,
+    never,
+};
+
+struct FileOptions {
+    bool read_only = false;        ///< else the file is made where it is missing
+    Verify verify = Verify::first; ///< a pass over the loaded bytes, about 15 GB/s a processor
+    io::Way way = io::Way::direct; ///< mapped: for reading only
+    io::TransferOptions transfers = {};
+};
+
+} // namespace semoe::tier

@@ -1,0 +1,273 @@
+#include "semoe/io/transfers.hpp"
+
+#include "semoe/io/make_transfers.hpp"
+#include "support/faulty_file_system.hpp"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <deque>
+#include <semaphore>
+#include <thread>
+#include <vector>
+
+using namespace semoe;
+using namespace semoe::io;
+using namespace semoe::test;
+
+namespace {
+
+std::vector<Engine> engines() {
+    if (ring_available()) return {Engine::threads, Engine::ring};
+    return {Engine::threads};
+}
+
+std::byte byte_at(index_t i) { return std::byte(i * 31 + i / 4096 * 7); }
+
+/// A file of n bytes, each known by its place.
+std::string make_file(ScratchDirectory const& directory, index_t n) {
+    std::string const path = directory / "file";
+    std::string text;
+    for (index_t i = 0; i < n; ++i) text.push_back(char(byte_at(i)));
+    write_text(path, text);
+    return path;
+}
+bool right(std::byte const* bytes, index_t n, index_t offset) {
+    for (index_t i = 0; i < n; ++i)
+        if (bytes[i] != byte_at(offset + i)) return false;
+    return true;
+}
+
+} // namespace
+
+TEST_CASE("io/transfers: bring and leave runs of any length, aligned or not, on every engine") {
+    for (Engine const engine : engines())
+        for (Way const way : {Way::direct, Way::cached})
+            for (int const depth : {1, 3}) {
+                ScratchDirectory directory;
+                TransferFile file(default_file_system(), make_file(directory, 200'000), true, way);
+                auto const transfers =
+                    make_transfers(file, {.depth = depth, .piece_bytes = 8192, .engine = engine});
+                CHECK(transfers->engine() == engine);
+                std::deque<Transfer> all;
+                std::vector<AlignedMemory> memory;
+                for (index_t const n : {0, 1, 511, 4096, 8191, 8192, 8193, 50'000})
+                    for (index_t const shift : {0, 8}) {
+                        memory.emplace_back(n + shift);
+                        Transfer& t = all.emplace_back();
+                        t.file = &file;
+                        t.memory = memory.back().data() + shift;
+                        t.bytes = n;
+                        t.offset = index_t(all.size() % 5) * 8192;
+                        transfers->start(t);
+                    }
+                for (Transfer& t : all) {
+                    transfers->wait(t);
+                    CHECK(t.error == 0);
+                    CHECK(right(t.memory, t.bytes, t.offset));
+                }
+                auto const counters = transfers->counters();
+                CHECK(counters.bytes_read == 2 * (1 + 511 + 4096 + 8191 + 8192 + 8193 + 50'000));
+                CHECK(counters.reads == 2 * (1 + 1 + 1 + 1 + 1 + 2 + 7));
+                CHECK(counters.most_in_flight <= depth);
+
+                index_t place = 49 * 4096; // behind what is there
+                for (Transfer& t : all) {
+                    t.kind = Transfer::Kind::write;
+                    for (index_t i = 0; i < t.bytes; ++i) t.memory[i] = byte_at(place + i);
+                    t.offset = place;
+                    place += round_up(t.bytes);
+                    transfers->start(t);
+                }
+                for (Transfer& t : all) {
+                    transfers->wait(t);
+                    CHECK(t.error == 0);
+                    std::vector<std::byte> back(std::size_t(t.bytes));
+                    file.file().read_at(back, t.offset);
+                    CHECK(right(back.data(), t.bytes, t.offset));
+                }
+            }
+}
+
+TEST_CASE("io/transfers: a mapped file is read like any other") {
+    ScratchDirectory directory;
+    TransferFile file(default_file_system(), make_file(directory, 50'000), false, Way::mapped);
+    auto const transfers = make_transfers(file, {.piece_bytes = 4096});
+    CHECK(transfers->engine() == Engine::threads);
+    std::vector<std::byte> memory(10'000);
+    Transfer t;
+    t.file = &file;
+    t.memory = memory.data();
+    t.bytes = 10'000;
+    t.offset = 4096;
+    transfers->start(t);
+    transfers->wait(t);
+    CHECK(t.error == 0);
+    CHECK(right(memory.data(), 10'000, 4096));
+}
+
+TEST_CASE("io/transfers: a read past the end names the byte where the file ends") {
+    for (Engine const engine : engines())
+        for (Way const way : {Way::direct, Way::cached}) {
+            ScratchDirectory directory;
+            TransferFile file(default_file_system(), make_file(directory, 8192), false, way);
+            auto const transfers = make_transfers(file, {.piece_bytes = 4096, .engine = engine});
+            AlignedMemory const memory(16'384);
+            Transfer t;
+            t.file = &file;
+            t.memory = memory.data();
+            t.bytes = 16'384;
+            transfers->start(t);
+            transfers->wait(t);
+            CHECK(t.error == Transfer::end_of_file);
+            CHECK(t.error_offset >= 8192); // two pieces lie behind it
+            CHECK(t.describe_error().starts_with("read: the file ends, at byte "));
+            t.bytes = 8192; // it may be used again
+            transfers->start(t);
+            transfers->wait(t);
+            CHECK(t.error == 0);
+        }
+}
+
+TEST_CASE("io/transfers: a full device is named") {
+    for (Engine const engine : engines()) {
+        TransferFile file(default_file_system(), "/dev/full", true, Way::cached);
+        auto const transfers = make_transfers(file, {.piece_bytes = 4096, .engine = engine});
+        std::vector<std::byte> memory(10'000);
+        Transfer t;
+        t.file = &file;
+        t.kind = Transfer::Kind::write;
+        t.memory = memory.data();
+        t.bytes = 10'000;
+        transfers->start(t);
+        transfers->wait(t);
+        CHECK(t.error == ENOSPC);
+        CHECK(t.describe_error().starts_with("write: No space left on device, at byte "));
+    }
+}
+
+TEST_CASE("io/transfers: short transfers go on, interrupted ones start again") {
+    for (bool const direct : {false, true}) {
+        ScratchDirectory directory;
+        FaultyFileSystem system;
+        system.takes_direct = direct;
+        system.interrupts = true;
+        system.longest_transfer = direct ? 4096 : 700;
+        TransferFile file(system, make_file(directory, 50'000), true);
+        CHECK(file.way() == (direct ? Way::direct : Way::cached));
+        auto const transfers = make_transfers(file, {.depth = 2, .piece_bytes = 8192});
+        for (auto const kind : {Transfer::Kind::read, Transfer::Kind::write}) {
+            AlignedMemory const memory(30'000);
+            for (index_t i = 0; i < 30'000; ++i) memory.data()[i] = byte_at(i);
+            Transfer t;
+            t.file = &file;
+            t.kind = kind;
+            t.memory = memory.data();
+            t.bytes = 30'000;
+            transfers->start(t);
+            transfers->wait(t);
+            CHECK(t.error == 0);
+            CHECK(right(memory.data(), 30'000, 0));
+        }
+        CHECK(right(reinterpret_cast<std::byte const*>(read_text(file.name()).data()), 30'000, 0));
+    }
+}
+
+TEST_CASE("io/transfers: whichever request fails, the transfer has its errno and its place") {
+    for (auto const kind : {Transfer::Kind::read, Transfer::Kind::write})
+        for (index_t failing = 0; failing < 5; ++failing) {
+            ScratchDirectory directory;
+            FaultyFileSystem system;
+            TransferFile file(system, make_file(directory, 40'960), true);
+            auto const transfers = make_transfers(file, {.depth = 1, .piece_bytes = 8192});
+            AlignedMemory const memory(40'960);
+            for (index_t i = 0; i < 40'960; ++i) memory.data()[i] = byte_at(i);
+            Transfer t;
+            t.file = &file;
+            t.kind = kind;
+            t.memory = memory.data();
+            t.bytes = 40'960;
+            system.fail_at = system.operations + failing;
+            transfers->start(t);
+            transfers->wait(t);
+            CHECK(t.error == EIO);
+            CHECK(t.error_offset == failing * 8192);
+            CHECK(transfers->counters().reads + transfers->counters().writes == failing + 1);
+        }
+}
+
+TEST_CASE("io/transfers: start never waits for the file") {
+    struct Stuck : PosixFileSystem {
+        std::counting_semaphore<> passes{0};
+        std::atomic<bool> stuck{false};
+        ssize_t read_at(int descriptor, void* to, std::size_t n, index_t offset) override {
+            if (stuck) passes.acquire();
+            return PosixFileSystem::read_at(descriptor, to, n, offset);
+        }
+        bool native() const override { return false; }
+    } system;
+    ScratchDirectory directory;
+    TransferFile file(system, make_file(directory, 100'000), false);
+    auto const transfers = make_transfers(file, {.depth = 2, .piece_bytes = 4096});
+    system.stuck = true;
+    std::vector<AlignedMemory> memory;
+    std::deque<Transfer> all;
+    for (int i = 0; i < 6; ++i) {
+        memory.emplace_back(8192);
+        Transfer& t = all.emplace_back();
+        t.file = &file;
+        t.memory = memory.back().data();
+        t.bytes = 8192;
+        t.offset = i * 8192;
+        transfers->start(t);
+    }
+    system.passes.release(12);
+    for (Transfer& t : all) {
+        transfers->wait(t);
+        CHECK(right(t.memory, t.bytes, t.offset));
+    }
+    CHECK(transfers->counters().most_in_flight <= 2);
+}
+
+TEST_CASE("io/transfers: several threads share an engine") {
+    for (Engine const engine : engines()) {
+        ScratchDirectory directory;
+        TransferFile file(default_file_system(), make_file(directory, 100'000), false);
+        auto const transfers =
+            make_transfers(file, {.depth = 4, .piece_bytes = 4096, .engine = engine});
+        std::atomic<int> wrong = 0;
+        std::vector<std::thread> threads;
+        for (int i = 0; i < 4; ++i)
+            threads.emplace_back([&, i] {
+                AlignedMemory const memory(12'288);
+                for (int round = 0; round < 50; ++round) {
+                    Transfer t;
+                    t.file = &file;
+                    t.memory = memory.data();
+                    t.bytes = 12'288 - i;
+                    t.offset = (round + i) % 20 * 4096;
+                    transfers->start(t);
+                    transfers->wait(t);
+                    wrong += t.error != 0 || !right(t.memory, t.bytes, t.offset);
+                }
+            });
+        for (std::thread& thread : threads) thread.join();
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("io/transfers: options out of range are named, and a ring that cannot be had") {
+    ScratchDirectory directory;
+    FaultyFileSystem system;
+    TransferFile file(system, make_file(directory, 10), false);
+    CHECK_THROWS_WITH_AS(make_transfers(file, {.depth = 0}),
+                         "TransferOptions: depth is 0, must be 1 to 1024", precondition_error);
+    CHECK_THROWS_WITH_AS(make_transfers(file, {.piece_bytes = 1000}),
+                         "TransferOptions: piece_bytes is 1000, must be a multiple of 4096",
+                         precondition_error);
+    CHECK_THROWS_WITH_AS(make_transfers(file, {.engine = Engine::ring}),
+                         (file.name() + ": io_uring is asked for, but its file system is not the "
+                                        "kernel's own, or it is mapped")
+                             .c_str(),
+                         store_error);
+}
