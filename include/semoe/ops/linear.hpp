@@ -4,6 +4,9 @@
 #include "semoe/ops/feed_forward.hpp"
 #include "semoe/ops/gemm.hpp"
 
+#include <concepts>
+#include <type_traits>
+
 namespace semoe::ops {
 
 namespace detail {
@@ -86,7 +89,7 @@ void linear_backward_weights(B& b, MatrixView<D, space_of<B>> dy, MatrixView<X, 
     detail::expect_dense("linear_backward_weights", dw.rows, dw.cols, dw.ld);
     if constexpr (may_fuse_feed_forward<B, T>)
         if (has_fused_feed_forward<B, T>() && !dw.empty() && x.rows > 0) {
-            index_t const tasks = min(index_t(2 * b.concurrency()), (dw.rows + 31) / 32);
+            index_t const tasks = min(2 * index_t(b.concurrency()), (dw.rows + 31) / 32);
             return b.parallel_tasks(tasks,
                                     cpu::LinearBackwardWeights<T>{selected_isa(),
                                                                   tasks,
