@@ -17,8 +17,8 @@ enum class Engine {
 };
 
 struct TransferOptions {
-    int depth = 4;                             ///< requests under way at once
-    index_t piece_bytes = index_t(256) * 1024; ///< how much one request transfers at most
+    int depth = 4;                          ///< requests under way at once
+    index_t piece_bytes = index_t(1) << 20; ///< how much one request transfers at most
     Engine engine = Engine::automatic;
 
     /// @throws precondition_error naming the field

@@ -13,7 +13,7 @@ enum class Verify {
 
 struct FileOptions {
     bool read_only = false;        ///< else the file is made where it is missing
-    Verify verify = Verify::first; ///< a pass over the loaded bytes, about 15 GB/s a processor
+    Verify verify = Verify::first; ///< a pass over the bytes, about 5 GB/s a processor
     io::Way way = io::Way::direct; ///< mapped: for reading only
     io::TransferOptions transfers = {};
 };
