@@ -159,7 +159,7 @@ public:
             lock.unlock();
             job.transfer.offset = job.place.offset;
             job.transfer.bytes = job.place.bytes > 0 ? job.info.bytes : 0;
-            if (loads && job.place.bytes == 0) // nobody has stored it
+            if (loads && job.place.bytes == 0 && job.info.bytes > 0) // nobody has stored it
                 std::memset(job.transfer.memory, 0, std::size_t(job.info.bytes));
         } catch (std::exception const& error) {
             job.transfer.bytes = 0;
@@ -180,8 +180,8 @@ public:
                 ? io::checksum({job.transfer.memory, std::size_t(job.info.bytes)})
                 : 0;
         if (moved && job.check && sum != job.checksum)
-            job.failure = message("corrupted at byte {}: its checksum is {}, the file says {}",
-                                  job.place.offset, sum, job.checksum);
+            job.failure = message("corrupted at byte {}: its checksum is not that of the table",
+                                  job.place.offset);
         std::string const failure =
             job.failure.empty() ? "" : path() + ": " + to_string(job.key) + ": " + job.failure;
         {
