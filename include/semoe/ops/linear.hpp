@@ -45,11 +45,8 @@ void linear(B& b, MatrixView<X, space_of<B>> x, MatrixView<W, space_of<B>> w,
     detail::expect_product("linear", x.rows, w.rows, x.cols == w.cols, x, w, y);
     detail::expect_dense("linear", w.rows, w.cols, w.ld);
     if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !y.empty() && x.cols > 0) {
-            cpu::LinearTasks const tasks(x.rows, b.concurrency());
-            return b.parallel_tasks(tasks.tasks(),
-                                    cpu::LinearForward<T>{selected_isa(), tasks, x, w, y});
-        }
+        if (has_fused_feed_forward<B, T>() && !y.empty() && x.cols > 0)
+            return cpu::run_linear<T>(b, x, w, y);
     gemm_nt(b, x, w, y);
 }
 /// dx = dy w.
@@ -63,11 +60,8 @@ void linear_backward_input(B& b, MatrixView<D, space_of<B>> dy, MatrixView<W, sp
                            MatrixView<T, space_of<B>> dx) {
     detail::expect_product("linear_backward_input", dy.rows, w.cols, dy.cols == w.rows, dy, w, dx);
     if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !dx.empty() && dy.cols > 0) {
-            cpu::LinearTasks const tasks(dy.rows, b.concurrency());
-            return b.parallel_tasks(tasks.tasks(),
-                                    cpu::LinearBackwardInput<T>{selected_isa(), tasks, dy, w, dx});
-        }
+        if (has_fused_feed_forward<B, T>() && !dx.empty() && dy.cols > 0)
+            return cpu::run_linear_backward_input<T>(b, dy, w, dx);
     gemm_nn(b, dy, w, dx);
 }
 /// dw (+)= dy^T x.
@@ -88,16 +82,8 @@ void linear_backward_weights(B& b, MatrixView<D, space_of<B>> dy, MatrixView<X, 
                            dw);
     detail::expect_dense("linear_backward_weights", dw.rows, dw.cols, dw.ld);
     if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !dw.empty() && x.rows > 0) {
-            index_t const tasks = min(2 * index_t(b.concurrency()), (dw.rows + 31) / 32);
-            return b.parallel_tasks(tasks,
-                                    cpu::LinearBackwardWeights<T>{selected_isa(),
-                                                                  tasks,
-                                                                  dy,
-                                                                  x,
-                                                                  {dw.data, dw.rows, dw.cols,
-                                                                   accumulate == Accumulate::yes}});
-        }
+        if (has_fused_feed_forward<B, T>() && !dw.empty() && x.rows > 0)
+            return cpu::run_linear_backward_weights<T>(b, dy, x, dw, accumulate == Accumulate::yes);
     gemm_tn(b, dy, x, dw, accumulate);
 }
 

@@ -110,5 +110,44 @@ struct LinearBackwardWeights {
     }
 };
 
+template <class T, class B>
+void run_linear(B& b, MatrixView<T const, HostSpace> x, MatrixView<T const, HostSpace> w,
+                MatrixView<T, HostSpace> y) {
+    LinearTasks const tasks(x.rows, b.concurrency());
+    b.parallel_tasks(tasks.tasks(), LinearForward<T>{selected_isa(), tasks, x, w, y});
+}
+template <class T, class B>
+void run_linear_backward_input(B& b, MatrixView<T const, HostSpace> dy,
+                               MatrixView<T const, HostSpace> w, MatrixView<T, HostSpace> dx) {
+    LinearTasks const tasks(dy.rows, b.concurrency());
+    b.parallel_tasks(tasks.tasks(), LinearBackwardInput<T>{selected_isa(), tasks, dy, w, dx});
+}
+template <class T, class B>
+void run_linear_backward_weights(B& b, MatrixView<T const, HostSpace> dy,
+                                 MatrixView<T const, HostSpace> x, MatrixView<float, HostSpace> dw,
+                                 bool add) {
+    index_t const tasks = min(2 * index_t(b.concurrency()), (dw.rows + 31) / 32);
+    b.parallel_tasks(tasks, LinearBackwardWeights<T>{
+                                selected_isa(), tasks, dy, x, {dw.data, dw.rows, dw.cols, add}});
+}
+
+} // namespace semoe::ops::cpu
+
+#else
+
+namespace semoe::ops::cpu {
+
+// Elsewhere these products are gemms, and nobody calls these.
+template <class T>
+constexpr index_t linear_scratch(index_t, index_t) {
+    return 0;
+}
+template <class T, class... Arguments>
+void run_linear(Arguments const&...) = delete;
+template <class T, class... Arguments>
+void run_linear_backward_input(Arguments const&...) = delete;
+template <class T, class... Arguments>
+void run_linear_backward_weights(Arguments const&...) = delete;
+
 } // namespace semoe::ops::cpu
 #endif
