@@ -2,6 +2,7 @@
 
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/ops/quantize.hpp"
+#include "semoe/ops/quantized_feed_forward.hpp"
 #include "support/matrix.hpp"
 
 #include <cmath>
@@ -211,5 +212,9 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
                 CHECK(worst <= 0.5001 * double(a.scales[m]));
             }
         }
+}
+#else
+TEST_CASE("ops/quantized_kernels: other processors than x86 have none") {
+    CHECK_FALSE(ops::has_fused_quantized_feed_forward<CpuBackend, quant::Int8, bf16>());
 }
 #endif
