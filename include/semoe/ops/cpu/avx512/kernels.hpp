@@ -261,7 +261,7 @@ private:
         W const* const w = d.w + n * d.w_ld;
         index_t k = 0;
         for (; k + 16 <= d.depth; k += 16) {
-            __m512 y;
+            __m512 y = _mm512_setzero_ps();
             // In order of n, then m: one row of w at a time is in a register.
             ((I < M ? void(x[I % M] = load(a + I % M * d.a_ld + k)) : void()), ...);
             ((y = I % M == 0 ? load(w + I / M * d.w_ld + k) : y,
