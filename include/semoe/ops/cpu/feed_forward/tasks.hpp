@@ -108,6 +108,39 @@ inline index_t splits_of(index_t blocks, int workers) {
     return workers == 1 || blocks >= enough ? 1 : (2 * enough + blocks - 1) / blocks;
 }
 
+/// The rows of a group's experts in blocks, numbered through the group; `splits` tasks share each.
+struct RowBlocks {
+    struct Place {
+        int expert;
+        index_t first, rows; ///< of the expert's rows
+        index_t split;
+    };
+
+    static index_t of(index_t rows) { return (rows + feed_forward_rows - 1) / feed_forward_rows; }
+    static index_t of(Group<std::byte const> const& group) {
+        index_t n = 0;
+        for (int e = 0; e < group.size; ++e) n += of(group.rows[e]);
+        return n;
+    }
+    /// Where task i works. @return false beyond the last task
+    static bool find(Group<std::byte const> const& group, index_t splits, index_t i, Place& at) {
+        at.split = i % splits;
+        i /= splits;
+        for (at.expert = 0; at.expert < group.size; ++at.expert) {
+            index_t const rows = group.rows[at.expert], n = of(rows);
+            if (i >= n) {
+                i -= n;
+                continue;
+            }
+            index_t const each = ((rows + n - 1) / n + 31) / 32 * 32;
+            at.first = min(i * each, rows);
+            at.rows = min(each, rows - at.first);
+            return true;
+        }
+        return false;
+    }
+};
+
 /// Forward: the rows of a group's experts in blocks, each one task, or several that share its
 /// panels of weights.
 template <class T, class Block>
@@ -124,37 +157,6 @@ struct FeedForwardTasks {
     index_t splits;
     Part part;
 
-    struct Place {
-        int expert;
-        index_t first, rows; ///< of the expert's rows
-        index_t split;
-    };
-
-    static index_t blocks_of(index_t rows) {
-        return (rows + feed_forward_rows - 1) / feed_forward_rows;
-    }
-    index_t blocks() const {
-        index_t n = 0;
-        for (int e = 0; e < group.size; ++e) n += blocks_of(group.rows[e]);
-        return n;
-    }
-    /// @return false beyond the last task
-    bool find(index_t i, Place& at) const {
-        at.split = i % splits;
-        i /= splits;
-        for (at.expert = 0; at.expert < group.size; ++at.expert) {
-            index_t const rows = group.rows[at.expert], n = blocks_of(rows);
-            if (i >= n) {
-                i -= n;
-                continue;
-            }
-            index_t const each = ((rows + n - 1) / n + 31) / 32 * 32;
-            at.first = min(i * each, rows);
-            at.rows = min(each, rows - at.first);
-            return true;
-        }
-        return false;
-    }
     Expert expert(int e) const {
         auto const* w = reinterpret_cast<T const*>(group.block[e]);
         auto const of = [&](auto m) {
@@ -178,21 +180,21 @@ struct FeedForwardTasks {
     }
     /// The weights that this worker will want next, as far as one can know.
     WeightRows<T> upcoming(index_t i) const {
-        Place next;
-        if (!find(i + workers, next) || next.rows == 0) return {};
+        RowBlocks::Place next;
+        if (!RowBlocks::find(group, splits, i + workers, next) || next.rows == 0) return {};
         auto const w = weights(expert(next.expert));
         return w.from(Range(w.panels(), next.split, splits).begin);
     }
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        Place at;
-        if (!find(i, at) || at.rows == 0) return;
+        RowBlocks::Place at;
+        if (!RowBlocks::find(group, splits, i, at) || at.rows == 0) return;
         with_block_kernel<T>(isa,
                              [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:
-    SEMOE_NOINLINE void run(BlockKernel& kernel, Place const& at, WeightRows<T> const& next,
-                            std::span<std::byte> scratch) const {
+    SEMOE_NOINLINE void run(BlockKernel& kernel, RowBlocks::Place const& at,
+                            WeightRows<T> const& next, std::span<std::byte> scratch) const {
         auto const f = expert(at.expert);
         TaskScratch const memory(scratch,
                                  forward_scratch_bytes<T>(f.hidden, f.intermediate, at.rows));
@@ -216,7 +218,7 @@ void run_feed_forward(B& b, Group<std::byte const> const& g, Block const& block,
     Tasks tasks{
         selected_isa(), LongestFirst(g).sorted(g), block, in, saved, {}, out, b.concurrency(), 1,
         Part::all};
-    index_t const blocks = tasks.blocks();
+    index_t const blocks = RowBlocks::of(tasks.group);
     if (blocks == 0) return;
     tasks.splits = splits_of(blocks, tasks.workers);
     if (!pre_only && tasks.splits == 1) return b.parallel_tasks(blocks, tasks);

@@ -44,37 +44,6 @@ struct QuantizedTasks {
     index_t splits;
     Part part;
 
-    struct Place {
-        int expert;
-        index_t first, rows; ///< of the expert's rows
-        index_t split;
-    };
-
-    static index_t blocks_of(index_t rows) {
-        return (rows + feed_forward_rows - 1) / feed_forward_rows;
-    }
-    index_t blocks() const {
-        index_t n = 0;
-        for (int e = 0; e < group.size; ++e) n += blocks_of(group.rows[e]);
-        return n;
-    }
-    /// @return false beyond the last task
-    bool find(index_t i, Place& at) const {
-        at.split = i % splits;
-        i /= splits;
-        for (at.expert = 0; at.expert < group.size; ++at.expert) {
-            index_t const rows = group.rows[at.expert], n = blocks_of(rows);
-            if (i >= n) {
-                i -= n;
-                continue;
-            }
-            index_t const each = ((rows + n - 1) / n + 31) / 32 * 32;
-            at.first = min(i * each, rows);
-            at.rows = min(each, rows - at.first);
-            return true;
-        }
-        return false;
-    }
     Expert expert(int e) const {
         auto const of = [&](auto m) {
             return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
@@ -97,20 +66,20 @@ struct QuantizedTasks {
     }
     /// The weights that this worker will want next, as far as one can know.
     QuantizedRows<Format> upcoming(index_t i) const {
-        Place next;
-        if (!find(i + workers, next) || next.rows == 0) return {};
+        RowBlocks::Place next;
+        if (!RowBlocks::find(group, splits, i + workers, next) || next.rows == 0) return {};
         auto const w = weights(expert(next.expert));
         return w.from(Range(w.panels(), next.split, splits).begin);
     }
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        Place at;
-        if (!find(i, at) || at.rows == 0) return;
+        RowBlocks::Place at;
+        if (!RowBlocks::find(group, splits, i, at) || at.rows == 0) return;
         with_byte_kernel(isa, [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:
-    SEMOE_NOINLINE void run(BlockKernel& kernel, Place const& at, QuantizedRows<Format> const& next,
-                            std::span<std::byte> scratch) const {
+    SEMOE_NOINLINE void run(BlockKernel& kernel, RowBlocks::Place const& at,
+                            QuantizedRows<Format> const& next, std::span<std::byte> scratch) const {
         auto const f = expert(at.expert);
         TaskScratch const memory(
             scratch, quantized_forward_scratch_bytes<Format, T>(f.hidden, f.intermediate, at.rows));
@@ -132,7 +101,7 @@ void run_quantized_feed_forward(B& b, Group<std::byte const> const& g, Block con
     using Part = typename Tasks::Part;
     Tasks tasks{selected_isa(), LongestFirst(g).sorted(g), block, in, {}, out, b.concurrency(), 1,
                 Part::all};
-    index_t const blocks = tasks.blocks();
+    index_t const blocks = RowBlocks::of(tasks.group);
     if (blocks == 0) return;
     tasks.splits = splits_of(blocks, tasks.workers);
     if (tasks.splits == 1) return b.parallel_tasks(blocks, tasks);
