@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/ops/cpu/kernels.hpp"
@@ -44,6 +45,12 @@ struct CombineRows {
             piece<true>(t, begin, width);
         else
             piece<false>(t, begin, left);
+    }
+    /// As if no choice was dropped and no token masked.
+    Cost cost() const {
+        double const elements = double(y.rows) * double(y.cols);
+        double const read = double(slot_of.cols) * sizeof(T) + (base.rows.data ? sizeof(Base) : 0);
+        return {2 * elements * double(slot_of.cols), elements * (read + sizeof(T))};
     }
 
 private:
@@ -171,6 +178,11 @@ struct CombineRowsBackward {
                                  : -1;
         d_weights(t, k) = weigh(dy.row(t), rows.row(slot), weights(t, k), d_rows.row(slot), dy.cols,
                                 next < 0 ? nullptr : rows.row(next));
+    }
+    /// As if no choice was dropped and no token masked.
+    Cost cost() const {
+        double const elements = double(slot_of.rows) * double(slot_of.cols) * double(dy.cols);
+        return {3 * elements, 3 * elements * sizeof(T)};
     }
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/backend/cost.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/ops/permute.hpp"
 
@@ -20,6 +21,10 @@ struct SpreadRows {
         index_t const begin = i % pieces * ops::detail::segment_length;
         index_t const end = ops::detail::segment_end(begin, x.cols);
         ops::detail::convert_run(x.row(t) + begin, end - begin, rows.row(slot) + begin);
+    }
+    /// As if no choice was dropped.
+    Cost cost() const {
+        return {0, double(x.rows * (1 + slot_of.cols)) * double(x.cols) * double(sizeof(T))};
     }
 };
 /// The same on a host's workers, one token an index: its row is read once.

@@ -21,6 +21,7 @@ struct GemmElement {
         index_t const m = i / c.cols, n = i % c.cols;
         product_element(a, w, m, n, depth, c(m, n), accumulate);
     }
+    Cost cost() const { return product_cost<A, W, C>(c.rows, c.cols, depth, accumulate); }
 };
 
 /// A product on host workers. Each block of the result has one owner.

@@ -26,6 +26,13 @@ struct GroupedRowElement {
         product_element(Strided<T const>{in.data, in.ld, 1}, Strided<T const>{w, w_row, w_col},
                         at.row, n, in.cols, out(at.row, n), accumulate);
     }
+    Cost cost() const {
+        Cost sum;
+        for (int e = 0; e < group.size; ++e)
+            if (group.rows[e] > 0)
+                sum += product_cost<T, T, T>(group.rows[e], out.cols, in.cols, accumulate);
+        return sum;
+    }
 };
 /// One element of the gradient of an expert's weights: a sum over the expert's rows.
 template <class T, class Space>
@@ -45,6 +52,14 @@ struct GroupedWeightElement {
         product_element(Strided<T const>{d_out.row(first), 1, d_out.ld},
                         Strided<T const>{in.row(first), in.ld, 1}, n, k, rows,
                         w[n * slice.cols + k], (mask >> expert & 1u) != 0);
+    }
+    Cost cost() const {
+        Cost sum;
+        for (int e = 0; e < group.size; ++e)
+            if (group.rows[e] > 0)
+                sum += product_cost<T, T, accumulate_t<T>>(slice.rows, slice.cols, group.rows[e],
+                                                           (mask >> e & 1u) != 0);
+        return sum;
     }
 };
 template <class T, class Space>

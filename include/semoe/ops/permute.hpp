@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/backend/cost.hpp"
 #include "semoe/ops/cpu/kernels.hpp"
 #include "semoe/ops/detail/product.hpp"
 #include "semoe/ops/detail/segment.hpp"
@@ -21,6 +22,7 @@ struct MoveRows {
         convert_run(src.row(scatter ? n : index[n]) + begin, end - begin,
                     out.row(scatter ? index[n] : n) + begin);
     }
+    Cost cost() const { return {0, double(index.size) * double(out.cols) * 2 * sizeof(T)}; }
 };
 /// What is written beyond this is in no cache of a processor's own when it is read.
 inline constexpr index_t cached_bytes = 4 << 20;

@@ -25,6 +25,7 @@ struct RowDot {
             for (int j = 0; j < half; ++j) sum[j] += sum[j + half];
         c(m, n) = sum[0];
     }
+    Cost cost() const { return product_cost<A, W, C>(c.rows, c.cols, a.cols, false); }
 };
 /// Blocks of the result by host workers: few rows are cut by columns, so that all of them read w.
 template <class A, class W>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/optim/concept.hpp"
@@ -48,6 +49,11 @@ struct UpdateElements {
             if (!block.master.empty()) round(block.master.data + i, block.weight.data + i);
         }
         if (i < last) update_tail(i, int(last - i));
+    }
+    Cost cost() const {
+        index_t const reals = block.gradient.size + 2 * block.master.size + 2 * block.moments.size;
+        index_t const weights = (block.master.empty() ? 2 : 1) * block.weight.size;
+        return {0, double(reals) * sizeof(Real) + double(weights) * sizeof(T)};
     }
 
 private:

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/math.hpp"
 #include "semoe/ops/cpu/kernels.hpp"
@@ -41,6 +42,10 @@ struct GroupedElementwise {
                 for (index_t j = 0; j < 16 && c + j < last; ++j)
                     body.out(k, at)[c + j] = convert<typename Body::Element>(y[k][j]);
         }
+    }
+    Cost cost() const {
+        double const elements = double(group.total_rows()) * double(cols);
+        return {0, elements * (Body::inputs + Body::outputs) * sizeof(typename Body::Element)};
     }
 };
 /// The same compiled for the host's instruction set.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/message.hpp"
@@ -7,6 +8,7 @@
 #include "semoe/ops/group.hpp"
 
 #include <concepts>
+#include <cstddef>
 #include <type_traits>
 
 namespace semoe::ops::detail {
@@ -48,6 +50,17 @@ SEMOE_HD void product_element(Strided<A const> a, Strided<W const> w, index_t m,
     Sum sum = accumulate ? convert<Sum>(c) : Sum(0);
     for (index_t k = 0; k < depth; ++k) sum += convert<Sum>(a(m, k)) * convert<Sum>(w(k, n));
     c = convert<C>(sum);
+}
+
+/// Of a [rows, cols] result, with both operands read once.
+template <class A, class W, class C>
+Cost product_cost(index_t rows, index_t cols, index_t depth, bool accumulate) {
+    auto const bytes = [](index_t elements, std::size_t size) {
+        return double(elements) * double(size);
+    };
+    return {2.0 * double(rows) * double(cols) * double(depth),
+            bytes(rows * depth, sizeof(A)) + bytes(depth * cols, sizeof(W)) +
+                bytes(rows * cols, (accumulate ? 2 : 1) * sizeof(C))};
 }
 
 // Thrown out of line: what is refused is rare, and there are many callers.
