@@ -24,5 +24,6 @@
 #include "semoe/schedule/sequential.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/resident.hpp"
+#include "semoe/tier/ring.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "semoe/version.hpp"

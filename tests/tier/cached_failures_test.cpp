@@ -277,22 +277,25 @@ TEST_CASE("tier/cached: slots are allocated when blocks are declared, and grow w
 }
 
 TEST_CASE("tier/cached: acquire, prefetch, release and flush allocate nothing") {
-    CpuBackend b{.threads = 1};
-    tier::Cached tier{b, tier::HostStore{}, {.slots = 2}};
-    std::vector<BlockKey> upcoming;
-    for (int i = 0; i < num_blocks; ++i) {
-        tier.declare(b, key(i), {bytes, LayoutId::row_major});
-        upcoming.push_back(key(i));
+    for (tier::CachedOptions const& options :
+         {tier::CachedOptions{.slots = 2}, tier::CachedOptions{.bytes = 2 * bytes}}) {
+        CpuBackend b{.threads = 1};
+        tier::Cached tier{b, tier::HostStore{}, options};
+        std::vector<BlockKey> upcoming;
+        for (int i = 0; i < num_blocks; ++i) {
+            tier.declare(b, key(i), {bytes, LayoutId::row_major});
+            upcoming.push_back(key(i));
+        }
+        auto const pass = [&] {
+            tier.prefetch(b, upcoming);
+            for (BlockKey const k : upcoming) (void)tier.acquire(b, k, Access::write).bytes();
+            for (BlockKey const k : upcoming) (void)tier.acquire(b, k, Access::read).bytes();
+            tier.flush(b);
+        };
+        pass();
+        long const before = test::num_allocations;
+        pass();
+        CHECK(test::num_allocations == before);
+        CHECK(tier.counters().write_backs == 12);
     }
-    auto const pass = [&] {
-        tier.prefetch(b, upcoming);
-        for (BlockKey const block : upcoming) (void)tier.acquire(b, block, Access::write).bytes();
-        for (BlockKey const block : upcoming) (void)tier.acquire(b, block, Access::read).bytes();
-        tier.flush(b);
-    };
-    pass();
-    long const before = test::num_allocations;
-    pass();
-    CHECK(test::num_allocations == before);
-    CHECK(tier.counters().write_backs == 12);
 }

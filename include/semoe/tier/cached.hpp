@@ -29,9 +29,16 @@ namespace semoe::tier {
 /// needed before it (the aggressive rule of Cao, Felten, Karlin and Li, SIGMETRICS 1995). A
 /// released slot is reused once the work that the acquiring queue had been given by then is done.
 ///
-/// Memory is taken in `declare`: as many slots a kind as are allowed, at most one a block, each
-/// as large as the kind's largest block so far. A later, larger block replaces the slots of its
-/// kind, after they were written back. Nothing else allocates.
+/// Dense blocks, which every token needs, have memory of their own and are never evicted; experts'
+/// blocks share slots, each as large as its kind's largest block so far. How many there are is
+/// counted, a kind or by layers, or follows from a budget for everything together:
+///
+///     tier::Cached tier{backend, store, {.bytes = index_t(2) << 30}};
+///
+/// Memory is taken in `declare`, at most one slot a block; with a budget of bytes, whose slots are
+/// shared out anew with each block, at the first acquire or prefetch after it. A block that changes
+/// the size or the number of slots replaces them, after they were written back. Nothing else
+/// allocates.
 ///
 /// What a writer leaves is in the slot alone until it is evicted or flushed, and lost if the last
 /// handle dies before. A write-back that fails while an acquire or a flush waits for it leaves the
@@ -72,9 +79,10 @@ public:
 
     /// Makes the block exist here and in the store, where it may have existed before.
     /// @throws precondition_error or store_error naming both sizes and layouts when it exists with
-    ///         others; precondition_error when its kind needs larger slots while one is leased
-    /// @sync none, unless the slots of its kind grow: then as flush
-    /// @cost slots of its kind, as above
+    ///         others; precondition_error when slots have to be replaced while one is leased, or
+    ///         when the budget is too small: it says the least that would do
+    /// @sync none, unless slots are replaced: then as flush
+    /// @cost slots, as above
     void declare(B& b, BlockKey key, BlockInfo info) { state_->declare(b, key, info); }
 
     bool contains(BlockKey key) const { return state_->contains(key); }
@@ -82,10 +90,8 @@ public:
     BlockInfo info(BlockKey key) const { return state_->info(key); }
     /// Whether the block lies in a slot or is on its way into one.
     bool resident(BlockKey key) const { return state_->resident(key); }
-    index_t max_pinned(BlockKind) const {
-        CachedOptions const& o = state_->options();
-        return o.slots / o.contexts;
-    }
+    /// With a budget of bytes or layers: for the blocks declared so far.
+    index_t max_pinned(BlockKind kind) const { return state_->max_pinned(kind); }
     TierCounters counters() const { return state_->counters(); }
     Store& store() { return state_->store(); }
 

@@ -5,15 +5,23 @@
 
 namespace semoe::tier {
 
-/// How much backend memory a Cached tier may take.
+/// How much backend memory a Cached tier may take. Slots are as large as their kind's largest
+/// block; dense blocks (router and shared expert, of any kind) have memory of their own beside
+/// them, unless they are not pinned.
 struct CachedOptions {
-    index_t slots = 2;    ///< blocks of each kind that lie in backend memory at once
-    index_t contexts = 1; ///< forwards that run at once; each may lease slots / contexts blocks
+    index_t slots = 2;     ///< blocks of each kind that lie in backend memory at once
+    index_t contexts = 1;  ///< forwards that run at once; each may lease slots / contexts blocks
+    index_t layers = 0;    ///< if above 0, decides instead of slots: for so many layers' blocks
+    index_t bytes = 0;     ///< if above 0, decides instead of both: for all blocks together
+    bool pin_dense = true; ///< dense blocks never lose their place once they were loaded
 
     /// @throws precondition_error naming the field
     void validate() const {
+        expects(bytes >= 0, "CachedOptions: bytes is {}, must not be negative", bytes);
+        expects(layers >= 0, "CachedOptions: layers is {}, must not be negative", layers);
         expects(slots >= 1, "CachedOptions: slots is {}, must be at least 1", slots);
-        expects(contexts >= 1 && contexts <= slots,
+        bool const counted = bytes == 0 && layers == 0;
+        expects(contexts >= 1 && (!counted || contexts <= slots),
                 "CachedOptions: contexts is {}, must be between 1 and slots, {}", contexts, slots);
     }
 };

@@ -7,7 +7,9 @@
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/block_map.hpp"
 #include "semoe/tier/detail/slot_pool.hpp"
+#include "semoe/tier/detail/slot_shares.hpp"
 
+#include <algorithm>
 #include <array>
 #include <exception>
 #include <mutex>
@@ -42,17 +44,20 @@ public:
       , store_(std::move(store))
       , copies_(b.fork())
       , witness_(fails_late<Store> ? std::optional<B>(b.fork()) : std::nullopt)
-      , pools_{Pool(options.slots, eviction), Pool(options.slots, eviction),
-               Pool(options.slots, eviction), Pool(options.slots, eviction)} {}
+      , pools_{Pool(eviction), Pool(eviction), Pool(eviction), Pool(eviction)} {}
     CachedState(CachedState const&) = delete;
     CachedState& operator=(CachedState const&) = delete;
     ~CachedState() {
-        for (Pool& pool : pools_) retire(pool);
+        for_each_slot([&](Slot& slot) { retire(slot); });
         drain();
     }
 
-    CachedOptions const& options() const { return options_; }
     Store& store() { return store_; }
+    index_t max_pinned(BlockKind kind) const {
+        if (options_.bytes == 0 && options_.layers == 0) return options_.slots / options_.contexts;
+        std::lock_guard lock(mutex_);
+        return std::max<index_t>(1, shares_[std::size_t(kind)] / options_.contexts);
+    }
     bool contains(BlockKey key) const {
         std::lock_guard lock(mutex_);
         return blocks_.contains(key);
@@ -75,27 +80,23 @@ public:
         Lock lock(mutex_);
         if (auto const found = blocks_.find(key); found != blocks_.end())
             return expect_same<precondition_error>(name, key, found->second.info, info);
-        store_.declare(key, info);
+        bool const pinned = options_.pin_dense && key.expert < 0;
+        Demands demands;
+        for (std::size_t kind = 0; kind < pools_.size(); ++kind)
+            demands[kind] = pools_[kind].demand();
         Pool& pool = pool_of(key);
-        if (info.bytes > pool.slot_bytes()) {
-            if (!pool.slots().empty()) {
-                lock.unlock();
-                flush(b);
-                lock.lock();
-            }
-            for (Slot const& slot : pool.slots())
-                expects(slot.pins == 0, [&] {
-                    return std::string(name) + ": " + to_string(key) + ", " + to_string(info) +
-                           ", needs larger slots while one is leased; declare it earlier";
-                });
-            std::size_t const present = pool.slots().size();
-            retire(pool);
-            pool.drop_slots(info.bytes);
-            while (pool.slots().size() < present) pool.add_slot(copies_);
-        }
-        if (pool.wants_slot()) pool.add_slot(copies_);
-        pool.add_block();
-        blocks_.emplace(key, Block{key, info});
+        Demand& demand = demands[std::size_t(key.kind)];
+        demand = pool.demand_with(key, info, pinned);
+        SlotShares const shares = detail::shares(options_, demands);
+        store_.declare(key, info);
+        bool const larger = demand.slot_bytes > pool.demand().slot_bytes;
+        for (Pool& p : pools_)
+            if ((larger && &p == &pool) || p.num_slots() > shares[std::size_t(&p - pools_.data())])
+                drop_slots(b, lock, p, key, info);
+        pool.add(copies_, blocks_.try_emplace(key, Block{key, info}).first->second, pinned);
+        shares_ = shares;
+        // A budget's slots are shared out again with each block, so they are made when first used.
+        if (options_.bytes == 0) add_slots();
     }
 
     /// The block's slot, pinned; b waits until the bytes are there.
@@ -115,6 +116,10 @@ public:
 
     void prefetch(std::span<BlockKey const> upcoming) noexcept {
         std::lock_guard lock(mutex_);
+        try {
+            add_slots();
+        } catch (...) { // an acquire tries again, and throws
+        }
         for (Pool& pool : pools_) pool.forget();
         index_t position = 0;
         for (BlockKey key : upcoming)
@@ -161,8 +166,31 @@ private:
     Pool& pool_of(BlockKey key) { return pools_[std::size_t(key.kind)]; }
     template <class F>
     void for_each_slot(F const& f) {
-        for (Pool& pool : pools_)
-            for (Slot& slot : pool.slots()) f(slot);
+        for (Pool& pool : pools_) pool.for_each_slot(f);
+    }
+    /// As many as each kind's share. @cost none when they are there
+    void add_slots() {
+        for (std::size_t kind = 0; kind < pools_.size(); ++kind)
+            while (pools_[kind].num_slots() < shares_[kind]) pools_[kind].add_slot(copies_);
+    }
+    /// Writes a kind's slots back and frees them, for a block that changes their size or number.
+    /// @pre lock is held; it is let go meanwhile
+    void drop_slots(B& b, Lock& lock, Pool& pool, BlockKey key, BlockInfo info) {
+        if (pool.num_slots() == 0) return;
+        lock.unlock();
+        flush(b);
+        lock.lock();
+        pool.for_each_shared_slot([&](Slot const& slot) {
+            expects(slot.pins == 0, [&] {
+                return std::string(name) + ": " + to_string(key) + ", " + to_string(info) +
+                       ", needs other slots while one is leased; declare it earlier";
+            });
+        });
+        pool.for_each_shared_slot([&](Slot& slot) { retire(slot); });
+        pool.drop_slots();
+        lock.unlock();
+        drain(); // they are gone before others are made
+        lock.lock();
     }
     /// What the exception being handled means for the block. @return as store_error
     static store_error failure_of(Block const& block, char const* what) {
@@ -180,6 +208,7 @@ private:
     Slot* try_acquire(B& b, BlockKey key, Access access) {
         Lock lock(mutex_);
         Block& block = declared<precondition_error>(blocks_, key, name);
+        add_slots();
         if (block.failure) std::rethrow_exception(std::exchange(block.failure, nullptr));
         bool const hit = secure(b, lock, block, access);
         Slot& slot = *block.slot;
@@ -227,12 +256,15 @@ private:
         Pool& pool = pool_of(block.key);
         Lock settling(settling_, std::defer_lock);
         while (!block.slot) {
-            Slot* const slot = pool.victim();
+            Slot* const slot = pool.slot_for(block);
             expects(slot != nullptr, [&] {
                 return message("{}: all {} {} slots are leased while {} is acquired; raise "
-                               "CachedOptions::slots or release leases earlier",
-                               name, pool.slots().size(), to_string(block.key.kind),
-                               to_string(block.key));
+                               "CachedOptions::{} or release leases earlier",
+                               name, pool.num_slots(), to_string(block.key.kind),
+                               to_string(block.key),
+                               options_.bytes > 0    ? "bytes"
+                               : options_.layers > 0 ? "layers"
+                                                     : "slots");
             });
             if (!slot->dirty) {
                 take(block, *slot, access);
@@ -356,9 +388,9 @@ private:
     /// After a failed transfer: forgets every load that nobody has seen succeed.
     void drop_suspects(Lock& lock) {
         if constexpr (fails_late<Store>)
-            for (Pool& pool : pools_)
-                for (std::size_t i = 0; i < pool.slots().size(); ++i)
-                    if (!pool.slots()[i].settled) hear_out(lock, pool.slots()[i]);
+            for_each_slot([&](Slot const& slot) {
+                if (!slot.settled) hear_out(lock, slot);
+            });
         lock.unlock();
         drain();
         lock.lock();
@@ -385,14 +417,12 @@ private:
         } catch (...) {
         }
     }
-    /// Before slots are freed: our queue waits for whoever uses them.
-    void retire(Pool& pool) noexcept {
-        for (Slot& slot : pool.slots()) {
-            if (slot.block) slot.block->slot = nullptr;
-            try {
-                slot.order.before(Access::write).wait(copies_);
-            } catch (...) { // what that work threw belongs to whoever gave it
-            }
+    /// Before a slot is freed: our queue waits for whoever uses it.
+    void retire(Slot& slot) noexcept {
+        if (slot.block) slot.block->slot = nullptr;
+        try {
+            slot.order.before(Access::write).wait(copies_);
+        } catch (...) { // what that work threw belongs to whoever gave it
         }
     }
 
@@ -406,7 +436,7 @@ private:
                     (!nearest || pool.next_position() < nearest->next_position()))
                     nearest = &pool;
             if (!nearest) return;
-            if (Slot* const slot = nearest->victim_for_next())
+            if (Slot* const slot = nearest->slot_for_next())
                 load_ahead(*nearest->next(), *slot);
             else
                 full[nearest - pools_.data()] = true;
@@ -435,6 +465,7 @@ private:
     mutable std::mutex mutex_;
     std::mutex settling_;
     std::array<Pool, num_block_kinds> pools_;
+    SlotShares shares_{};
     BlockMap<Block> blocks_;
     int in_flight_ = 0; ///< slots that are not settled
     TierCounters counters_;

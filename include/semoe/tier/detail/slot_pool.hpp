@@ -4,15 +4,20 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/detail/access_order.hpp"
+#include "semoe/tier/detail/slot_shares.hpp"
 #include "semoe/tier/eviction.hpp"
 
+#include <algorithm>
+#include <deque>
 #include <exception>
+#include <unordered_map>
 #include <vector>
 
 namespace semoe::tier::detail {
 
-/// The slots of one kind of block, what lies in them, and which blocks are announced. Bookkeeping
-/// alone: it moves no bytes, takes no lock, and allocates only in add_block and add_slot.
+/// The slots of one kind of block, what lies in them, and which blocks are announced. Most blocks
+/// share slots; a pinned one has its own. Bookkeeping alone: it moves no bytes, takes no lock, and
+/// allocates only in the functions that add.
 template <class B, class Eviction>
 class SlotPool {
 public:
@@ -26,6 +31,7 @@ public:
         BlockKey key;
         BlockInfo info;
         Slot* slot = nullptr;
+        Slot* own = nullptr;             ///< of a pinned block
         index_t next_use = never;        ///< place of the first announcement that is still to come
         std::exception_ptr failure = {}; ///< why a prefetch could not load it
     };
@@ -44,29 +50,48 @@ public:
         Bytes<space_of<B>> bytes() const { return memory.view().part(0, block->info.bytes); }
     };
 
-    SlotPool(index_t max_slots, Eviction eviction)
-      : eviction_(eviction)
-      , max_slots_(max_slots) {
-        slots_.reserve(std::size_t(max_slots)); // blocks and leases point at slots
+    explicit SlotPool(Eviction eviction)
+      : eviction_(eviction) {}
+
+    index_t num_slots() const { return index_t(slots_.size()); }
+    template <class F>
+    void for_each_slot(F const& f) {
+        for (Slot& slot : slots_) f(slot);
+        for (Slot& slot : own_) f(slot);
+    }
+    template <class F>
+    void for_each_shared_slot(F const& f) {
+        for (Slot& slot : slots_) f(slot);
     }
 
-    std::vector<Slot>& slots() { return slots_; }
-    index_t slot_bytes() const { return slot_bytes_; }
-    bool wants_slot() const { return index_t(slots_.size()) < max_slots_; }
+    /// What the pool would have to hold with one block more.
+    Demand demand_with(BlockKey key, BlockInfo info, bool pinned) const {
+        Demand d = demand_;
+        if (pinned) {
+            d.pinned_bytes += info.bytes;
+        } else {
+            auto const found = layer_blocks_.find(key.layer);
+            index_t const before = found == layer_blocks_.end() ? 0 : found->second;
+            ++d.blocks;
+            d.layer_blocks = std::max(d.layer_blocks, before + 1);
+            d.slot_bytes = std::max(d.slot_bytes, info.bytes);
+        }
+        return d;
+    }
+    Demand const& demand() const { return demand_; }
 
     /// Announcements are kept in memory reserved here; the rest of a longer list is ignored.
-    void add_block() {
+    void add(B& b, Block& block, bool pinned) {
+        demand_ = demand_with(block.key, block.info, pinned);
+        if (pinned)
+            block.own = &added(b, own_, block.info.bytes);
+        else
+            ++layer_blocks_[block.key.layer];
         max_announced_ += announcements_per_block;
         if (announced_.capacity() < max_announced_) announced_.reserve(2 * max_announced_);
     }
-    void add_slot(B& b) {
-        slots_.push_back({Buffer<std::byte, B>(b, slot_bytes_)});
-        slots_.back().order.written(b.record());
-    }
-    void drop_slots(index_t slot_bytes) {
-        slots_.clear();
-        slot_bytes_ = slot_bytes;
-    }
+    void add_slot(B& b) { added(b, slots_, demand_.slot_bytes); }
+    void drop_slots() { slots_.clear(); }
 
     // The announced list, in the order in which the blocks will be acquired.
     void forget() {
@@ -102,11 +127,14 @@ public:
     /// Where next() stood in the list that it was announced with.
     index_t next_position() const { return announced_[next_].position; }
 
-    /// A free slot, or the best one to evict for an acquire; null when every slot is leased.
-    /// @cost looks at every slot
-    Slot* victim() { return victim(-1, true); }
+    /// The block's own slot, a free one, or the best one to evict for an acquire; null when every
+    /// slot is leased. @cost looks at every slot
+    Slot* slot_for(Block const& block) { return block.own ? block.own : victim(-1, true); }
     /// As above for the block that next() found: nothing announced before it gives way.
-    Slot* victim_for_next() { return victim(index_t(next_), false); }
+    Slot* slot_for_next() {
+        Block const& block = *announced_[next_].block;
+        return block.own ? block.own : victim(index_t(next_), false);
+    }
 
     void place(Slot& slot, Block& block) {
         slot.block = &block;
@@ -129,6 +157,12 @@ private:
         index_t next_use; ///< of the same block
     };
 
+    template <class Slots>
+    static Slot& added(B& b, Slots& slots, index_t bytes) {
+        slots.push_back({Buffer<std::byte, B>(b, bytes)});
+        slots.back().order.written(b.record());
+        return slots.back();
+    }
     Slot* victim(index_t needed_before, bool forced) {
         Slot* best = nullptr;
         for (Slot& slot : slots_) {
@@ -143,10 +177,11 @@ private:
     }
 
     Eviction eviction_;
-    std::vector<Slot> slots_;
+    std::deque<Slot> slots_, own_; // blocks and leases point at them
+    Demand demand_;
+    std::unordered_map<layer_id, index_t> layer_blocks_;
     std::vector<Announcement> announced_;
     std::size_t next_ = 0, max_announced_ = 0;
-    index_t max_slots_, slot_bytes_ = 0;
 };
 
 } // namespace semoe::tier::detail

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "semoe/core/error.hpp"
+#include "semoe/core/types.hpp"
+#include "semoe/tier/cached_options.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace semoe::tier::detail {
+
+/// What has been declared of one kind of block.
+struct Demand {
+    index_t blocks = 0;       ///< that share slots
+    index_t layer_blocks = 0; ///< the most of them in one layer
+    index_t slot_bytes = 0;   ///< the largest of them
+    index_t pinned_bytes = 0; ///< of those that have memory of their own
+};
+using Demands = std::array<Demand, num_block_kinds>;
+using SlotShares = std::array<index_t, num_block_kinds>;
+
+/// The least that a budget has to be.
+inline index_t least_bytes(Demands const& demands, index_t contexts) {
+    index_t bytes = 0;
+    for (Demand const& d : demands)
+        bytes += d.pinned_bytes + std::min(d.blocks, contexts) * d.slot_bytes;
+    return bytes;
+}
+
+/// Slots of each kind within a budget. A few of each first, so that transfers overlap with work;
+/// then weights, which a training step reads three times and each token once, then gradients, then
+/// the states that only an update reads.
+/// @throws precondition_error naming the budget and the least that would do
+inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const& demands) {
+    index_t const least = least_bytes(demands, contexts);
+    expects(bytes >= least,
+            "CachedOptions: bytes is {}; the blocks declared so far need at least {}", bytes,
+            least);
+    index_t left = bytes - least;
+    SlotShares slots{};
+    auto const add = [&](std::size_t kind, index_t most) {
+        Demand const& d = demands[kind];
+        index_t n = std::min(most, d.blocks) - slots[kind];
+        if (d.slot_bytes > 0) n = std::min(n, left / d.slot_bytes);
+        if (n <= 0) return;
+        slots[kind] += n;
+        left -= n * d.slot_bytes;
+    };
+    for (std::size_t kind = 0; kind < demands.size(); ++kind)
+        slots[kind] = std::min(demands[kind].blocks, contexts);
+    constexpr index_t few = 4;
+    for (index_t n = 2; n <= few; ++n)
+        for (std::size_t kind = 0; kind < demands.size(); ++kind) add(kind, n * contexts);
+    for (BlockKind const kind :
+         {BlockKind::weight, BlockKind::gradient, BlockKind::master, BlockKind::moments})
+        add(std::size_t(kind), demands[std::size_t(kind)].blocks);
+    return slots;
+}
+
+/// Slots of each kind, never more than there are blocks.
+/// @throws precondition_error as shares_of_bytes
+inline SlotShares shares(CachedOptions const& options, Demands const& demands) {
+    if (options.bytes > 0) return shares_of_bytes(options.bytes, options.contexts, demands);
+    SlotShares slots{};
+    for (std::size_t kind = 0; kind < demands.size(); ++kind)
+        slots[kind] =
+            std::min(demands[kind].blocks,
+                     options.layers > 0
+                         ? std::max(options.layers * demands[kind].layer_blocks, options.contexts)
+                         : options.slots);
+    return slots;
+}
+
+} // namespace semoe::tier::detail
