@@ -17,6 +17,7 @@
 #include "semoe/layer/moe_layer.hpp"
 #include "semoe/layer/sequence.hpp"
 #include "semoe/optim/adamw.hpp"
+#include "semoe/optim/adamw8.hpp"
 #include "semoe/optim/clip.hpp"
 #include "semoe/optim/learning_rate.hpp"
 #include "semoe/optim/sgd.hpp"

@@ -3,6 +3,7 @@
 #include "semoe/gate/switch.hpp"
 #include "semoe/layer/moe_layer.hpp"
 #include "semoe/optim/adamw.hpp"
+#include "semoe/optim/adamw8.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "support/faulty_file_system.hpp"
@@ -79,6 +80,37 @@ TEST_CASE("checkpoint/resume: a resumed run ends in the same bytes as an uninter
     };
     check_resume(resident(), slots(), adamw);
     check_resume(slots(), resident(), adamw);
+    check_resume(slots(), resident(), optim::AdamW8{adamw});
+}
+
+TEST_CASE("checkpoint/resume: packed moments are bytes, and another optimizer's are refused") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    CpuBackend b{};
+    auto const make = [&] { return make_layer(b, tier::Resident<CpuBackend>{b}); };
+    auto packed = make();
+    packed.initialize(1);
+    train(packed, optim::AdamW8{{.lr = 0.01}}, 0, 2);
+    checkpoint::save(path, {.step = 2}, packed);
+    checkpoint::SafetensorsFile const file{path};
+    auto const expert = file.tensor("moments.layers.2.experts.3.packed");
+    CHECK(expert.dtype == checkpoint::Dtype::U8);
+    CHECK(index_t(expert.bytes.size()) == optim::AdamW8::state_bytes(3 * 6 * H));
+    CHECK(file.contains("moments.layers.2.router.packed"));
+    CHECK_FALSE(file.contains("moments.layers.2.experts.3.gate_proj.0"));
+
+    auto wide = make();
+    wide.prepare(optim::AdamW{});
+    CHECK_THROWS_WITH_AS(checkpoint::load(path, wide),
+                         (path + ": layers.2.moments_per_element is 2, packed, this model has 2; "
+                                 "before load(), call prepare() with the run's optimizer")
+                             .c_str(),
+                         store_error);
+    CHECK_THROWS_WITH_AS(wide.prepare(optim::AdamW8{}),
+                         "train_step: the layer has states of another optimizer",
+                         precondition_error);
+    auto served = make();
+    checkpoint::load_weights(path, served);
 }
 
 TEST_CASE("checkpoint/resume: weights alone serve inference with the same outputs") {

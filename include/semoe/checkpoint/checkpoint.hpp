@@ -23,6 +23,9 @@
 ///     layer            file
 ///     experts.3.w      layers.7.experts.3.w   master.layers.7.experts.3.w   moments.layers.7...w.0
 ///
+/// Moments that an optimizer packs (optim/concept.hpp) are one tensor of bytes a block,
+/// moments.layers.7.experts.3.packed.
+///
 /// What a model has besides layers joins by a function that names its tensors:
 ///
 ///     auto const tensors = [&](auto& visit) {
@@ -154,6 +157,15 @@ struct NoopVisit {
     void operator()(std::string const&, View, Shape const&) const {}
 };
 
+/// Optional for a layer: whether its moments are an optimizer's own bytes, not numbers.
+template <class L>
+bool has_packed_moments(L& layer) {
+    if constexpr (requires { layer.has_packed_moments(); })
+        return layer.has_packed_moments();
+    else
+        return false;
+}
+
 inline std::string required(SafetensorsFile const& file, std::string const& key) {
     auto const it = file.metadata().find(key);
     if (it == file.metadata().end())
@@ -218,21 +230,29 @@ void visit_layer(L& layer, Visit& visit) {
                   "kind, access), moments_per_element(), has_masters(), weights_changed(bool) or "
                   "zero_grad() (see HasParameters in checkpoint/checkpoint.hpp)");
     std::string const prefix = "layers." + std::to_string(layer.config().layer) + ".";
-    auto const visit_kind = [&](BlockKind kind, std::string const& before) {
+    auto const visit_kind = [&](BlockKind kind, std::string const& before, auto const& as) {
         layer.for_each_parameter(
             [&](std::string const& name, auto view, auto const&) {
-                visit(layer.backend(), before + prefix + name, view);
+                visit(layer.backend(), before + prefix + name, as(view));
             },
             kind, visit.access);
     };
-    visit_kind(BlockKind::weight, "");
+    auto const numbers = [](auto view) { return view; };
+    visit_kind(BlockKind::weight, "", numbers);
     if (visit.states) {
         constexpr char const* hint = "; before load(), call prepare() with the run's optimizer";
-        visit.property(prefix + "moments_per_element", std::to_string(layer.moments_per_element()),
+        bool const packed = detail::has_packed_moments(layer);
+        visit.property(prefix + "moments_per_element",
+                       std::to_string(layer.moments_per_element()) + (packed ? ", packed" : ""),
                        hint);
         visit.property(prefix + "has_masters", layer.has_masters() ? "true" : "false", hint);
-        if (layer.has_masters()) visit_kind(BlockKind::master, "master.");
-        if (layer.moments_per_element() > 0) visit_kind(BlockKind::moments, "moments.");
+        if (layer.has_masters()) visit_kind(BlockKind::master, "master.", numbers);
+        if (packed)
+            visit_kind(BlockKind::moments, "moments.", [](auto view) {
+                return view_as<std::uint8_t>(as_writable_bytes(flat(view)));
+            });
+        else if (layer.moments_per_element() > 0)
+            visit_kind(BlockKind::moments, "moments.", numbers);
     }
     if (visit.access == Access::write) {
         layer.zero_grad();

@@ -6,6 +6,7 @@
 #include "semoe/expert/initialize.hpp"
 #include "semoe/ops/cast.hpp"
 #include "semoe/ops/fill.hpp"
+#include "semoe/optim/concept.hpp"
 #include "semoe/tier/concept.hpp"
 
 #include <algorithm>
@@ -121,21 +122,14 @@ public:
             declare(b, id, BlockKind::gradient, layout(id).primary_elements());
     }
     /// Makes masters and moments exist: masters from the weights, moments zero.
-    void declare_states(B& b, int moments_per_element) {
-        declare_gradients(b);
-        if (moments_ == moments_per_element) return;
-        expects(moments_ < 0, "train_step: the layer has states of another optimizer");
-        for (expert_id id : ids_) {
-            index_t const n = layout(id).primary_elements();
-            if (has_master(id)) declare(b, id, BlockKind::master, n);
-            if (moments_per_element > 0)
-                declare(b, id, BlockKind::moments, n * moments_per_element);
-        }
-        moments_ = moments_per_element;
-        refresh_masters(b);
+    template <class O>
+    void declare_states(B& b) {
+        declare_states(
+            b, {O::moments_per_element, HasPackedMoments<O>, &optim::moments_size<O, Real>});
     }
-    int moments_per_element() const { return moments_ < 0 ? 0 : moments_; }
-    bool has_states() const { return moments_ >= 0; }
+    int moments_per_element() const { return has_states() ? moments_.per_element : 0; }
+    bool has_packed_moments() const { return moments_.packed; }
+    bool has_states() const { return moments_.per_element >= 0; }
 
     /// Tells the tier the order in which an update goes through the blocks.
     void announce_update(B& b) {
@@ -144,7 +138,7 @@ public:
             upcoming_.push_back(key(id, BlockKind::weight));
             if (has_gradient(id)) upcoming_.push_back(key(id, BlockKind::gradient));
             if (has_master(id)) upcoming_.push_back(key(id, BlockKind::master));
-            if (moments_ > 0) upcoming_.push_back(key(id, BlockKind::moments));
+            if (moments_.per_element > 0) upcoming_.push_back(key(id, BlockKind::moments));
         }
         tier_.prefetch(b, upcoming_);
     }
@@ -165,7 +159,7 @@ public:
 
     /// Calls f(name, view, shape) for every slice of a block, in a fixed order: the view is a
     /// MatrixView in backend memory whose element type follows the kind. Of moments, part m of
-    /// n has the name suffix ".m".
+    /// n has the name suffix ".m"; packed ones are one row a block, named "packed".
     template <class F>
     void visit_block(B& b, expert_id id, BlockKind kind, Access access, F&& f) {
         if (kind == BlockKind::master && !has_master(id)) return;
@@ -180,6 +174,8 @@ public:
             visit_slices<T>(id, lease.bytes(), 0, "", f);
         else if (kind != BlockKind::moments)
             visit_slices<Real>(id, lease.bytes(), 0, "", f);
+        else if (has_packed_moments())
+            visit_row(name(id, "packed"), view_as<Real>(lease.bytes()), f);
         else
             for (int m = 0; m < moments_per_element(); ++m)
                 visit_slices<Real>(id, lease.bytes(), m * layout(id).primary_elements(),
@@ -194,9 +190,32 @@ public:
     }
 
 private:
+    /// What an optimizer's moments are.
+    struct Moments {
+        int per_element = -1; ///< before the first update
+        bool packed = false;
+        index_t (*size)(index_t) = nullptr; ///< in Reals, of a block of so many elements
+    };
     static constexpr index_t dense_ids = 2;
     static std::size_t flag(expert_id id) { return std::size_t(index_t(id) + dense_ids); }
 
+    void declare_states(B& b, Moments const& moments) {
+        declare_gradients(b);
+        if (has_states()) {
+            index_t const n = largest_primary();
+            return expects(moments.per_element == moments_.per_element &&
+                               moments.packed == moments_.packed &&
+                               moments.size(n) == moments_.size(n),
+                           "train_step: the layer has states of another optimizer");
+        }
+        for (expert_id id : ids_) {
+            index_t const n = layout(id).primary_elements();
+            if (has_master(id)) declare(b, id, BlockKind::master, n);
+            if (moments.per_element > 0) declare(b, id, BlockKind::moments, moments.size(n));
+        }
+        moments_ = moments;
+        refresh_masters(b);
+    }
     void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
         bool const narrow = kind == BlockKind::weight && !is_real(id);
         index_t size = narrow ? index_t(sizeof(T)) : index_t(sizeof(Real));
@@ -207,6 +226,10 @@ private:
                 size = sizeof(weight_t<SharedPart<X>>);
         LayoutId const order = kind == BlockKind::weight ? layout(id).id() : LayoutId::row_major;
         tier_.declare(b, key(id, kind), BlockInfo{elements * size, order});
+    }
+    template <class F>
+    void visit_row(std::string const& name, VectorView<Real, S> all, F& f) {
+        f(name, MatrixView<Real, S>{all.data, 1, all.size}, Shape{1, all.size});
     }
     template <class Element, class F>
     void visit_slices(expert_id id, Bytes<S> bytes, index_t first, std::string const& suffix,
@@ -227,7 +250,7 @@ private:
     std::vector<char> has_gradient_;
     std::vector<BlockKey> upcoming_;
     bool gradients_declared_ = false;
-    int moments_ = -1;
+    Moments moments_;
 };
 
 } // namespace detail

@@ -274,7 +274,7 @@ public:
     /// Calls f(name, view, shape) for every parameter on this rank, in a fixed order; view is a
     /// MatrixView in backend memory: T for weights of experts, Real for the router and for every
     /// other kind. Names: "router.weight", "experts.3.gate_proj", "shared.up_proj"; of moments,
-    /// with ".0", ".1" behind.
+    /// with ".0", ".1" behind, or "experts.3.packed" [1, numbers] where an optimizer packs them.
     /// @param access  write: f may change values through the queue (then call weights_changed())
     /// @sync enqueues what f enqueues; with a tier of few slots it moves blocks
     template <class F>
@@ -347,7 +347,7 @@ public:
                                          "train a layer of floats and quantise it "
                                          "(see layer/quantize.hpp)");
         expect_usable();
-        blocks_.declare_states(backend_, O::moments_per_element);
+        blocks_.template declare_states<O>(backend_);
         guarded([&] {
             blocks_.announce_update(backend_);
             for (expert_id id : blocks_.ids()) {
@@ -363,10 +363,12 @@ public:
     /// Declares masters and moments now, so that the first update allocates nothing.
     template <class O>
     void prepare(O const&) {
-        blocks_.declare_states(backend_, O::moments_per_element);
+        blocks_.template declare_states<O>(backend_);
     }
     /// Moments in a block per parameter; 0 before the first update.
     int moments_per_element() const { return blocks_.moments_per_element(); }
+    /// Whether moments are in the optimizer's own form: see HasPackedMoments.
+    bool has_packed_moments() const { return blocks_.has_packed_moments(); }
     bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
 
 private:
@@ -582,7 +584,7 @@ private:
         if (O::moments_per_element > 0) {
             auto const& lease =
                 moments.emplace(blocks_.acquire(backend_, id, BlockKind::moments, Access::write));
-            block.moments = view_as<Real>(lease.bytes()).part(0, n * O::moments_per_element);
+            block.moments = view_as<Real>(lease.bytes());
         }
         optimizer.update(backend_, block, step);
     }

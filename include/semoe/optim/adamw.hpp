@@ -13,7 +13,7 @@ namespace semoe::optim {
 namespace detail {
 /// The root within 3e-7 of its value (of subnormal numbers: of the same order). std::sqrt may set
 /// errno, which keeps a loop from becoming vector code: AdamW would take 1.8 times as long.
-SEMOE_HD inline float root(float x) {
+SEMOE_HD SEMOE_INLINE float root(float x) {
     using semoe::detail::bits_of;
     auto const bits = bits_of<std::uint32_t>(x);
     // Newton's iteration for 1 / sqrt(x) from a guess by halving the exponent.
@@ -26,7 +26,7 @@ SEMOE_HD inline float root(float x) {
     std::uint32_t const finite = 0u - std::uint32_t(bits < 0x7f800000u);
     return bits_of<float>((bits_of<std::uint32_t>(x * y) & finite) | (bits & ~finite));
 }
-SEMOE_HD inline double root(double x) { return semoe::sqrt(x); }
+SEMOE_HD SEMOE_INLINE double root(double x) { return semoe::sqrt(x); }
 } // namespace detail
 
 /// One element's AdamW step; the constants already hold learning rate and bias corrections.
@@ -40,7 +40,7 @@ struct AdamWRule {
     Real root_correction; ///< 1 / sqrt(1 - beta2^t)
     Real eps;
 
-    SEMOE_HD void operator()(Real& p, Real g, Real& m, Real& v) const {
+    SEMOE_HD SEMOE_INLINE void operator()(Real& p, Real g, Real& m, Real& v) const {
         m = beta1 * m + one_minus_beta1 * g;
         v = beta2 * v + one_minus_beta2 * g * g;
         p = keep * p - step_size * (m / (detail::root(v) * root_correction + eps));
@@ -69,6 +69,23 @@ struct AdamW {
         expects_number(weight_decay >= 0, "AdamW: weight_decay", weight_decay, "be 0 or more");
     }
 
+    /// What one step does to an element.
+    /// @throws precondition_error naming the value that is out of range
+    template <class Real>
+    AdamWRule<Real> rule(UpdateStep step) const {
+        validate();
+        detail::expects_number(step.step >= 0, "AdamW: step", double(step.step), "be 0 or more");
+        double const rate = lr * step.lr_factor, t = double(step.step) + 1;
+        return {Real(1 - rate * weight_decay),
+                Real(beta1),
+                Real(1 - beta1),
+                Real(beta2),
+                Real(1 - beta2),
+                Real(rate / (1 - std::pow(beta1, t))),
+                Real(1 / std::sqrt(1 - std::pow(beta2, t))),
+                Real(eps)};
+    }
+
     /// Updates one block's weight, master and moments; arithmetic in accumulate_t<T>, the
     /// constants of the step computed once in double.
     /// @param block  n elements each, backend memory; 16-bit weights need their master
@@ -78,19 +95,7 @@ struct AdamW {
     /// @cost  for float 16 bytes read and 12 written an element; no allocation
     template <Backend B, class T>
     void update(B& b, ParameterBlock<T, space_of<B>> const& block, UpdateStep step) const {
-        using Real = accumulate_t<T>;
-        validate();
-        detail::expects_number(step.step >= 0, "AdamW: step", double(step.step), "be 0 or more");
-        double const rate = lr * step.lr_factor, t = double(step.step) + 1;
-        AdamWRule<Real> const rule{Real(1 - rate * weight_decay),
-                                   Real(beta1),
-                                   Real(1 - beta1),
-                                   Real(beta2),
-                                   Real(1 - beta2),
-                                   Real(rate / (1 - std::pow(beta1, t))),
-                                   Real(1 / std::sqrt(1 - std::pow(beta2, t))),
-                                   Real(eps)};
-        update_elements(b, block, step.gradient_scale, rule);
+        update_elements(b, block, step.gradient_scale, rule<accumulate_t<T>>(step));
     }
 };
 

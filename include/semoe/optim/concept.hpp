@@ -15,7 +15,8 @@ struct ParameterBlock {
     VectorView<T, Space> weight;            ///< [n], written
     VectorView<Real, Space> master;         ///< [n], or empty where T is Real: weight is the master
     VectorView<Real const, Space> gradient; ///< [n], or empty: a gradient of zeros
-    VectorView<Real, Space> moments; ///< [moments_per_element * n]: first all of one, then the next
+    /// [moments_per_element * n], first all of one, then the next; or what state_bytes asks for.
+    VectorView<Real, Space> moments;
 };
 
 /// What changes from step to step.
@@ -32,5 +33,24 @@ concept Optimizer = requires(O const& o, B& b, ParameterBlock<float, space_of<B>
     { O::moments_per_element } -> std::convertible_to<int>;
     o.update(b, block, step);
 };
+
+/// Capability: moments in a form of the optimizer's own, in fewer bytes than moments_per_element
+/// numbers an element. Nobody else looks into them; bytes of zeros are moments of zero.
+template <class O>
+concept HasPackedMoments = requires(index_t n) {
+    /// Of a block of n elements.
+    { O::state_bytes(n) } -> std::same_as<index_t>;
+};
+
+namespace optim {
+/// How long ParameterBlock::moments is for a block of n elements, in numbers of type Real.
+template <class O, class Real>
+constexpr index_t moments_size(index_t n) {
+    if constexpr (HasPackedMoments<O>)
+        return (O::state_bytes(n) + index_t(sizeof(Real)) - 1) / index_t(sizeof(Real));
+    else
+        return n * O::moments_per_element;
+}
+} // namespace optim
 
 } // namespace semoe

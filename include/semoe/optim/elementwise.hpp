@@ -3,8 +3,8 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
-#include "semoe/core/error.hpp"
 #include "semoe/optim/concept.hpp"
+#include "semoe/optim/detail/expects_sizes.hpp"
 
 #include <concepts>
 #include <type_traits>
@@ -115,13 +115,7 @@ void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block, double g
                   "operator()(Real& p, Real g, Real&... moments), and must be trivially copyable; "
                   "see semoe/optim/elementwise.hpp");
     index_t const n = block.weight.size;
-    auto const fits = [&](char const* name, index_t size, index_t wanted, bool may_lack) {
-        expects(size == wanted || (may_lack && size == 0),
-                "optimizer: {} has {} elements, the weight's {} need {}", name, size, n, wanted);
-    };
-    fits("master", block.master.size, n, !needs_master<T>);
-    fits("gradient", block.gradient.size, n, true);
-    fits("moments", block.moments.size, n * Rule::moments_per_element, false);
+    detail::expects_sizes(block, n * Rule::moments_per_element);
     if (n == 0) return;
 
     // Host workers want long runs; a device wants neighbouring elements on neighbouring threads.
