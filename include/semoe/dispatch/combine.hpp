@@ -46,11 +46,11 @@ struct CombineRows {
         else
             piece<false>(t, begin, left);
     }
-    /// As if no choice was dropped and no token masked.
+    /// Of moving rows, beside which adding them is nothing; as if no choice was dropped.
     Cost cost() const {
         double const elements = double(y.rows) * double(y.cols);
         double const read = double(slot_of.cols) * sizeof(T) + (base.rows.data ? sizeof(Base) : 0);
-        return {2 * elements * double(slot_of.cols), elements * (read + sizeof(T))};
+        return {0, elements * (read + sizeof(T))};
     }
 
 private:
@@ -179,10 +179,10 @@ struct CombineRowsBackward {
         d_weights(t, k) = weigh(dy.row(t), rows.row(slot), weights(t, k), d_rows.row(slot), dy.cols,
                                 next < 0 ? nullptr : rows.row(next));
     }
-    /// As if no choice was dropped and no token masked.
+    /// As if no choice was dropped.
     Cost cost() const {
         double const elements = double(slot_of.rows) * double(slot_of.cols) * double(dy.cols);
-        return {3 * elements, 3 * elements * sizeof(T)};
+        return {0, 3 * elements * sizeof(T)};
     }
 };
 
