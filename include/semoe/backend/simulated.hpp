@@ -55,7 +55,7 @@ struct SimulatedBackend {
         clock->spend(*queue, simulated::Clock::Engine::copies, time, machine.engines);
     }
 
-    event_type record() { return {now()}; }
+    event_type record() const { return {now()}; }
     void wait(event_type const& event) { clock->wait(*queue, event); }
     /// The host's time moves to the queue's.
     void synchronize() { clock->host_waits(*queue); }
