@@ -3,10 +3,11 @@
 #include "semoe/dispatch/spread.hpp"
 #include "semoe/expert/ffn.hpp"
 #include "semoe/expert/gated.hpp"
+#include "semoe/expert/quantized.hpp"
 #include "semoe/ops/gemm.hpp"
 #include "semoe/ops/permute.hpp"
 #include "semoe/ops/row_dots.hpp"
-#include "semoe/optim/adamw.hpp"
+#include "semoe/optim/adamw8.hpp"
 #include "support/memory.hpp"
 
 #include <doctest/doctest.h>
@@ -69,6 +70,10 @@ TEST_CASE("ops/cost: an update reads and writes what it keeps") {
     block.moments = {moments.data(), 22};
     CHECK(cost_of([&](auto& b) { optim::AdamW{}.update(b, block, {}); }) ==
           Cost{0, 11 * 4 * (2 + 1 + 4)});
+    std::vector<float> codes(std::size_t(optim::moments_size<optim::AdamW8, float>(11)));
+    block.moments = {codes.data(), index_t(codes.size())};
+    CHECK(cost_of([&](auto& b) { optim::AdamW8{}.update(b, block, {}); }) ==
+          Cost{0, 4 * (11 * (2 + 1) + 2 * double(codes.size()))});
 }
 
 TEST_CASE_TEMPLATE("ops/cost: an expert takes the flops that it announces, and its weights once", X,
@@ -108,4 +113,22 @@ TEST_CASE_TEMPLATE("ops/cost: an expert takes the flops that it announces, and i
     });
     CHECK(backward.flops == 2 * flops);
     CHECK(backward.bytes > 4 * 4 * double(elements)); // weights read, gradients written
+}
+
+TEST_CASE_TEMPLATE("ops/cost: a quantised expert takes its codes and scales once", Format,
+                   quant::Int8, quant::Int4, quant::Mxfp4) {
+    constexpr index_t H = 32, I = 64, R = 9;
+    expert::SwiGlu<float> const floats{.hidden = H, .intermediate = I};
+    expert::Quantized const expert{Format{}, floats};
+    SimulatedBackend layouts;
+    std::vector<std::byte> block(std::size_t(expert.layout(layouts).elements()));
+    ops::Group<std::byte const> group;
+    group.add(0, R, block.data());
+    std::vector<float> in(R * H), out(R * H), saved(R * 2 * I), scratch(R * I);
+    auto const view = [](auto& v) { return Rows{v.data(), R, index_t(v.size()) / R}; };
+    double const rows = R * (H + 2 * I + 2 * I + I + I + H);
+    CHECK(cost_of([&](auto& b) {
+              expert.forward_grouped(b, group,
+                                     {view(in), view(out), view(saved), view(scratch), false});
+          }) == Cost{R * floats.flops_per_row(), 4 * rows + double(block.size())});
 }

@@ -23,11 +23,11 @@ namespace semoe {
 ///     layer.forward(x, y, context);
 ///     auto const took = b.finish() - begin;
 ///
-/// On a queue, work begins when the work before it is done, the events are that it waits for, and
-/// the host has given it; the host's own time moves when it waits. A copy takes its bytes over
-/// link_bytes. A functor that HasCost takes the larger of its flops over the peak and its bytes
-/// over the bandwidth, any other takes no time: products, movements of rows and updates say what
-/// they cost, at which all take the generic bodies of operations.
+/// Work begins when the queue's work before it is done, when the events are that the queue waits
+/// for, and when the host has given it; the host's own time moves when it waits. A copy takes its
+/// bytes over link_bytes. A functor that HasCost takes its flops over the peak or its bytes over
+/// the bandwidth, whichever is longer; any other takes no time. Products, movements of rows and
+/// updates say what they cost. There are no workers: operations take their bodies for any backend.
 ///
 /// Two queues, thus a queue and its fork, are two engines that run at once, unless the machine's
 /// `engines` are shared. `machine` is the handle's own and passed on to its forks: a copy of a

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/backend/cost.hpp"
 #include "semoe/ops/activation.hpp"
 #include "semoe/ops/cpu/quantized/tasks.hpp"
 #include "semoe/ops/detail/product.hpp"
@@ -83,6 +84,21 @@ struct QuantizedProduct {
             is_down ? block.down_bias(group.block[expert]) : block.in_bias(group.block[expert]);
         Sum const added = bias ? Sum(bias[column]) : Sum(0);
         for (index_t r = 0; r < rows; ++r) out(row + r, column) = convert<T>(sums[r] + added);
+    }
+    /// With weights and rows read once.
+    Cost cost() const {
+        Cost sum;
+        for (int e = 0; e < group.size; ++e) {
+            if (group.rows[e] == 0) continue;
+            auto const rows = double(group.rows[e]);
+            quant::ConstCodes const w =
+                is_down ? block.down(group.block[e]) : block.in(group.block[e]);
+            index_t const tiles = out.cols / w.rows * quant::tiles_of(w.rows);
+            index_t const tile = Format::code_tile_bytes(w.cols) + Format::scale_tile_bytes(w.cols);
+            sum += {2 * rows * double(out.cols) * double(in.cols),
+                    double(tiles * tile) + rows * double(in.cols + out.cols) * sizeof(T)};
+        }
+        return sum;
     }
 
 private:

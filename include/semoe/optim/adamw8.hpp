@@ -7,6 +7,7 @@
 #include "semoe/optim/concept.hpp"
 #include "semoe/optim/detail/expects_sizes.hpp"
 #include "semoe/optim/detail/magnitude_code.hpp"
+#include "semoe/optim/detail/update_cost.hpp"
 
 #include <cstdint>
 
@@ -34,6 +35,7 @@ struct UpdateCodes {
     SEMOE_HD void operator()(index_t call) const {
         ops::vectorised(Call{*this, call * groups_per_call});
     }
+    Cost cost() const { return update_cost(block); }
 
 private:
     /// Of one group; its arrays hold `group` elements.

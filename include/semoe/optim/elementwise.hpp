@@ -1,10 +1,10 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
-#include "semoe/backend/cost.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/optim/concept.hpp"
 #include "semoe/optim/detail/expects_sizes.hpp"
+#include "semoe/optim/detail/update_cost.hpp"
 
 #include <concepts>
 #include <type_traits>
@@ -50,11 +50,7 @@ struct UpdateElements {
         }
         if (i < last) update_tail(i, int(last - i));
     }
-    Cost cost() const {
-        index_t const reals = block.gradient.size + 2 * block.master.size + 2 * block.moments.size;
-        index_t const weights = (block.master.empty() ? 2 : 1) * block.weight.size;
-        return {0, double(reals) * sizeof(Real) + double(weights) * sizeof(T)};
-    }
+    Cost cost() const { return update_cost(block); }
 
 private:
     SEMOE_HD Real* parameter() const {
