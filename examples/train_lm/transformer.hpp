@@ -12,24 +12,33 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace train_lm {
 
 inline constexpr index_t vocabulary = 256;
 
-/// One residual block: x += attention(norm(x)); x += moe(norm(x)).
+/// How a model begins.
+struct Start {
+    std::uint64_t seed = 1;
+    bool packed_moments = false; ///< of the experts: a byte each
+    bool from_tier = false;      ///< the tier's store has all blocks of an earlier process
+};
+
+/// One residual block: x += attention(norm(x)); x += moe(norm(x)). Tier is where the blocks of the
+/// MoE layer lie.
+template <class Tier>
 class Block {
 public:
-    using Moe = semoe::MoeLayer<Backend, Gate, Expert>;
+    using Moe = semoe::MoeLayer<Backend, Gate, Expert, semoe::comm::Self, Tier>;
 
-    Block(Backend& b, semoe::tier::Resident<Backend> tier, semoe::layer_id i, std::uint64_t seed,
-          index_t max_tokens)
+    Block(Backend& b, Tier tier, semoe::layer_id i, Start const& start, index_t max_tokens)
       : norm1_{{b, "blocks." + std::to_string(i) + ".norm1", 1, hidden}}
       , norm2_{{b, "blocks." + std::to_string(i) + ".norm2", 1, hidden}}
       , attention_(b, "blocks." + std::to_string(i) + ".attention", hidden, num_heads, window,
                    max_tokens)
-      , moe_(b, make_gate(), make_expert(), semoe::comm::Self{}, tier, make_config(i, seed))
+      , moe_(b, make_gate(), make_expert(), semoe::comm::Self{}, tier, make_config(i, start.seed))
       , context_(moe_.make_context(max_tokens, semoe::Mode::training))
       , x_(b, max_tokens * hidden)
       , middle_(b, max_tokens * hidden)
@@ -43,10 +52,16 @@ public:
         norm2_.scale.fill(b, 1);
         auto const stream = std::uint32_t(i) * 8 + 16;
         float const deviation = 1 / std::sqrt(float(hidden));
-        attention_.qkv().randomize(b, seed, stream, deviation);
-        attention_.out().randomize(b, seed, stream + 1,
+        attention_.qkv().randomize(b, start.seed, stream, deviation);
+        attention_.out().randomize(b, start.seed, stream + 1,
                                    deviation / std::sqrt(2.f * float(num_layers)));
-        moe_.initialize(seed);
+        if (!start.from_tier) moe_.initialize(start.seed);
+        auto const optimizer = make_optimizer();
+        packed_moments_ = start.packed_moments;
+        if (packed_moments_)
+            moe_.prepare(semoe::optim::AdamW8{optimizer}, !start.from_tier);
+        else
+            moe_.prepare(optimizer, !start.from_tier);
     }
 
     Moe& moe() { return moe_; }
@@ -74,6 +89,13 @@ public:
         attention_.backward(b, at(normed1_), at(d_part_), at(part_));
         norm1_.backward(b, at(x_), inverse1_.data(), at(part_), d);
     }
+    void update_moe(semoe::UpdateStep const& step) {
+        if (packed_moments_)
+            semoe::train_step(moe_, semoe::optim::AdamW8{make_optimizer()}, step);
+        else
+            semoe::train_step(moe_, make_optimizer(), step);
+        moe_.zero_grad();
+    }
     template <class F>
     void for_each_parameter(F&& f) {
         f(norm1_.scale), f(norm2_.scale), f(attention_.qkv()), f(attention_.out());
@@ -83,15 +105,17 @@ private:
     RmsNorm norm1_, norm2_;
     Attention attention_;
     Moe moe_;
-    Moe::Context context_;
+    typename Moe::Context context_;
+    bool packed_moments_ = false;
     semoe::Buffer<float, Backend> x_, middle_;
     semoe::Buffer<Element, Backend> normed1_, normed2_, part_, d_part_;
     semoe::Buffer<float, Backend> inverse1_, inverse2_;
 };
 
+template <class Tier>
 class Transformer {
 public:
-    Transformer(Backend backend, std::uint64_t seed, index_t max_tokens)
+    Transformer(Backend backend, Tier tier, Start const& start, index_t max_tokens)
       : backend_(std::move(backend))
       , embedding_(backend_, "embedding", vocabulary, hidden)
       , norm_{{backend_, "norm", 1, hidden}}
@@ -103,22 +127,20 @@ public:
       , logits_(backend_, max_tokens * vocabulary)
       , losses_(backend_, max_tokens)
       , inverse_(backend_, max_tokens) {
-        semoe::tier::Resident<Backend> const tier{backend_};
         backend_.reserve_scratch(
             std::max(semoe::ops::worker_scratch_bytes(),
                      semoe::ops::linear_scratch_bytes<Backend, Element>(hidden, 3 * hidden)));
         blocks_.reserve(std::size_t(num_layers));
         for (index_t i = 0; i < num_layers; ++i)
-            blocks_.push_back(
-                std::make_unique<Block>(backend_, tier, semoe::layer_id(i), seed, max_tokens));
-        embedding_.randomize(backend_, seed, 1, 0.05f);
+            blocks_.push_back(std::make_unique<Block<Tier>>(backend_, tier, semoe::layer_id(i),
+                                                            start, max_tokens));
+        embedding_.randomize(backend_, start.seed, 1, 0.05f);
         norm_.scale.fill(backend_, 1);
-        auto const optimizer = make_optimizer();
-        for (auto& block : blocks_) block->moe().prepare(optimizer);
+        squared_norms_.resize(blocks_.size());
     }
 
     Backend& backend() { return backend_; }
-    std::vector<std::unique_ptr<Block>>& blocks() { return blocks_; }
+    std::vector<std::unique_ptr<Block<Tier>>>& blocks() { return blocks_; }
     index_t max_tokens() const { return max_tokens_; }
 
     /// Logits of every position. @param bytes  [T], whole windows
@@ -126,7 +148,10 @@ public:
         auto const n = index_t(bytes.size());
         Matrix const x = x_.matrix(n, hidden);
         backend_.parallel_for(n, Embed{bytes.data(), embedding_.value(), x});
-        for (auto& block : blocks_) block->forward(backend_, x, step);
+        for (std::size_t i = 0; i < blocks_.size(); ++i) {
+            update_moe(i);
+            blocks_[i]->forward(backend_, x, step);
+        }
         norm_.forward(backend_, x, normed_.matrix(n, hidden), inverse_.data());
         Matrix const logits = logits_.matrix(n, vocabulary);
         semoe::ops::gemm_nt(backend_, normed_.matrix(n, hidden), embedding_.value(), logits);
@@ -152,19 +177,24 @@ public:
         semoe::ops::fill(backend_, semoe::flat(d), 0.f);
         norm_.backward(backend_, x_.matrix(n, hidden), inverse_.data(), d_normed_.matrix(n, hidden),
                        d);
-        for (auto block = blocks_.rbegin(); block != blocks_.rend(); ++block)
-            (*block)->backward(backend_, d);
+        for (std::size_t i = blocks_.size(); i-- > 0;) {
+            blocks_[i]->backward(backend_, d);
+            // Now, while a tier still has the layer's gradients in memory.
+            squared_norms_[i] = blocks_[i]->moe().grad_norm_squared();
+        }
         backend_.parallel_for(vocabulary, EmbedBackward{bytes.data(), d, embedding_.gradient()});
     }
+    /// Of dense parameters; those of MoE layers are forgotten once they were used.
     void zero_grad() {
         for_each_parameter([&](auto& p) { p.zero_grad(backend_); });
-        for (auto& block : blocks_) block->moe().zero_grad();
     }
-    /// One clipped AdamW step. @return the gradient's norm before clipping
+    /// One clipped AdamW step. That of a MoE layer is put off until its next forward, where a tier
+    /// can bring the next layer's states while this one computes. @return the gradient's norm
+    /// before clipping
     double update(index_t step) {
         double squared = 0;
         for_each_parameter([&](auto& p) { squared += p.grad_norm_squared(backend_); });
-        for (auto& block : blocks_) squared += block->moe().grad_norm_squared();
+        for (double s : squared_norms_) squared += s;
         double const n = double(step + 1), w = double(warmup);
         semoe::UpdateStep const how{.step = step,
                                     .lr_factor = n < w ? n / w : std::sqrt(w / n),
@@ -172,8 +202,13 @@ public:
                                         semoe::optim::clip_scale(squared, gradient_limit)};
         auto const optimizer = make_optimizer();
         for_each_parameter([&](auto& p) { p.update(backend_, optimizer, how); });
-        for (auto& block : blocks_) semoe::train_step(block->moe(), optimizer, how);
+        put_off_ = how;
+        put_off_from_ = 0;
         return std::sqrt(squared);
+    }
+    /// What update() put off. @post parameters are those of the last step
+    void finish_update() {
+        for (std::size_t i = 0; i < blocks_.size(); ++i) update_moe(i);
     }
     template <class F>
     void for_each_parameter(F&& f) {
@@ -183,6 +218,13 @@ public:
     }
 
 private:
+    /// The layer's update, if it was put off. @pre those of the layers before it are done
+    void update_moe(std::size_t layer) {
+        if (!put_off_ || layer < put_off_from_) return;
+        blocks_[layer]->update_moe(*put_off_);
+        if (++put_off_from_ == blocks_.size()) put_off_.reset();
+    }
+
     struct Embed {
         std::uint8_t const* bytes;
         ConstMatrix table;
@@ -231,8 +273,11 @@ private:
 
     Backend backend_;
     Parameter<float> embedding_;
-    std::vector<std::unique_ptr<Block>> blocks_;
+    std::vector<std::unique_ptr<Block<Tier>>> blocks_;
     RmsNorm norm_;
+    std::vector<double> squared_norms_; // of the MoE layers' gradients
+    std::optional<semoe::UpdateStep> put_off_;
+    std::size_t put_off_from_ = 0; // the first layer that it is still to come for
     index_t max_tokens_;
     semoe::Buffer<float, Backend> x_, normed_, d_, d_normed_, logits_, losses_, inverse_;
 };

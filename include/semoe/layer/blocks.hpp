@@ -121,11 +121,11 @@ public:
         for (expert_id id : ids_)
             declare(b, id, BlockKind::gradient, layout(id).primary_elements());
     }
-    /// Makes masters and moments exist: masters from the weights, moments zero.
+    /// Makes masters and moments exist: fresh masters from the weights, fresh moments zero.
     template <class O>
-    void declare_states(B& b) {
+    void declare_states(B& b, bool fresh) {
         declare_states(
-            b, {O::moments_per_element, HasPackedMoments<O>, &optim::moments_size<O, Real>});
+            b, {O::moments_per_element, HasPackedMoments<O>, &optim::moments_size<O, Real>}, fresh);
     }
     int moments_per_element() const { return has_states() ? moments_.per_element : 0; }
     bool has_packed_moments() const { return moments_.packed; }
@@ -199,7 +199,7 @@ private:
     static constexpr index_t dense_ids = 2;
     static std::size_t flag(expert_id id) { return std::size_t(index_t(id) + dense_ids); }
 
-    void declare_states(B& b, Moments const& moments) {
+    void declare_states(B& b, Moments const& moments, bool fresh) {
         declare_gradients(b);
         if (has_states()) {
             index_t const n = largest_primary();
@@ -214,7 +214,7 @@ private:
             if (moments.per_element > 0) declare(b, id, BlockKind::moments, moments.size(n));
         }
         moments_ = moments;
-        refresh_masters(b);
+        if (fresh) refresh_masters(b);
     }
     void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
         bool const narrow = kind == BlockKind::weight && !is_real(id);

@@ -347,7 +347,7 @@ public:
                                          "train a layer of floats and quantise it "
                                          "(see layer/quantize.hpp)");
         expect_usable();
-        blocks_.template declare_states<O>(backend_);
+        blocks_.template declare_states<O>(backend_, true);
         guarded([&] {
             blocks_.announce_update(backend_);
             for (expert_id id : blocks_.ids()) {
@@ -361,9 +361,11 @@ public:
         });
     }
     /// Declares masters and moments now, so that the first update allocates nothing.
+    /// @param fresh  false: masters are as the tier's store has them from an earlier process; else
+    ///               they are made from the weights
     template <class O>
-    void prepare(O const&) {
-        blocks_.template declare_states<O>(backend_);
+    void prepare(O const&, bool fresh = true) {
+        blocks_.template declare_states<O>(backend_, fresh);
     }
     /// Moments in a block per parameter; 0 before the first update.
     int moments_per_element() const { return blocks_.moments_per_element(); }
