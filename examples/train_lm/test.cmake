@@ -1,5 +1,6 @@
-# What train_lm promises: a resumed run is the uninterrupted one byte for byte, no run is
-# overwritten, ctrl-C saves and ends well, bad flags and texts are refused by name.
+# What train_lm promises: a resumed run is the uninterrupted one byte for byte, and so is one with
+# blocks on disk, killed or not; no run is overwritten, ctrl-C saves and ends well, bad flags and
+# texts are refused by name.
 #   cmake -DTRAIN=train_lm -DOUT=folder -P test.cmake
 
 file(REMOVE_RECURSE ${OUT})
@@ -10,6 +11,8 @@ file(WRITE ${OUT}/text "${text}")
 file(WRITE ${OUT}/other "${text}!")
 file(WRITE ${OUT}/short "too short")
 
+find_program(TIMEOUT timeout)
+
 # train(expected result, pattern in the output, arguments...)
 function(train expected pattern)
     execute_process(COMMAND ${TRAIN} --quiet --threads 2 ${ARGN}
@@ -18,6 +21,8 @@ function(train expected pattern)
         message(FATAL_ERROR "train_lm ${ARGN}\nended with ${result}, not ${expected} and "
             "\"${pattern}\":\n${output}${errors}")
     endif()
+    string(REGEX MATCH "val loss [0-9.]+" loss "${output}")
+    set(last_loss "${loss}" PARENT_SCOPE)
 endfunction()
 
 train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 4 --every 2 --out ${OUT}/whole)
@@ -29,6 +34,56 @@ if(NOT whole STREQUAL parts)
     message(FATAL_ERROR "the resumed run differs from the uninterrupted one")
 endif()
 
+# With a part of the blocks in memory and the others in a file, in either form of the states.
+foreach(states 32bit 8bit)
+    train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 4 --states ${states}
+        --out ${OUT}/memory-${states})
+    set(in_memory "${last_loss}")
+    train(0 "storage: .* GB read" --text ${OUT}/text --steps 4 --states ${states}
+        --memory 8MiB --storage ${OUT}/blocks-${states} --out ${OUT}/disk-${states})
+    if(NOT last_loss STREQUAL in_memory)
+        message(FATAL_ERROR "on disk, ${states}: ${last_loss}; in memory: ${in_memory}")
+    endif()
+    file(SHA256 ${OUT}/memory-${states}/step-4.safetensors memory)
+    file(SHA256 ${OUT}/disk-${states}/step-4.safetensors disk)
+    if(NOT memory STREQUAL disk)
+        message(FATAL_ERROR "${states}: blocks on disk end in other bytes than in memory")
+    endif()
+endforeach()
+train(1 "states is 8bit, this model has 32bit" --text ${OUT}/text --steps 9
+    --resume ${OUT}/memory-8bit)
+train(1 "blocks-32bit holds a run already" --text ${OUT}/text --steps 1 --out ${OUT}/none
+    --memory 8MiB --storage ${OUT}/blocks-32bit)
+train(2 "bytes is 1024; the blocks declared so far need at least" --text ${OUT}/text --steps 1
+    --out ${OUT}/none --memory 1KiB --storage ${OUT}/small)
+train(2 "--memory and --storage go together" --memory 1GiB)
+train(2 "--memory: '2 pounds' is no size" --memory "2 pounds" --storage ${OUT})
+
+# Killed with no warning: the file is at a flushed step, and the run goes on from there as if
+# nothing had happened.
+if(TIMEOUT)
+    execute_process(COMMAND ${TIMEOUT} -s KILL 3 ${TRAIN} --quiet --threads 2 --text ${OUT}/text
+        --seconds 300 --flush 1 --memory 8MiB --storage ${OUT}/killed --out ${OUT}/killed-run
+        OUTPUT_QUIET ERROR_QUIET)
+    execute_process(COMMAND ${TRAIN} --quiet --threads 2 --text ${OUT}/text --steps 1
+        --resume ${OUT}/killed-run --memory 8MiB --storage ${OUT}/killed
+        OUTPUT_VARIABLE output ERROR_VARIABLE output)
+    string(REGEX MATCH "continuing from step [0-9]+ in .*blocks.semoe.*step-([0-9]+)" continued
+        "${output}")
+    set(step ${CMAKE_MATCH_1})
+    if(NOT continued AND NOT output MATCHES "no checkpoint in") # a slow program made no step
+        message(FATAL_ERROR "after kill -9: ${output}")
+    endif()
+endif()
+if(continued)
+    train(0 "val loss" --text ${OUT}/text --steps ${step} --out ${OUT}/not-killed)
+    file(SHA256 ${OUT}/killed-run/step-${step}.safetensors killed)
+    file(SHA256 ${OUT}/not-killed/step-${step}.safetensors whole)
+    if(NOT killed STREQUAL whole)
+        message(FATAL_ERROR "after kill -9 the run went on differently (step ${step})")
+    endif()
+endif()
+
 train(1 "holds a run already" --text ${OUT}/text --steps 1 --out ${OUT}/whole)
 train(1 "text is [0-9]+, this model has" --text ${OUT}/other --steps 9 --resume ${OUT}/whole)
 train(1 "no checkpoint in" --text ${OUT}/text --resume ${OUT}/nothing)
@@ -38,7 +93,6 @@ train(2 "unknown flag --step" --step 1)
 train(2 "--steps: 'many' is no number" --steps many)
 
 # Ctrl-C: timeout sends the signal.
-find_program(TIMEOUT timeout)
 if(TIMEOUT)
     execute_process(COMMAND ${TIMEOUT} --preserve-status -s INT 2 ${TRAIN} --quiet --threads 2
         --text ${OUT}/text --seconds 300 --out ${OUT}/interrupted
