@@ -2,7 +2,7 @@
 # all of them make one program. It runs once for each order in which a software GPU may execute
 # streams; a device takes the first and ignores the variable.
 
-set(cuda_folders backend ops routing gate expert tier comm dispatch layer)
+set(cuda_folders backend ops routing gate expert tier comm dispatch parallel layer)
 set(cuda_orders eager lazy random:1 random:2 random:3)
 
 if(NOT SEMOE_CUDA)

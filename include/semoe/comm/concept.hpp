@@ -55,7 +55,8 @@ template <class C, class B>
 concept HasReductions = requires(C& c, B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole,
                                  VectorView<float, space_of<B>> f,
                                  VectorView<double, space_of<B>> d) {
-    /// Every rank's equally long part, in rank order. Queue-ordered on b.
+    /// Every rank's equally long part, in rank order; it may lie where it belongs in `whole`.
+    /// Queue-ordered on b.
     c.all_gather(b, part, whole);
     /// Sums over ranks, added in rank order so that every rank has the same bits.
     c.all_reduce_sum(b, f);

@@ -208,6 +208,13 @@ private:
             for (index_t i = 0; i < n * size(); ++i)
                 promise(got[std::size_t(i)] == part_value(i / n),
                         "all_gather puts the parts in rank order");
+            std::vector<double> alone(std::size_t(n * size()), -1.0);
+            std::copy(part.begin(), part.end(), alone.begin() + rank() * n);
+            auto in_place = upload(alone);
+            comm_.all_gather(b_, as_bytes(in_place.view().part(rank() * n, n)),
+                             as_writable_bytes(in_place.view()));
+            promise(download(in_place.view()) == got,
+                    "all_gather takes a part that lies where it belongs");
         }
     }
 

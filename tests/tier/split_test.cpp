@@ -1,0 +1,98 @@
+#include "semoe/tier/split.hpp"
+
+#include "semoe/testing/check_tier.hpp"
+#include "semoe/tier/cached.hpp"
+#include "support/backends.hpp"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+using namespace semoe;
+using Keys = std::vector<BlockKey>;
+
+namespace {
+
+/// A tier that remembers what it was told.
+struct RecordingTier {
+    tier::Resident<CpuBackend> blocks{CpuBackend{}};
+    std::shared_ptr<std::vector<Keys>> told = std::make_shared<std::vector<Keys>>();
+
+    void declare(CpuBackend& b, BlockKey k, BlockInfo info) { blocks.declare(b, k, info); }
+    bool contains(BlockKey k) const { return blocks.contains(k); }
+    BlockInfo info(BlockKey k) const { return blocks.info(k); }
+    bool resident(BlockKey k) const { return blocks.resident(k); }
+    index_t max_pinned(BlockKind) const { return 2; }
+    TierCounters counters() const { return blocks.counters(); }
+    auto acquire(CpuBackend& b, BlockKey k, Access access) { return blocks.acquire(b, k, access); }
+    void prefetch(CpuBackend&, std::span<BlockKey const> list) noexcept {
+        told->emplace_back(list.begin(), list.end());
+    }
+    void flush(CpuBackend&) {}
+};
+
+} // namespace
+
+TEST_CASE_TEMPLATE("tier/split: keeps the promises of a tier", B, SEMOE_TEST_BACKENDS) {
+    using Cached = tier::Cached<B, tier::HostStore>;
+    testing::check_tier(B{}, [](B& b) {
+        return tier::Split{tier::Resident<B>{b}, Cached{b, tier::HostStore{}, {.slots = 3}}};
+    });
+}
+
+TEST_CASE("tier/split: router and shared expert lie in the first tier, experts in the second") {
+    CpuBackend b;
+    tier::Split tier{tier::Cached{b, tier::HostStore{}, {.slots = 1}},
+                     tier::Cached{b, tier::HostStore{}, {.slots = 2}}};
+    BlockInfo const info{64, LayoutId::row_major};
+    for (expert_id e : {shared_block, router_block, 0, 1, 2}) tier.declare(b, {0, e}, info);
+    for (expert_id e : {shared_block, router_block}) {
+        CHECK(tier.dense().contains({0, e}));
+        CHECK_FALSE(tier.sparse().contains({0, e}));
+    }
+    for (expert_id e : {0, 1, 2}) {
+        CHECK(tier.sparse().contains({0, e}));
+        CHECK_FALSE(tier.dense().contains({0, e}));
+        CHECK(tier.info({0, e}) == info);
+    }
+    CHECK(tier.max_pinned(BlockKind::weight) == 2);
+    {
+        auto dense = tier.acquire(b, {0, router_block}, Access::read);
+        auto first = tier.acquire(b, {0, 0}, Access::write);
+        auto const second = tier.acquire(b, {0, 1}, Access::read);
+        CHECK(dense.bytes().size == 64);
+        CHECK(first.bytes().data != second.bytes().data);
+        CHECK_THROWS_AS((void)tier.acquire(b, {0, shared_block}, Access::read), precondition_error);
+        auto moved = std::move(first);
+        first = std::move(dense);
+        CHECK_THROWS_AS((void)tier.acquire(b, {0, 2}, Access::read), precondition_error);
+    }
+    tier.flush(b);
+    TierCounters const d = tier.dense().counters(), s = tier.sparse().counters();
+    CHECK(tier.counters() == TierCounters{3, 0, 3, 0, 1, 192, 64});
+    CHECK(d.acquires == 1);
+    CHECK(s.acquires == 2);
+    CHECK(s.write_backs == 1);
+}
+
+TEST_CASE("tier/split: a tier is told of its own blocks in order, and not of others' lists") {
+    CpuBackend b;
+    RecordingTier dense, sparse;
+    tier::Split tier{dense, sparse};
+    for (int layer = 0; layer < 2; ++layer)
+        for (expert_id e : {router_block, 0, 1})
+            tier.declare(b, {layer, e}, {8, LayoutId::row_major});
+    tier.prefetch(b, Keys{{0, 1}, {0, router_block}, {0, 0}, {1, router_block}});
+    CHECK(*dense.told == std::vector<Keys>{{{0, router_block}, {1, router_block}}});
+    CHECK(*sparse.told == std::vector<Keys>{{{0, 1}, {0, 0}}});
+    tier.prefetch(b, Keys{{1, 0}});
+    tier.prefetch(b, Keys{});
+    CHECK(dense.told->size() == 1);
+    CHECK(sparse.told->size() == 2);
+    tier.prefetch(b, Keys{{1, router_block}});
+    CHECK(dense.told->size() == 2);
+    CHECK(sparse.told->size() == 2);
+    Keys const endless(1000, BlockKey{0, 0});
+    tier.prefetch(b, endless);
+    CHECK(sparse.told->back().size() == 6 * 8);
+}
