@@ -55,6 +55,8 @@ struct Noting {
         return inner.store(b, key, src);
     }
 };
+template <class Store>
+Noting(Store, std::shared_ptr<Notes>) -> Noting<Store>;
 
 /// What all tiers must agree on.
 struct Trained {
