@@ -1,4 +1,5 @@
 #include "semoe/tier/cached.hpp"
+#include "semoe/tier/split.hpp"
 
 using namespace semoe;
 
@@ -47,5 +48,9 @@ inline void use(CpuBackend b) {
 #if defined(CASE_copied_lease)
     // must print: deleted
     auto second = lease;
+#elif defined(CASE_split_without_tier)
+    // must print: tier::Split: the tier of experts is no MemoryTier
+    tier::Split split{tier, Store{}};
+    split.declare(b, BlockKey{}, BlockInfo{});
 #endif
 }

@@ -5,6 +5,7 @@
 #include "semoe/optim/adamw.hpp"
 #include "semoe/parallel/sliced_store.hpp"
 #include "semoe/tier/cached.hpp"
+#include "semoe/tier/ring.hpp"
 #include "semoe/tier/split.hpp"
 #include "support/backends.hpp"
 #include "support/layer.hpp"
@@ -157,13 +158,14 @@ std::vector<Trained> train(int ranks, MakeTier const& make_tier) {
     return all;
 }
 
-template <class B, class Store>
-auto cached(B& b, Store store, index_t slots) {
-    return Sequenced{tier::Cached<B, Store>{b, store, {.slots = slots}}};
-}
 template <class B>
-auto sliced_tier(B& b, comm::Threads rank, index_t dense_slots) {
-    return tier::Split{cached(b, SlicedStore{rank}, dense_slots), cached(b, tier::HostStore{}, 3)};
+auto experts_tier(B& b) {
+    return tier::Ring{b, tier::HostStore{}, {.slots = 2}};
+}
+/// Dense blocks of so many layers are whole.
+template <class B, class Store>
+auto dense_ring(B& b, Store store, index_t layers = 2) {
+    return tier::Ring{b, store, {.slots = layers, .pin_dense = false}};
 }
 
 } // namespace
@@ -175,11 +177,19 @@ TEST_CASE_TEMPLATE("parallel/dense_slices: training has the same bits as with al
         CAPTURE(ranks);
         auto const expected =
             train<B>(ranks, [](B& b, comm::Threads) { return tier::Resident<B>{b}; });
-        for (index_t slots : {1, dense_blocks, 2 * dense_blocks}) {
+        for (index_t layers : {1, 2, 3}) {
+            CAPTURE(layers);
+            CHECK(expected == train<B>(ranks, [&](B& b, comm::Threads rank) {
+                      return tier::Split{dense_ring(b, SlicedStore{rank}, layers), experts_tier(b)};
+                  }));
+        }
+        for (index_t slots : {1, 3}) {
             CAPTURE(slots);
-            auto const got = train<B>(
-                ranks, [&](B& b, comm::Threads rank) { return sliced_tier(b, rank, slots); });
-            CHECK(got == expected);
+            CHECK(expected == train<B>(ranks, [&](B& b, comm::Threads rank) {
+                      tier::CachedOptions const options{.slots = slots, .pin_dense = false};
+                      return tier::Split{Sequenced{tier::Cached{b, SlicedStore{rank}, options}},
+                                         experts_tier(b)};
+                  }));
         }
     }
 }
@@ -189,7 +199,7 @@ TEST_CASE("parallel/dense_slices: a rank keeps its part of weights, gradients an
     comm::ThreadWorld{ranks}.run([&](comm::Threads rank) {
         CpuBackend b;
         SlicedStore store{rank};
-        Model model{b, rank, tier::Split{cached(b, store, 4), cached(b, tier::HostStore{}, 3)}};
+        Model model{b, rank, tier::Split{dense_ring(b, store), experts_tier(b)}};
         Trained trained;
         model.step(0, trained);
         // Floats need no master: weight, gradient and two moments of each parameter.
@@ -209,8 +219,8 @@ TEST_CASE("parallel/dense_slices: dense blocks are gathered while an earlier lay
     comm::ThreadWorld{ranks}.run([&](comm::Threads rank) {
         CpuBackend b;
         auto notes = std::make_shared<Notes>();
-        auto const dense = cached(b, Noting{SlicedStore{rank}, notes}, 2 * dense_blocks);
-        Model model{b, rank, tier::Split{dense, cached(b, tier::HostStore{}, 3)}};
+        auto const dense = dense_ring(b, Noting{SlicedStore{rank}, notes});
+        Model model{b, rank, tier::Split{dense, experts_tier(b)}};
         auto const note = [&](Note::What what, int layer) {
             notes->push_back({what, layer});
             index_t resident = 0;
@@ -243,7 +253,7 @@ TEST_CASE("parallel/dense_slices: a rank that fails ends the step of every rank"
     auto const run = [&] {
         comm::ThreadWorld{3}.run([&](comm::Threads rank) {
             CpuBackend b;
-            Model model{b, rank, sliced_tier(b, rank, 2)};
+            Model model{b, rank, tier::Split{dense_ring(b, SlicedStore{rank}), experts_tier(b)}};
             try {
                 model.forward(
                     [&](int l) {

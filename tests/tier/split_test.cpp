@@ -42,7 +42,7 @@ TEST_CASE_TEMPLATE("tier/split: keeps the promises of a tier", B, SEMOE_TEST_BAC
 
 TEST_CASE("tier/split: router and shared expert lie in the first tier, experts in the second") {
     CpuBackend b;
-    tier::Split tier{tier::Cached{b, tier::HostStore{}, {.slots = 1}},
+    tier::Split tier{tier::Cached{b, tier::HostStore{}, {.slots = 1, .pin_dense = false}},
                      tier::Cached{b, tier::HostStore{}, {.slots = 2}}};
     BlockInfo const info{64, LayoutId::row_major};
     for (expert_id e : {shared_block, router_block, 0, 1, 2}) tier.declare(b, {0, e}, info);

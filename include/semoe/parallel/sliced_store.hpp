@@ -22,19 +22,19 @@ struct SliceCounters {
 };
 
 /// Blocks that all ranks need and none holds: of n ranks, each keeps one n-th. A load gathers the
-/// slices of all ranks, a store keeps this rank's own of bytes that every rank has alike; so the
+/// slices of all ranks; a store keeps this rank's own, of bytes that every rank has alike. So the
 /// dense parameters of a model take one n-th of their bytes a rank, and a tier over this store
-/// gathers a layer's while the layer before it computes, by the same announcements as it reads a
-/// file:
+/// gathers those of the next layers while a layer computes, as it would read them from a file
+/// (2D prefetch of SE-MoE, arXiv 2205.10034, section 3.2.2, where the other dimension is experts
+/// that come from storage):
 ///
-///     tier::Split tier{
-///         Sequenced{tier::Cached{backend, parallel::SlicedStore{ranks}, {.slots = 2}}},
-///         Sequenced{tier::Cached{backend, file, {.slots = 64}}}};
+///     tier::Split tier{tier::Ring{backend, parallel::SlicedStore{rank}, {.pin_dense = false}},
+///                      tier::Cached{backend, file, {.slots = 64}}};
 ///
 /// Loads are collective: every rank makes the same in the same order, and no other thread uses the
-/// communicator meanwhile. A tier over a store promises that if it is given dense blocks alone,
-/// since a step acquires those in one order on every rank; experts go to another tier
-/// (tier/split.hpp).
+/// communicator meanwhile. The tiers over a store see to that where they are given dense blocks
+/// alone, since a step acquires those in one order on every rank; experts, of which each rank needs
+/// others, go to another tier (tier/split.hpp).
 ///
 /// Slices are of whole granules. What remains, less than a granule a rank, and so every block too
 /// small to be cut, is kept by all ranks: no slice is padded, and gathers write where they should.

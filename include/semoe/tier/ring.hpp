@@ -94,11 +94,12 @@ private:
             bool const turns = key.expert >= 0 || !options.pin_dense;
             if (turns && key.kind == BlockKind::weight) cycle.add(key);
         }
-        /// A layer has begun with this block: the rest of it, and the next layers.
+        /// A layer has begun with this block: the rest of it, and the next layers. A dense block
+        /// may be needed once more, as the router is for the gate of a shared expert.
         void announce_after(B& b, BlockKey first) noexcept {
             list.clear();
             cycle.for_each_ahead(0, options.slots, [&](BlockKey key) {
-                if (key != first) append(key);
+                if (key != first || key.expert < 0) append(key);
             });
             tier.prefetch(b, list);
         }
