@@ -84,6 +84,12 @@ template <class B>
     requires requires { B::may_block; }
 inline constexpr bool may_block<B> = B::may_block;
 
+/// Capability: the host may ask whether an event has been reached, without waiting.
+template <class B>
+concept HasEventQuery = requires(B const& b, typename B::event_type event) {
+    { b.reached(event) } -> std::same_as<bool>;
+};
+
 /// Capability: memory that the host may touch directly once the queue is synchronised.
 template <class B>
 inline constexpr bool host_reachable = std::same_as<space_of<B>, HostSpace>;

@@ -47,6 +47,7 @@ struct ContextState {
     std::vector<double> balance;            // host copy of views.balance
     std::vector<BlockKey> upcoming;         // what the tier is told
     std::vector<index_t> expert_order;      // local experts with rows, chunk after chunk
+    std::vector<char> expert_distance;      // how far from its slot each local expert's block is
     std::vector<std::size_t> order_end;     // [chunks], where a chunk's part of it ends
     index_t status = -1;
 
@@ -73,6 +74,7 @@ struct ContextState {
         if (n.num_chunks > 1) wire.emplace(b.fork());
         upcoming.reserve(std::size_t(n.num_chunks * n.num_experts * 2));
         expert_order.reserve(std::size_t(n.num_chunks * n.num_experts));
+        expert_distance.resize(std::size_t(n.num_experts));
         order_end.resize(std::size_t(n.num_chunks));
     }
     static index_t measure(ContextShape const& n) {

@@ -166,20 +166,28 @@ public:
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
     void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
                  ForwardOptions<space> options = {}) {
-        auto& s = begin(x, y, context, options, false);
-        {
-            auto const span = tracer_.span(backend_, "route", "compute");
-            auto const logits = s.views.logits.row_range(0, s.num_tokens);
-            {
-                auto router = acquire_router();
-                ops::row_dots(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
-            }
-            check_logits(backend_, logits, options.mask, s.views.status, s.views.check_scratch);
-            detail::run_gate(backend_, gate_, comm_, config_, s);
-            detail::gather_statistics<G>(backend_, comm_, s);
-            detail::limit_capacity(backend_, comm_, config_, s);
-        }
-        finish_forward(context, "a logit that is not finite");
+        route(x, begin(x, y, context, options, false), acquire_router());
+        finish_forward(context, bad_logit);
+    }
+    /// Asks the router ahead of time which experts tokens will choose, so that a tier that takes
+    /// guesses (Sequenced) has their blocks under way when this layer begins: call it with the
+    /// hidden state that an earlier layer is about to work on. Changes no result. Collective.
+    /// @param x        [T,H] backend memory, T <= the context's max_tokens
+    /// @param context  holds no forward afterwards
+    /// @throws as forward
+    /// @sync waits once on the host for the counts @cost the routing part of forward
+    void predict(MatrixView<T const, space> x, Context& context,
+                 ForwardOptions<space> options = {}) {
+        static_assert(HasPrediction<M, B>,
+                      "MoeLayer::predict: MemoryTier lacks acquire_aside or a noexcept "
+                      "predict(layer, blocks); wrap it in Sequenced "
+                      "(see layer/sequence.hpp)");
+        auto& s = begin(x, {nullptr, x.rows, x.cols}, context, options, false);
+        route(x, s,
+              blocks_.tier().acquire_aside(backend_, blocks_.key(router_block, BlockKind::weight),
+                                           Access::read));
+        detail::make_plans(backend_, bad_logit, s);
+        detail::ExpertGroups<B, X, M, T, C>{blocks_, s}.predict();
     }
 
     /// As forward, for those with a router of their own; gate and router take no part.
@@ -455,6 +463,20 @@ private:
                 "MoeLayer: a mask of {} for {} tokens", options.mask.size, x.rows);
         s.begin(comm_, x, y, options, routed_outside);
         return s;
+    }
+    static constexpr char const* bad_logit = "a logit that is not finite";
+
+    /// @param router  held until the logits are there
+    template <class Lease>
+    void route(MatrixView<T const, space> x, State& s, Lease router) {
+        auto const span = tracer_.span(backend_, "route", "compute");
+        auto const logits = s.views.logits.row_range(0, s.num_tokens);
+        ops::row_dots(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
+        { Lease const done = std::move(router); }
+        check_logits(backend_, logits, s.options.mask, s.views.status, s.views.check_scratch);
+        detail::run_gate(backend_, gate_, comm_, config_, s);
+        detail::gather_statistics<G>(backend_, comm_, s);
+        detail::limit_capacity(backend_, comm_, config_, s);
     }
     void finish_forward(Context& context, char const* nonsense) {
         auto& s = context.state_;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -24,7 +25,9 @@ namespace semoe {
 /// no marks: its end leads into the start of the next, and forward, backward and update each find
 /// their own place. A first backward is recognised as a known order that is read from its end.
 ///
-/// Blocks that were overwritten are left out, since nothing has to be loaded for them.
+/// Blocks that were overwritten are left out, since nothing has to be loaded for them. Where less
+/// than half of what was told of a layer came true, as when single tokens choose among many
+/// experts, nothing is told until it does again: loading the wrong blocks would delay the right.
 class Sequence {
 public:
     /// Makes room for a model of so many blocks, and forgets the past when it has to be moved.
@@ -34,6 +37,8 @@ public:
         keys_.assign(2 * uses_per_block * num_blocks, {});
         runs_.resize(max_runs);
         num_keys_ = num_runs_ = first_run_ = 0;
+        told_begin_ = told_end_ = came_true_ = 0;
+        trusted_ = true;
         place_ = {};
     }
 
@@ -47,10 +52,12 @@ public:
             run(num_runs_++) = {key.layer, 0, num_keys_};
             place_ = find_place();
             first_ = key;
+            judge();
         }
         Run& now = run(num_runs_ - 1);
         now.uses |= std::uint8_t(1 << (2 * int(key.kind) + (access != Access::read)));
         std::int64_t const room = std::int64_t(keys_.size());
+        if (access != Access::overwrite) came_true_ += was_told(key);
         if (access != Access::overwrite && num_keys_ - now.begin < room / 2) {
             keys_[std::size_t(num_keys_++ % room)] = key;
             while (run(first_run_).begin + room < num_keys_) ++first_run_;
@@ -61,14 +68,20 @@ public:
     /// Blocks that will be acquired from here on, in order, as far as the past tells.
     /// @param this_layer  whether to begin with what the layer that has just begun will acquire
     ///                    after its first block
+    /// @param known       layers of which the caller knows better what they will acquire: as long
+    ///                    as no other has come, their blocks are left out
     /// @return how many were written to `out`
-    std::size_t upcoming(std::span<BlockKey> out, bool this_layer) const {
+    std::size_t upcoming(std::span<BlockKey> out, bool this_layer,
+                         std::span<layer_id const> known = {}) const {
         std::size_t n = 0;
-        if (place_.run < first_run_) return n;
+        if (place_.run < first_run_ || !trusted_) return n;
+        bool leading = true;
         for (std::int64_t r = place_.run; r >= first_run_ && r < num_runs_ - 1;
              r += place_.direction) {
             bool const here = r == place_.run;
             if (here && !this_layer) continue;
+            leading = leading && std::count(known.begin(), known.end(), run(r).layer) > 0;
+            if (leading) continue;
             bool skip = here;
             for (std::int64_t k = run(r).begin; k < run(r + 1).begin && n < out.size(); ++k) {
                 BlockKey const key = keys_[std::size_t(k) % keys_.size()];
@@ -104,6 +117,24 @@ private:
     Run& run(std::int64_t r) { return runs_[std::size_t(r % max_runs)]; }
     Run const& run(std::int64_t r) const { return runs_[std::size_t(r % max_runs)]; }
 
+    /// A layer has begun: was what was told of the last one true?
+    void judge() {
+        if (told_begin_ < told_end_) trusted_ = 2 * came_true_ >= told_end_ - told_begin_;
+        bool const known = place_.run >= first_run_;
+        told_begin_ = told_next_ = known ? run(place_.run).begin : 0;
+        told_end_ = known ? run(place_.run + 1).begin : 0;
+        came_true_ = 0;
+    }
+    /// Whether the run that is like this one has the block. @cost one look where the order is the
+    /// same
+    bool was_told(BlockKey key) {
+        for (std::int64_t n = 0; n < told_end_ - told_begin_; ++n) {
+            if (told_next_ == told_end_) told_next_ = told_begin_;
+            if (keys_[std::size_t(told_next_++) % keys_.size()] == key) return true;
+        }
+        return false;
+    }
+
     Place find_place() const {
         std::int64_t const now = num_runs_ - 1;
         Place ahead, back;
@@ -129,6 +160,9 @@ private:
     std::vector<BlockKey> keys_; ///< a ring
     std::vector<Run> runs_;      ///< a ring
     std::int64_t num_keys_ = 0, num_runs_ = 0, first_run_ = 0;
+    std::int64_t told_begin_ = 0, told_end_ = 0, told_next_ = 0; ///< keys of the run at place_
+    std::int64_t came_true_ = 0; ///< how many of them the present run has acquired
+    bool trusted_ = true;
     Place place_;    ///< of the present run
     BlockKey first_; ///< that it acquired
 };
@@ -143,7 +177,8 @@ private:
 /// It is a tier itself, so no layer knows of it. Its Sequence learns from every acquire. When a
 /// layer begins, the tier is told what this layer and the following acquired the last time; when
 /// the layer itself announces the blocks of its experts that got tokens, these come first and the
-/// following layers' behind them. Copies are the same tier; any thread may call.
+/// following layers' behind them, the next one's as predicted if somebody asked its gate early
+/// (MoeLayer::predict). Copies are the same tier; any thread may call.
 template <class Tier>
 class Sequenced {
 public:
@@ -164,6 +199,7 @@ public:
     bool contains(BlockKey key) const { return tier().contains(key); }
     BlockInfo info(BlockKey key) const { return tier().info(key); }
     bool resident(BlockKey key) const { return tier().resident(key); }
+    bool arrived(BlockKey key) const requires HasArrival<Tier> { return tier().arrived(key); }
     index_t max_pinned(BlockKind kind) const { return tier().max_pinned(kind); }
     TierCounters counters() const { return tier().counters(); }
 
@@ -173,16 +209,31 @@ public:
         check<B>();
         auto lease = tier().acquire(b, key, access);
         std::lock_guard lock(state_->mutex);
-        if (state_->sequence.acquired(key, access)) state_->announce(b, 0, true);
+        if (state_->sequence.acquired(key, access)) state_->announce_from(b, key.layer);
         return lease;
     }
-    /// The list first, then what followed this layer the last time.
+    /// As acquire, out of turn: the order does not count it. For who predicts.
+    template <class B>
+    [[nodiscard]] auto acquire_aside(B& b, BlockKey key, Access access) {
+        check<B>();
+        return tier().acquire(b, key, access);
+    }
+    /// The list first, then what was predicted for another layer, then what followed the last time.
     template <class B>
     void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
         std::lock_guard lock(state_->mutex);
-        std::size_t const n = std::min(upcoming.size(), state_->list.size() - state_->window);
-        std::copy_n(upcoming.begin(), n, state_->list.begin());
-        state_->announce(b, n, false);
+        state_->announce(b, upcoming);
+    }
+    /// What a layer will probably acquire; holds until it says so itself. Nothing is loaded yet.
+    /// @param blocks  of that layer, in order
+    /// @cost a copy of the list, no allocation
+    void predict(layer_id layer, std::span<BlockKey const> blocks) noexcept {
+        std::lock_guard lock(state_->mutex);
+        auto& predicted = state_->predicted;
+        predicted.assign(blocks.begin(),
+                         blocks.begin() +
+                             std::ptrdiff_t(std::min(blocks.size(), predicted.capacity())));
+        state_->predicted_layer = layer;
     }
     template <class B>
     void flush(B& b) {
@@ -197,17 +248,46 @@ private:
         /// The window holds twice what fits into slots: beyond that nothing can be loaded, but what
         /// lies there must not be evicted as if it were unknown.
         void grow(BlockKey key) {
-            index_t& blocks = num_blocks[std::size_t(key.kind)];
-            if (blocks++ < index_t(tier.max_pinned(key.kind))) window += 2;
+            ++num_blocks[std::size_t(key.kind)];
+            std::size_t fitting = 0;
+            for (int kind = 0; kind < num_block_kinds; ++kind)
+                fitting += std::size_t(
+                    std::min(num_blocks[kind], index_t(tier.max_pinned(BlockKind(kind)))));
+            window = std::max(window, 2 * fitting);
             list.resize(list.size() + longest_list_per_block + 2);
-            sequence.reserve(list.size() / (longest_list_per_block + 2));
+            std::size_t const blocks = list.size() / (longest_list_per_block + 2);
+            sequence.reserve(blocks);
+            predicted.reserve(blocks);
         }
-        /// The list's first `given` keys, then what the past tells.
+        /// The layer that has just begun, and what follows.
         template <class B>
-        void announce(B& b, std::size_t given, bool this_layer) noexcept {
-            std::size_t const n =
-                given + sequence.upcoming(std::span(list).subspan(given, window), this_layer);
-            if (n > 0 || !this_layer) tier.prefetch(b, std::span<BlockKey const>(list).first(n));
+        void announce_from(B& b, layer_id layer) noexcept {
+            std::size_t n = 0;
+            if (predicted_layer == layer) n = append(0, predicted);
+            n += sequence.upcoming(std::span(list).subspan(n, window), true,
+                                   std::span(&layer, n > 0 ? 1 : 0));
+            if (n > 0) tier.prefetch(b, std::span<BlockKey const>(list).first(n));
+        }
+        /// What a layer gives, and what follows.
+        template <class B>
+        void announce(B& b, std::span<BlockKey const> given) noexcept {
+            std::size_t n = append(0, given), num_known = 0;
+            layer_id known[2];
+            if (!given.empty()) known[num_known++] = given.front().layer;
+            if (num_known > 0 && predicted_layer == known[0]) predicted_layer.reset();
+            if (predicted_layer) {
+                n = append(n, predicted);
+                known[num_known++] = *predicted_layer;
+            }
+            n += sequence.upcoming(std::span(list).subspan(n, window), false,
+                                   std::span(known, num_known));
+            tier.prefetch(b, std::span<BlockKey const>(list).first(n));
+        }
+        /// @return how many keys the list then has, of which `n` were there before
+        std::size_t append(std::size_t n, std::span<BlockKey const> keys) noexcept {
+            std::size_t const more = std::min(keys.size(), list.size() - window - n);
+            std::copy_n(keys.begin(), more, list.begin() + std::ptrdiff_t(n));
+            return n + more;
         }
 
         static constexpr std::size_t longest_list_per_block = 8;
@@ -217,6 +297,8 @@ private:
         index_t num_blocks[num_block_kinds] = {};
         std::size_t window = 0;
         std::vector<BlockKey> list; ///< window more than the longest list that a layer may give
+        std::vector<BlockKey> predicted;
+        std::optional<layer_id> predicted_layer;
     };
 
     template <class B>

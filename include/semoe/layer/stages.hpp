@@ -10,8 +10,9 @@
 
 namespace semoe::detail {
 
-/// Experts of one chunk in groups that the tier can hold at once, those in slots already first:
-/// calls work(group of expert numbers, first rows, rows). Grouping never changes a result.
+/// Experts of one chunk in groups that the tier can hold at once, those in slots already first, so
+/// that they are computed while others arrive: calls work(group of expert numbers, first rows,
+/// rows). Grouping never changes a result.
 template <class B, class W, class M, class T, class C>
 class ExpertGroups {
 public:
@@ -22,7 +23,8 @@ public:
       : blocks_(blocks)
       , state_(state) {}
 
-    /// Fixes the order of experts in every chunk, those in slots already first, and tells the tier.
+    /// Fixes the order of experts in every chunk, those that have arrived first, then those on
+    /// their way, and tells the tier.
     void announce(B& b, bool gradients) {
         auto& order = state_.expert_order;
         order.clear();
@@ -30,11 +32,15 @@ public:
         auto const& experts = blocks_.local_experts();
         for (index_t c = 0; c < state_.shape.num_chunks; ++c) {
             auto const offsets = state_.exchanges[std::size_t(c)].local_offsets();
-            for (bool const resident : {true, false})
+            for (std::size_t l = 0; l < experts.size(); ++l)
+                state_.expert_distance[l] =
+                    offsets[l + 1] == offsets[l]
+                        ? not_needed
+                        : distance(blocks_.key(experts[l], BlockKind::weight));
+            for (Distance const d : {there, coming, absent})
                 for (std::size_t l = 0; l < experts.size(); ++l) {
+                    if (state_.expert_distance[l] != d) continue;
                     auto const key = blocks_.key(experts[l], BlockKind::weight);
-                    if (offsets[l + 1] == offsets[l] || blocks_.tier().resident(key) != resident)
-                        continue;
                     order.push_back(index_t(l));
                     state_.upcoming.push_back(key);
                     if (gradients && blocks_.has_gradient(experts[l]))
@@ -43,6 +49,19 @@ public:
             state_.order_end[std::size_t(c)] = order.size();
         }
         blocks_.tier().prefetch(b, state_.upcoming);
+    }
+    /// Tells the tier which experts have rows, as a guess.
+    void predict() {
+        auto const& experts = blocks_.local_experts();
+        state_.upcoming.clear();
+        for (std::size_t l = 0; l < experts.size(); ++l)
+            for (index_t c = 0; c < state_.shape.num_chunks; ++c) {
+                auto const offsets = state_.exchanges[std::size_t(c)].local_offsets();
+                if (offsets[l + 1] == offsets[l]) continue;
+                state_.upcoming.push_back(blocks_.key(experts[l], BlockKind::weight));
+                break;
+            }
+        blocks_.tier().predict(blocks_.key(router_block, BlockKind::weight).layer, state_.upcoming);
     }
     /// forward(group) for each group of a chunk.
     template <class F>
@@ -56,6 +75,7 @@ public:
             group.size = 0;
         };
         for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+            if (!at_hand(id)) flush();
             auto const& weight = weights[std::size_t(group.size)].emplace(
                 blocks_.acquire(b, id, BlockKind::weight, Access::read));
             group.add(first, rows, weight.bytes().data);
@@ -81,6 +101,7 @@ public:
             accumulate = 0;
         };
         for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+            if (!at_hand(id)) flush();
             auto const i = std::size_t(group.size);
             auto const& weight =
                 weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
@@ -95,11 +116,30 @@ public:
     }
 
 private:
+    enum Distance : char { there, coming, absent, not_needed };
+
+    Distance distance(BlockKey key) {
+        M& tier = blocks_.tier();
+        if (!tier.resident(key)) return absent;
+        if constexpr (HasArrival<M>)
+            if (!tier.arrived(key)) return coming;
+        return there;
+    }
+    /// Whether acquiring the expert's weights would not wait: those acquired before would, too.
+    bool at_hand(expert_id id) {
+        if constexpr (HasArrival<M>)
+            return blocks_.tier().arrived(blocks_.key(id, BlockKind::weight));
+        else
+            return true;
+    }
+    /// Few enough that most slots stay free for what comes next, but some, for what one operation
+    /// makes of several.
     index_t group_limit(bool gradients) {
-        index_t n = ops::Group<>::capacity;
-        n = std::min(n, index_t(blocks_.tier().max_pinned(BlockKind::weight)));
-        if (gradients) n = std::min(n, index_t(blocks_.tier().max_pinned(BlockKind::gradient)));
-        return n;
+        index_t slots = blocks_.tier().max_pinned(BlockKind::weight);
+        if (gradients)
+            slots = std::min(slots, index_t(blocks_.tier().max_pinned(BlockKind::gradient)));
+        return std::clamp<index_t>(slots / 16, std::min<index_t>(4, slots - slots / 2),
+                                   ops::Group<>::capacity);
     }
     /// f(expert, first row, rows) in the announced order. First rows count from the chunk's own.
     template <class F>

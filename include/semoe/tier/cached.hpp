@@ -90,6 +90,8 @@ public:
     BlockInfo info(BlockKey key) const { return state_->info(key); }
     /// Whether the block lies in a slot or is on its way into one.
     bool resident(BlockKey key) const { return state_->resident(key); }
+    /// Whether acquire would find it without waiting.
+    bool arrived(BlockKey key) const { return state_->arrived(key); }
     /// With a budget of bytes or layers: for the blocks declared so far.
     index_t max_pinned(BlockKind kind) const { return state_->max_pinned(kind); }
     TierCounters counters() const { return state_->counters(); }

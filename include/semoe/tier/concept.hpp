@@ -128,6 +128,21 @@ concept HasFlush = requires(M& m, B& b) {
     /// them, or store_error was thrown.
     m.flush(b);
 };
+/// Capability: a tier that knows what acquire would have to wait for.
+template <class M>
+concept HasArrival = requires(M const& m, BlockKey key) {
+    /// Whether the block's bytes are in its slot by now, as far as the backend can tell.
+    { m.arrived(key) } -> std::same_as<bool>;
+};
+/// Capability: a tier that takes guesses.
+template <class M, class B>
+concept HasPrediction = requires(M& m, B& b, BlockKey key, std::span<BlockKey const> blocks) {
+    /// What a layer will probably acquire next, for as long as it has not said so itself.
+    { m.predict(key.layer, blocks) }
+    noexcept;
+    /// As acquire, but it says nothing of the order in which blocks are needed.
+    { m.acquire_aside(b, key, Access::read) } -> Lease<B>;
+};
 /// Slots in backend memory over a store. A handle is cheap to copy; copies are the same tier.
 template <class M, class B>
 concept MemoryTier =

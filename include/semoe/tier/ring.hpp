@@ -63,6 +63,7 @@ public:
     bool contains(BlockKey key) const { return tier().contains(key); }
     BlockInfo info(BlockKey key) const { return tier().info(key); }
     bool resident(BlockKey key) const { return tier().resident(key); }
+    bool arrived(BlockKey key) const { return tier().arrived(key); }
     index_t max_pinned(BlockKind kind) const { return tier().max_pinned(kind); }
     TierCounters counters() const { return tier().counters(); }
     Store& store() { return tier().store(); }

@@ -67,6 +67,8 @@ struct CpuBackend {
         else
             event.wait();
     }
+    /// Whether the work before the event is done. @sync none
+    bool reached(event_type const& event) const { return event.reached(); }
     /// @sync the host waits until the queue is empty @throws what its work threw, once
     void synchronize() {
         if (queue) queue->synchronize();

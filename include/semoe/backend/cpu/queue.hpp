@@ -38,6 +38,10 @@ public:
         std::lock_guard lock(mutex_);
         return enqueued_;
     }
+    bool reached(std::uint64_t ticket) const {
+        std::lock_guard lock(mutex_);
+        return done_ >= ticket;
+    }
     /// Waits until the first `ticket` tasks are done; throws what one of them threw, once.
     void wait(std::uint64_t ticket) {
         std::unique_lock lock(mutex_);
@@ -105,6 +109,7 @@ public:
     void wait() const {
         if (queue_) queue_->wait(ticket_);
     }
+    bool reached() const { return !queue_ || queue_->reached(ticket_); }
 
 private:
     std::shared_ptr<detail::QueueState> queue_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/backend/concept.hpp"
 #include "semoe/core/types.hpp"
 
 namespace semoe::tier::detail {
@@ -18,6 +19,14 @@ public:
         int size = 0;
 
         void add(Event const& event) { at[size++] = event; }
+        /// Where nobody can ask, as if they were.
+        template <class B>
+        bool reached(B const& b) const {
+            bool all = true;
+            if constexpr (HasEventQuery<B>)
+                for (int i = 0; i < size; ++i) all = all && b.reached(at[i]);
+            return all;
+        }
         template <class B>
         void wait(B& b) const {
             for (int i = 0; i < size; ++i) b.wait(at[i]);

@@ -71,6 +71,13 @@ public:
         auto const found = blocks_.find(key);
         return found != blocks_.end() && found->second.slot;
     }
+    bool arrived(BlockKey key) const {
+        std::lock_guard lock(mutex_);
+        auto const found = blocks_.find(key);
+        if (found == blocks_.end() || !found->second.slot) return false;
+        Slot const& slot = *found->second.slot;
+        return slot.settled || slot.order.before(Access::read).reached(copies_);
+    }
     TierCounters counters() const {
         std::lock_guard lock(mutex_);
         return counters_;

@@ -1,0 +1,130 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace serve_layers {
+
+struct Options {
+    std::string file = "serve_layers.semoe";
+    std::int64_t layers = 5, hidden = 2048, intermediate = 1024, experts = 64, top_k = 8;
+    double memory = double(std::int64_t(1) << 30); // bytes
+    std::string tier = "cached", routing = "gate";
+    double skew = 1.0;
+    std::int64_t prompt = 0, prompts = 1, tokens = 16, threads = 0, slots = 2;
+    std::string trace;
+    bool predict = true, check = false, quiet = false, help = false;
+};
+
+inline constexpr char const* usage =
+    "serve_layers: decodes through a stack of MoE layers whose weights stay in a file\n"
+    "  --file FILE       of blocks; written first, with random weights, where it is missing\n"
+    "  --layers N --hidden N --intermediate N --experts N --top-k N    the model's shape\n"
+    "  --memory SIZE     for weights and activations, as 1GiB or 500MB (default 1GiB)\n"
+    "  --tier NAME       cached: what the routing names (default); lfu: the same, what is used\n"
+    "                    most stays; ring: whole layers in turns, --slots N of them\n"
+    "  --routing NAME    gate: the layers' own (default); uniform or zipf: drawn instead\n"
+    "  --skew S          of zipf: the r-th expert is chosen as r^-S (default 1)\n"
+    "  --prompt N        tokens of one batch before decoding (default 0)\n"
+    "  --prompts N       such batches, one after the other (default 1)\n"
+    "  --tokens N        to decode, one after the other (default 16)\n"
+    "  --no-predict      do not ask the next layer's gate ahead\n"
+    "  --threads N       default: every processor\n"
+    "  --trace FILE      a timeline for Chrome's trace viewer\n"
+    "  --check           compare with all weights in memory; 1 when a bit differs\n"
+    "  --quiet           no progress line\n";
+
+/// "2GiB", "500 MB", "4096".
+inline double parse_bytes(std::string const& flag, std::string const& text) {
+    std::size_t used = 0;
+    double n = -1;
+    try {
+        n = std::stod(text, &used);
+    } catch (std::exception const&) {
+    }
+    while (used < text.size() && text[used] == ' ') ++used;
+    std::string const unit = text.substr(used);
+    constexpr char const* units[] = {"", "B", "kB", "MB", "GB", "KiB", "MiB", "GiB"};
+    constexpr double sizes[] = {1, 1, 1e3, 1e6, 1e9, 1024, 1048576, 1073741824};
+    for (int i = 0; i < 8; ++i)
+        if (n > 0 && unit == units[i]) return n * sizes[i];
+    throw std::invalid_argument(flag + ": '" + text + "' is no size such as 500MB or 2GiB");
+}
+
+inline Options parse_options(int argc, char** argv) {
+    Options o;
+    for (int i = 1; i < argc; ++i) {
+        std::string const flag = argv[i];
+        auto const value = [&] {
+            if (i + 1 >= argc) throw std::invalid_argument(flag + " needs a value");
+            return std::string(argv[++i]);
+        };
+        auto const number = [&](double least) {
+            std::string const text = value();
+            std::size_t used = 0;
+            double n = 0;
+            try {
+                n = std::stod(text, &used);
+            } catch (std::exception const&) {
+                used = 0;
+            }
+            if (used != text.size() || used == 0 || n < least)
+                throw std::invalid_argument(flag + ": '" + text + "' is no number of at least " +
+                                            std::to_string(int(least)));
+            return n;
+        };
+        auto const count = [&](int least) { return std::int64_t(number(least)); };
+        auto const one_of = [&](std::string const& names) {
+            std::string const name = value();
+            if ((" " + names + " ").find(" " + name + " ") == std::string::npos)
+                throw std::invalid_argument(flag + ": '" + name + "' is none of " + names);
+            return name;
+        };
+        if (flag == "--file")
+            o.file = value();
+        else if (flag == "--layers")
+            o.layers = count(1);
+        else if (flag == "--hidden")
+            o.hidden = count(1);
+        else if (flag == "--intermediate")
+            o.intermediate = count(1);
+        else if (flag == "--experts")
+            o.experts = count(1);
+        else if (flag == "--top-k")
+            o.top_k = count(1);
+        else if (flag == "--memory")
+            o.memory = parse_bytes(flag, value());
+        else if (flag == "--tier")
+            o.tier = one_of("cached lfu ring");
+        else if (flag == "--slots")
+            o.slots = count(1);
+        else if (flag == "--routing")
+            o.routing = one_of("gate uniform zipf");
+        else if (flag == "--skew")
+            o.skew = number(0);
+        else if (flag == "--prompt")
+            o.prompt = count(0);
+        else if (flag == "--prompts")
+            o.prompts = count(1);
+        else if (flag == "--tokens")
+            o.tokens = count(0);
+        else if (flag == "--threads")
+            o.threads = count(1);
+        else if (flag == "--trace")
+            o.trace = value();
+        else if (flag == "--no-predict")
+            o.predict = false;
+        else if (flag == "--check")
+            o.check = true;
+        else if (flag == "--quiet")
+            o.quiet = true;
+        else if (flag == "--help" || flag == "-h")
+            o.help = true;
+        else
+            throw std::invalid_argument("unknown flag " + flag);
+    }
+    return o;
+}
+
+} // namespace serve_layers
