@@ -12,9 +12,9 @@ struct Options {
     double memory = double(std::int64_t(1) << 30); // bytes
     std::string tier = "cached", routing = "gate";
     double skew = 1.0;
-    std::int64_t prompt = 0, prompts = 1, tokens = 16, threads = 0, slots = 2;
+    std::int64_t prompt = 0, prompts = 1, warm = 0, tokens = 16, threads = 0, slots = 2;
     std::string trace;
-    bool predict = true, check = false, quiet = false, help = false;
+    bool predict = true, probe = false, check = false, quiet = false, help = false;
 };
 
 inline constexpr char const* usage =
@@ -28,9 +28,11 @@ inline constexpr char const* usage =
     "  --skew S          of zipf: the r-th expert is chosen as r^-S (default 1)\n"
     "  --prompt N        tokens of one batch before decoding (default 0)\n"
     "  --prompts N       such batches, one after the other (default 1)\n"
+    "  --warm N          tokens decoded before those that count (default 0)\n"
     "  --tokens N        to decode, one after the other (default 16)\n"
     "  --no-predict      do not ask the next layer's gate ahead\n"
     "  --threads N       default: every processor\n"
+    "  --probe           measure the disk first, and say which share of it was used\n"
     "  --trace FILE      a timeline for Chrome's trace viewer\n"
     "  --check           compare with all weights in memory; 1 when a bit differs\n"
     "  --quiet           no progress line\n";
@@ -107,6 +109,8 @@ inline Options parse_options(int argc, char** argv) {
             o.prompt = count(0);
         else if (flag == "--prompts")
             o.prompts = count(1);
+        else if (flag == "--warm")
+            o.warm = count(0);
         else if (flag == "--tokens")
             o.tokens = count(0);
         else if (flag == "--threads")
@@ -115,6 +119,8 @@ inline Options parse_options(int argc, char** argv) {
             o.trace = value();
         else if (flag == "--no-predict")
             o.predict = false;
+        else if (flag == "--probe")
+            o.probe = true;
         else if (flag == "--check")
             o.check = true;
         else if (flag == "--quiet")

@@ -19,6 +19,7 @@
 #include <limits>
 #include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <sys/resource.h>
@@ -152,51 +153,86 @@ std::vector<float> next_token(std::vector<float> const& last, std::uint32_t stre
     return x;
 }
 
-/// Processor seconds of this process, the kernel's on its behalf included.
-double processor_seconds() {
-    rusage u{};
-    getrusage(RUSAGE_SELF, &u);
-    auto const s = [](timeval t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
-    return s(u.ru_utime) + s(u.ru_stime);
+/// Bytes a second that the file gives: blocks one after the other, some of them under way.
+double probe(CpuBackend backend, Store store, std::vector<BlockKey> const& keys) {
+    constexpr std::size_t under_way = 8;
+    constexpr double long_enough = 1; // second
+    CpuBackend queue = backend.fork();
+    index_t largest = 1;
+    for (BlockKey const key : keys) largest = std::max(largest, store.info(key).bytes);
+    std::vector<Buffer<std::byte, CpuBackend>> to;
+    for (std::size_t i = 0; i < under_way; ++i) to.emplace_back(backend, largest);
+    std::vector<CpuBackend::event_type> done(under_way);
+    double bytes = 0;
+    auto const start = std::chrono::steady_clock::now();
+    for (std::size_t i = 0; seconds_since(start) < long_enough && i < 64 * keys.size(); ++i) {
+        BlockKey const key = keys[i % keys.size()];
+        backend.wait(done[i % under_way]);
+        auto const memory = to[i % under_way].view().part(0, store.info(key).bytes);
+        done[i % under_way] = store.load(queue, key, memory);
+        bytes += double(memory.size);
+    }
+    for (auto const& event : done) backend.wait(event);
+    return bytes / seconds_since(start);
 }
+
+/// Seconds that processors worked for this process, in it and in the kernel.
+struct ProcessorSeconds {
+    double user = 0, kernel = 0;
+
+    static ProcessorSeconds now() {
+        rusage u{};
+        getrusage(RUSAGE_SELF, &u);
+        auto const s = [](timeval t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
+        return {s(u.ru_utime), s(u.ru_stime)};
+    }
+};
 
 /// Says what one phase did.
 class Report {
 public:
-    Report(std::function<TierCounters()> counters, std::function<double()> waited)
+    /// @param disk  bytes a second that it gives; 0: unknown
+    Report(std::function<TierCounters()> counters, std::function<double()> waited, double disk)
       : counters_(std::move(counters))
       , waited_(std::move(waited))
+      , disk_(disk)
       , before_(counters_())
       , waited_before_(waited_()) {}
 
     void print(char const* phase, std::int64_t tokens, char const* end) const {
         double const seconds = seconds_since(start_);
         TierCounters const now = counters_();
+        auto const acquires = std::max<index_t>(1, now.acquires - before_.acquires);
+        double const loads = double(now.loads - before_.loads);
         double const read = double(now.bytes_loaded - before_.bytes_loaded);
-        std::printf("%s: %lld tokens, %.2f tokens/s; read %.2f GB, %.2f GB/s; %.1f %% of blocks "
-                    "were there; %.1f %% of the time waiting; %.2f processors busy%s",
+        auto const processors = ProcessorSeconds::now();
+        std::printf("%s: %lld tokens, %.2f tokens/s; read %.2f GB, %.2f GB/s; %.1f %% hits, "
+                    "%.1f %% of the time waiting; processors: %.0f %% user, %.1f %% kernel",
                     phase, static_cast<long long>(tokens), double(tokens) / seconds, read * 1e-9,
-                    read * 1e-9 / seconds,
-                    100 - 100 * double(now.loads - before_.loads) /
-                              double(std::max<index_t>(1, now.acquires - before_.acquires)),
+                    read * 1e-9 / seconds, 100 - 100 * loads / double(acquires),
                     100 * (waited_() - waited_before_) / seconds,
-                    (processor_seconds() - processor_before_) / seconds, end);
+                    100 * (processors.user - processors_.user) / seconds,
+                    100 * (processors.kernel - processors_.kernel) / seconds);
+        if (disk_ > 0) std::printf("; %.1f %% of the disk", 100 * read / seconds / disk_);
+        std::printf("%s", end);
         std::fflush(stdout);
     }
 
 private:
     std::function<TierCounters()> counters_;
     std::function<double()> waited_;
+    double disk_;
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
     TierCounters before_;
-    double waited_before_, processor_before_ = processor_seconds();
+    double waited_before_;
+    ProcessorSeconds processors_ = ProcessorSeconds::now();
 };
 
 /// @param make  a tier whose weights take so many bytes at most
 /// @return what the last token has become
 template <class Make>
 std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder recorder,
-                         Make const& make) {
+                         double disk, Make const& make) {
     auto const memory = index_t(o.memory);
     auto const activations = [&] { // no slot is made before a block is used
         WatchedTier sizes{make(std::numeric_limits<index_t>::max()), recorder};
@@ -206,7 +242,7 @@ std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder r
     WatchedTier tier{make(memory - activations), recorder};
     Stack stack{backend, o, tier, recorder};
     auto const report = [&] {
-        return Report([&] { return tier.counters(); }, [&] { return tier.waited(); });
+        return Report([&] { return tier.counters(); }, [&] { return tier.waited(); }, disk);
     };
     std::vector<float> last = embed(1, o.hidden, 0);
     for (std::int64_t p = 0; o.prompt > 0 && p < o.prompts; ++p) {
@@ -214,15 +250,21 @@ std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder r
         last = stack.run(embed(o.prompt, o.hidden, 1));
         prompt.print("prompt", o.prompt, "\n");
     }
-    Report const decoding = report();
-    auto shown = std::chrono::steady_clock::now();
-    for (std::int64_t t = 0; t < o.tokens; ++t) {
-        last = stack.run(next_token(last, std::uint32_t(2 + t)));
-        if (o.quiet || seconds_since(shown) < 1) continue;
-        shown = std::chrono::steady_clock::now();
-        decoding.print("\rdecode", t + 1, "");
-    }
-    if (o.tokens > 0) decoding.print(o.quiet ? "decode" : "\rdecode", o.tokens, "\n");
+    std::uint32_t position = 2;
+    auto const decode = [&](char const* phase, std::int64_t tokens) {
+        Report const decoding = report();
+        auto shown = std::chrono::steady_clock::now();
+        std::string const line = "\r" + std::string(phase);
+        for (std::int64_t t = 0; t < tokens; ++t) {
+            last = stack.run(next_token(last, position++));
+            if (o.quiet || seconds_since(shown) < 1) continue;
+            shown = std::chrono::steady_clock::now();
+            decoding.print(line.c_str(), t + 1, "");
+        }
+        if (tokens > 0) decoding.print(o.quiet ? phase : line.c_str(), tokens, "\n");
+    };
+    decode("warm-up", o.warm);
+    decode("decode", o.tokens);
     return last;
 }
 
@@ -240,21 +282,25 @@ int run(Options const& o) {
     CpuBackend backend{.threads = int(o.threads)};
     if (!std::filesystem::exists(o.file)) write_model(backend, o);
     trace::Recorder recorder{o.trace.empty() ? 0 : 1 << 20};
-    Store store{backend, tier::FileStore{o.file, {.read_only = true}}, recorder, !o.trace.empty()};
+    tier::FileStore const file{o.file, {.read_only = true}};
+    Store store{backend, file, recorder, !o.trace.empty()};
+    double const disk = o.probe ? probe(backend, store, file.keys()) : 0;
+    if (o.probe) std::printf("disk: %.2f GB/s\n", disk * 1e-9);
     std::vector<float> last;
     if (o.tier == "ring")
-        last = serve(backend, o, recorder, [&](index_t) {
+        last = serve(backend, o, recorder, disk, [&](index_t) {
             return tier::Ring{backend, store, {.slots = o.slots}};
         });
     else if (o.tier == "lfu")
-        last = serve(backend, o, recorder, [&](index_t bytes) {
+        last = serve(backend, o, recorder, disk, [&](index_t bytes) {
             return Sequenced{tier::Cached{backend, store, {.bytes = bytes}, tier::eviction::Lfu{}}};
         });
     else
-        last = serve(backend, o, recorder, [&](index_t bytes) {
+        last = serve(backend, o, recorder, disk, [&](index_t bytes) {
             return Sequenced{tier::Cached{backend, store, {.bytes = bytes}}};
         });
     if (!o.trace.empty()) recorder.write(o.trace);
+    if (o.probe) std::printf("disk again: %.2f GB/s\n", probe(backend, store, file.keys()) * 1e-9);
     if (!o.check) return 0;
 
     WatchedTier resident{tier::Resident{backend}, trace::Recorder{0}};
@@ -262,7 +308,7 @@ int run(Options const& o) {
     whole.initialize();
     std::vector<float> expected = embed(1, o.hidden, 0);
     if (o.prompt > 0) expected = whole.run(embed(o.prompt, o.hidden, 1));
-    for (std::int64_t t = 0; t < o.tokens; ++t)
+    for (std::int64_t t = 0; t < o.warm + o.tokens; ++t)
         expected = whole.run(next_token(expected, std::uint32_t(2 + t)));
     bool const same = last == expected;
     std::printf("%s as with all weights in memory\n", same ? "the same, to the bit," : "NOT");
