@@ -39,7 +39,8 @@ TEST_CASE_TEMPLATE("tier/ring: keeps the promises of a tier", B, SEMOE_TEST_BACK
     for (index_t slots = 1; slots <= 3; ++slots)
         for (bool const pin : {true, false})
             testing::check_tier(B{}, [&](B& b) {
-                return tier::Ring{b, testing::FaultyStore<B>(b), {slots, pin}};
+                return tier::Ring{
+                    b, testing::FaultyStore<B>(b), {.slots = slots, .pin_dense = pin}};
             });
 }
 

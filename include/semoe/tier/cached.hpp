@@ -112,7 +112,7 @@ public:
     /// @param upcoming  the order in which blocks will be acquired; replaces the last such list.
     ///                  Undeclared ones are ignored, as is what goes beyond eight times the
     ///                  number of declared blocks of a kind
-    /// @sync enqueues, at most 8 loads at a time: the others follow as these are acquired
+    /// @sync enqueues, at most in_flight loads at a time: the others follow as these are acquired
     /// @cost one look-up an entry, no allocation
     void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }
     /// @throws precondition_error when a writer's lease is alive; store_error naming the first

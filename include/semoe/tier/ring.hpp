@@ -20,6 +20,7 @@ namespace semoe::tier {
 
 struct RingOptions {
     index_t slots = 2;     ///< layers whose blocks lie in backend memory at once
+    int in_flight = 8;     ///< loads under way at a time
     bool pin_dense = true; ///< dense blocks never lose their place; else they take part
 
     /// @throws precondition_error naming the field
@@ -87,7 +88,7 @@ private:
         State(B backend, Store store, RingOptions o)
           : options((o.validate(), o))
           , tier(std::move(backend), std::move(store),
-                 {.layers = o.slots, .pin_dense = o.pin_dense}) {}
+                 {.layers = o.slots, .in_flight = o.in_flight, .pin_dense = o.pin_dense}) {}
 
         void add(BlockKey key) {
             if (++blocks * longest_list_per_block > list.capacity())

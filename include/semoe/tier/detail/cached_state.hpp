@@ -36,8 +36,6 @@ class CachedState {
 
 public:
     using Slot = typename Pool::Slot;
-    /// Loads under way at a time: a queue's room for tasks is bounded, and prefetch must not wait.
-    static constexpr int max_in_flight = 8;
 
     CachedState(B& b, Store store, CachedOptions options, Eviction const& eviction)
       : options_((options.validate(), options))
@@ -436,7 +434,7 @@ private:
     /// Starts loads of announced blocks, the nearest first, while there are slots for them.
     void load_announced() noexcept {
         bool full[num_block_kinds] = {};
-        while (in_flight_ < max_in_flight) {
+        while (in_flight_ < options_.in_flight) {
             Pool* nearest = nullptr;
             for (Pool& pool : pools_)
                 if (!full[&pool - pools_.data()] && pool.next() &&
