@@ -1,5 +1,6 @@
 #include "semoe/tier/split.hpp"
 
+#include "semoe/layer/sequence.hpp"
 #include "semoe/testing/check_tier.hpp"
 #include "semoe/tier/cached.hpp"
 #include "support/backends.hpp"
@@ -73,6 +74,22 @@ TEST_CASE("tier/split: router and shared expert lie in the first tier, experts i
     CHECK(d.acquires == 1);
     CHECK(s.acquires == 2);
     CHECK(s.write_backs == 1);
+}
+
+TEST_CASE("tier/split: offers what the tier of experts offers") {
+    using Resident = tier::Resident<CpuBackend>;
+    using Cached = tier::Cached<CpuBackend, tier::HostStore>;
+    static_assert(!HasArrival<tier::Split<Cached, Resident>>);
+    static_assert(HasArrival<tier::Split<Resident, Cached>>);
+    static_assert(!HasPrediction<tier::Split<Resident, Cached>, CpuBackend>);
+    static_assert(HasPrediction<tier::Split<Resident, Sequenced<Cached>>, CpuBackend>);
+    CpuBackend b;
+    tier::Split tier{Resident{b}, Sequenced{Cached{b, tier::HostStore{}, {.slots = 1}}}};
+    for (expert_id e : {router_block, 0}) tier.declare(b, {0, e}, {64, LayoutId::row_major});
+    CHECK(tier.arrived({0, router_block}));
+    CHECK_FALSE(tier.arrived({0, 0}));
+    for (expert_id e : {router_block, 0}) (void)tier.acquire_aside(b, {0, e}, Access::read).bytes();
+    CHECK(tier.arrived({0, 0}));
 }
 
 TEST_CASE("tier/split: a tier is told of its own blocks in order, and not of others' lists") {

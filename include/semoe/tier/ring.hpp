@@ -76,6 +76,10 @@ public:
         if (state_->cycle.begin(key.layer)) state_->announce_after(b, key);
         return lease;
     }
+    /// As acquire, out of turn: the ring does not move. For who predicts.
+    [[nodiscard]] lease_type acquire_aside(B& b, BlockKey key, Access access) {
+        return tier().acquire(b, key, access);
+    }
     /// What the present layer will acquire; the next layers come behind it.
     void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
         std::lock_guard lock(state_->mutex);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -71,6 +72,14 @@ public:
     bool resident(BlockKey key) const {
         return on_tier(key, [&](auto& tier) { return tier.resident(key); });
     }
+    bool arrived(BlockKey key) const requires HasArrival<Sparse> {
+        return on_tier(key, [&](auto& tier) {
+            if constexpr (HasArrival<std::remove_cvref_t<decltype(tier)>>)
+                return tier.arrived(key);
+            else
+                return tier.resident(key);
+        });
+    }
     /// Of experts: they are leased in groups, dense blocks one by one.
     index_t max_pinned(BlockKind kind) const { return sparse().max_pinned(kind); }
     /// Of both tiers together.
@@ -95,6 +104,24 @@ public:
         using Lease = SplitLease<DenseLease, SparseLease>;
         return on_tier(key, [&](auto& tier) { return Lease(tier.acquire(b, key, access)); });
     }
+    /// As acquire, out of turn.
+    template <class B>
+    [[nodiscard]] auto acquire_aside(B& b, BlockKey key,
+                                     Access access) requires HasPrediction<Sparse, B> {
+        using Lease = decltype(acquire(b, key, access));
+        return on_tier(key, [&](auto& tier) {
+            if constexpr (requires { tier.acquire_aside(b, key, access); })
+                return Lease(tier.acquire_aside(b, key, access));
+            else
+                return Lease(tier.acquire(b, key, access));
+        });
+    }
+    /// Tells the tier of experts what a layer will probably acquire.
+    void predict(layer_id layer, std::span<BlockKey const> experts) noexcept requires
+        requires(Sparse& tier) {
+        tier.predict(layer, experts);
+    }
+    { sparse().predict(layer, experts); }
     /// Tells each tier of its own blocks in the list, if there are any.
     /// @param upcoming  what goes beyond eight times the number of declared blocks is ignored
     template <class B>
