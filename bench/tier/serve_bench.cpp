@@ -88,7 +88,7 @@ struct Series {
 };
 
 void draw(std::string const& file, std::string const& title, std::vector<Series> const& all) {
-    double const width = 560, height = 380, left = 60, right = 400, top = 40, bottom = 330;
+    constexpr double width = 560, height = 380, left = 60, right = 400, top = 40, bottom = 330;
     double most = 1, least = 1e9;
     for (Series const& s : all)
         for (auto const& p : s.points) most = std::max(most, p[1]), least = std::min(least, p[1]);
@@ -101,8 +101,9 @@ void draw(std::string const& file, std::string const& title, std::vector<Series>
     svg.text({left, 22}, title, "black");
     for (double e = low; e <= high; ++e) {
         svg.line(at(0.45, std::pow(10, e)), at(1.05, std::pow(10, e)), "#ddd");
-        svg.text({left - 8, at(0.5, std::pow(10, e)).y + 4}, std::to_string(int(std::pow(10, e))),
-                 "black", "end");
+        char label[16];
+        std::snprintf(label, sizeof label, "%g", std::pow(10, e));
+        svg.text({left - 8, at(0.5, std::pow(10, e)).y + 4}, label, "black", "end");
     }
     for (double const share : {0.5, 0.7, 0.9, 1.0})
         svg.text({at(share, 1).x, bottom + 20},
@@ -151,7 +152,7 @@ int main(int argc, char** argv) {
                 std::string const command = group.enter() + serve + " --file " + file +
                                             " --quiet --probe " + row.arguments + " --memory " +
                                             std::to_string((long long)(limit - program));
-                auto const decoded = run(command + " --warm 24 --tokens 48")["decode"];
+                auto const decoded = run(command + " --prompt 64 --warm 24 --tokens 48")["decode"];
                 auto const read = run(command + " --prompt 512 --prompts 3 --tokens 0")["prompt"];
                 char line[256];
                 std::snprintf(line, sizeof line,
