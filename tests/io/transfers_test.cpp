@@ -89,6 +89,53 @@ TEST_CASE("io/transfers: bring and leave runs of any length, aligned or not, on 
             }
 }
 
+TEST_CASE("io/transfers: reads begin at any byte of the file, in whole pages after the first") {
+    for (Engine const engine : engines())
+        for (Way const way : {Way::direct, Way::cached, Way::mapped}) {
+            if (way == Way::mapped && engine == Engine::ring) continue;
+            ScratchDirectory directory;
+            FaultyFileSystem halting; // reads stop short, at a page
+            halting.longest_transfer = 4096;
+            for (FileSystem* const system :
+                 {&default_file_system(), static_cast<FileSystem*>(&halting)}) {
+                if (system == &halting && engine == Engine::ring) continue;
+                TransferFile file(*system, make_file(directory, 50'001), false, way);
+                auto const transfers =
+                    make_transfers(file, {.depth = 2, .piece_bytes = 8192, .engine = engine});
+                std::deque<Transfer> all;
+                std::vector<AlignedMemory> memory;
+                for (index_t const offset : {1, 4095, 4097, 8192, 12'345, 50'001 - 20'000})
+                    for (index_t const n : {0, 1, 4095, 4096, 8192, 20'000}) {
+                        index_t const shift = index_t(all.size() % 3) * 7;
+                        memory.emplace_back(n + shift);
+                        Transfer& t = all.emplace_back();
+                        t.file = &file;
+                        t.memory = memory.back().data() + shift;
+                        t.bytes = n;
+                        t.offset = offset;
+                        transfers->start(t);
+                    }
+                for (Transfer& t : all) {
+                    transfers->wait(t);
+                    CHECK(t.error == 0);
+                    CHECK(right(t.memory, t.bytes, t.offset));
+                }
+                // Of 20 000 bytes from 4095 on: 4097, up to the third page, then 8192 and 7711.
+                index_t const before = transfers->counters().reads;
+                Transfer& t = all[11];
+                CHECK(t.offset == 4095);
+                CHECK(t.bytes == 20'000);
+                transfers->start(t);
+                transfers->wait(t);
+                CHECK(transfers->counters().reads - before == 3);
+                t.offset = 50'001 - 19'999;
+                transfers->start(t);
+                transfers->wait(t);
+                CHECK(t.describe_error().starts_with("read: the file ends, at byte "));
+            }
+        }
+}
+
 TEST_CASE("io/transfers: a mapped file is read like any other") {
     ScratchDirectory directory;
     TransferFile file(default_file_system(), make_file(directory, 50'000), false, Way::mapped);

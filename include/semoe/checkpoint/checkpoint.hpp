@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/backend/cpu/isa.hpp"
+#include "semoe/checkpoint/detail/tensor_names.hpp"
 #include "semoe/checkpoint/number.hpp"
 #include "semoe/checkpoint/reader.hpp"
 #include "semoe/checkpoint/writer.hpp"
@@ -229,7 +230,7 @@ void visit_layer(L& layer, Visit& visit) {
                   "checkpoint: the layer lacks backend(), config().layer, for_each_parameter(f, "
                   "kind, access), moments_per_element(), has_masters(), weights_changed(bool) or "
                   "zero_grad() (see HasParameters in checkpoint/checkpoint.hpp)");
-    std::string const prefix = "layers." + std::to_string(layer.config().layer) + ".";
+    std::string const prefix = detail::layer_prefix(layer.config().layer);
     auto const visit_kind = [&](BlockKind kind, std::string const& before, auto const& as) {
         layer.for_each_parameter(
             [&](std::string const& name, auto view, auto const&) {

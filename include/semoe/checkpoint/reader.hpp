@@ -6,7 +6,6 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/view.hpp"
 
-#include <algorithm>
 #include <set>
 #include <span>
 #include <string>
@@ -88,17 +87,7 @@ public:
 
 private:
     void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
-        auto const fail = [&](std::string const& what) {
-            throw store_error(file_.path() + ": tensor " + detail::in_quotes(name) + ": " + what);
-        };
-        if (!file_.contains(name)) fail("missing");
-        StoredTensor const t = file_.tensor(name);
-        if (t.dtype != dtype)
-            fail(std::string("dtype is ") + to_string(t.dtype) + ", this model has " +
-                 to_string(dtype));
-        if (!std::ranges::equal(t.shape, shape))
-            fail("shape is " + detail::shape_text(t.shape) + ", this model has " +
-                 detail::shape_text(shape));
+        (void)file_.tensor(name, dtype, shape);
         unread_.erase(name);
     }
 

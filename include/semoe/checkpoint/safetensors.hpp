@@ -26,6 +26,7 @@ struct StoredTensor {
     Dtype dtype = Dtype::U8;
     std::span<index_t const> shape; ///< empty for a scalar
     std::span<std::byte const> bytes;
+    index_t offset = 0; ///< of its first byte in the file
 
     index_t elements() const { return index_t(bytes.size()) / size_bytes(dtype); }
 };
@@ -64,9 +65,26 @@ public:
     StoredTensor tensor(std::string_view name) const {
         detail::HeaderEntry const* const entry = find(name);
         if (!entry) throw store_error(path_ + ": no tensor " + detail::in_quotes(name));
+        index_t const offset = header_.data_offset + entry->begin;
         return {entry->dtype, entry->shape,
-                bytes_.subspan(std::size_t(header_.data_offset + entry->begin),
-                               std::size_t(entry->end - entry->begin))};
+                bytes_.subspan(std::size_t(offset), std::size_t(entry->end - entry->begin)),
+                offset};
+    }
+    /// The tensor that a model wants to find.
+    /// @throws store_error naming the tensor, and of shapes or types both
+    StoredTensor tensor(std::string_view name, Dtype dtype, std::span<index_t const> shape) const {
+        auto const fail = [&](std::string const& what) {
+            throw store_error(path_ + ": tensor " + detail::in_quotes(name) + ": " + what);
+        };
+        if (!contains(name)) fail("missing");
+        StoredTensor const found = tensor(name);
+        if (found.dtype != dtype)
+            fail(std::string("dtype is ") + to_string(found.dtype) + ", this model has " +
+                 to_string(dtype));
+        if (!std::ranges::equal(found.shape, shape))
+            fail("shape is " + detail::shape_text(found.shape) + ", this model has " +
+                 detail::shape_text(shape));
+        return found;
     }
 
     /// The file's own elements, without a copy.

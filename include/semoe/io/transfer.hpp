@@ -18,7 +18,7 @@ struct Transfer {
     Kind kind = Kind::read;
     std::byte* memory = nullptr; ///< only read from, where the transfer writes to the file
     index_t bytes = 0;
-    index_t offset = 0; ///< a multiple of direct_alignment
+    index_t offset = 0; ///< a multiple of direct_alignment, where the transfer writes
 
     /// What errors call a read past the end of the file.
     static constexpr int end_of_file = -1;

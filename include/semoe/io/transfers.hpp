@@ -86,7 +86,9 @@ protected:
         if (!first_) return false;
         Transfer& transfer = *first_;
         index_t const at = transfer.handed_out;
-        index_t const n = std::min(options_.piece_bytes, transfer.bytes - at);
+        // Whatever a transfer begins with, its next pieces begin with a page.
+        index_t const before = (transfer.offset + at) % direct_alignment;
+        index_t const n = std::min(options_.piece_bytes - before, transfer.bytes - at);
         transfer.handed_out += n;
         ++transfer.pieces;
         if (transfer.handed_out == transfer.bytes) pop();

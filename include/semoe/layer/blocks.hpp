@@ -49,6 +49,23 @@ constexpr bool find_shared_with_own_weights() {
 template <class X>
 inline constexpr bool shared_has_own_weights = find_shared_with_own_weights<X>();
 
+/// The slices of the router's block.
+template <class X>
+BlockLayout router_layout(X const& expert, index_t num_experts) {
+    BlockLayout layout;
+    layout.add("weight", num_experts, expert.hidden);
+    if constexpr (HasSharedExpert<X>)
+        if (expert.sigmoid_gate) layout.add("shared_gate", 1, expert.hidden);
+    return layout;
+}
+
+/// "router.weight", "shared.up_proj", "experts.3.down_proj".
+inline std::string parameter_name(expert_id id, char const* slice) {
+    if (id == router_block) return std::string("router.") + slice;
+    if (id == shared_block) return std::string("shared.") + slice;
+    return message("experts.{}.{}", id, slice);
+}
+
 /// The blocks of one layer on one rank: the router's, the shared expert's and those of the local
 /// experts, with a flag for each that says whether its gradient block holds anything.
 template <class B, class X, class M>
@@ -65,10 +82,9 @@ public:
       : tier_(std::move(tier))
       , layer_(layer)
       , local_(std::move(local_experts))
-      , expert_layout_(routed_part(expert).layout(b)) {
-        router_layout_.add("weight", num_experts, expert.hidden);
+      , expert_layout_(routed_part(expert).layout(b))
+      , router_layout_(router_layout(expert, num_experts)) {
         if constexpr (has_shared) {
-            if (expert.sigmoid_gate) router_layout_.add("shared_gate", 1, expert.hidden);
             shared_layout_ = expert.shared.layout(b);
             ids_.push_back(shared_block);
         }
@@ -175,18 +191,11 @@ public:
         else if (kind != BlockKind::moments)
             visit_slices<Real>(id, lease.bytes(), 0, "", f);
         else if (has_packed_moments())
-            visit_row(name(id, "packed"), view_as<Real>(lease.bytes()), f);
+            visit_row(parameter_name(id, "packed"), view_as<Real>(lease.bytes()), f);
         else
             for (int m = 0; m < moments_per_element(); ++m)
                 visit_slices<Real>(id, lease.bytes(), m * layout(id).primary_elements(),
                                    message(".{}", m), f);
-    }
-
-    /// "router.weight", "shared.up_proj", "experts.3.down_proj".
-    std::string name(expert_id id, char const* slice) const {
-        if (id == router_block) return std::string("router.") + slice;
-        if (id == shared_block) return std::string("shared.") + slice;
-        return message("experts.{}.{}", id, slice);
     }
 
 private:
@@ -237,7 +246,7 @@ private:
         auto const all = view_as<Element>(bytes);
         for (Slice const& s : layout(id)) {
             if (s.derived) continue;
-            f(name(id, s.name) + suffix,
+            f(parameter_name(id, s.name) + suffix,
               MatrixView<Element, S>{all.data + first + s.offset, s.rows, s.cols},
               Shape{s.rows, s.cols});
         }

@@ -30,7 +30,9 @@ public:
         done_ = 0;
         std::byte* const memory = transfer.memory + at;
         direct_ = transfer.file->way() == Way::direct;
-        buffered_ = direct_ && (!is_aligned(memory) || bytes % direct_alignment != 0);
+        before_ = direct_ ? (transfer.offset + at) % direct_alignment : 0;
+        buffered_ =
+            direct_ && (before_ != 0 || !is_aligned(memory) || bytes % direct_alignment != 0);
         if (buffered_ && transfer.kind == Transfer::Kind::write) {
             std::memcpy(buffer_.data(), memory, std::size_t(bytes));
             std::memset(buffer_.data() + bytes, 0, std::size_t(round_up(bytes) - bytes));
@@ -41,8 +43,8 @@ public:
 
     Call call() const {
         std::byte* const memory = buffered_ ? buffer_.data() : transfer_->memory + at_;
-        index_t const n = buffered_ ? round_up(bytes_) : bytes_;
-        return {memory + done_, std::size_t(n - done_), transfer_->offset + at_ + done_};
+        index_t const n = buffered_ ? round_up(whole()) : bytes_;
+        return {memory + done_, std::size_t(n - done_), offset()};
     }
     /// Carries the call out on this thread. @return bytes, or a negated errno
     index_t run() const {
@@ -57,21 +59,23 @@ public:
         error = 0;
         if (result == -EINTR || result == -EAGAIN) return false;
         if (result < 0) return fail(error, int(-result));
-        index_t progress = std::min(result, bytes_ - done_);
+        index_t progress = std::min(result, whole() - done_);
         // The rest of a direct transfer starts at a page again.
-        if (direct_ && progress < bytes_ - done_) progress -= progress % direct_alignment;
+        if (direct_ && progress < whole() - done_) progress -= progress % direct_alignment;
         // A device that takes nothing and gives no reason is full.
         if (progress == 0) return fail(error, reads ? Transfer::end_of_file : ENOSPC);
         done_ += progress;
-        if (done_ < bytes_) return false;
+        if (done_ < whole()) return false;
         if (buffered_ && reads)
-            std::memcpy(transfer_->memory + at_, buffer_.data(), std::size_t(bytes_));
+            std::memcpy(transfer_->memory + at_, buffer_.data() + before_, std::size_t(bytes_));
         return true;
     }
     /// The byte of the file that comes next.
-    index_t offset() const { return transfer_->offset + at_ + done_; }
+    index_t offset() const { return transfer_->offset + at_ - before_ + done_; }
 
 private:
+    /// Bytes to transfer, with those of the first page that nobody asked for.
+    index_t whole() const { return before_ + bytes_; }
     static bool fail(int& error, int code) {
         error = code;
         return true;
@@ -79,7 +83,7 @@ private:
 
     AlignedMemory buffer_;
     Transfer* transfer_ = nullptr;
-    index_t at_ = 0, bytes_ = 0, done_ = 0;
+    index_t at_ = 0, bytes_ = 0, before_ = 0, done_ = 0;
     bool direct_ = false, buffered_ = false;
 };
 

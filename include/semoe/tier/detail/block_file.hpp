@@ -7,11 +7,11 @@
 #include "semoe/tier/detail/block_map.hpp"
 #include "semoe/tier/detail/block_table.hpp"
 #include "semoe/tier/detail/extents.hpp"
+#include "semoe/tier/detail/job_pool.hpp"
 #include "semoe/tier/store/file_options.hpp"
 
 #include <cerrno>
 #include <cstring>
-#include <deque>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -127,12 +127,7 @@ public:
         if (!loads && options_.read_only)
             throw store_error(path() + ": " + to_string(key) +
                               " cannot be stored: the file is open for reading only");
-        if (free_jobs_.empty()) {
-            free_jobs_.push_back(&jobs_.emplace_back());
-            free_jobs_.reserve(jobs_.size());
-        }
-        Job& job = *free_jobs_.back();
-        free_jobs_.pop_back();
+        Job& job = jobs_.take();
         job.transfer.file = &file_;
         job.transfer.kind = kind;
         job.transfer.memory = memory;
@@ -195,7 +190,7 @@ public:
             } else {
                 space_.give(job.place);
             }
-            free_jobs_.push_back(&job);
+            jobs_.give(job);
         }
         if (!failure.empty()) throw store_error(failure);
     }
@@ -333,8 +328,7 @@ private:
     Extents space_;
     std::vector<Extent> retired_; ///< of no use but to a table that the device may hold
     Extent table_;
-    std::deque<Job> jobs_;
-    std::vector<Job*> free_jobs_;
+    JobPool<Job> jobs_;
     FileCounters counters_;
     bool changed_ = false, broken_ = false;
 };

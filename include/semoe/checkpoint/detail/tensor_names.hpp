@@ -1,0 +1,43 @@
+#pragma once
+
+#include "semoe/checkpoint/number.hpp"
+#include "semoe/core/types.hpp"
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace semoe::checkpoint::detail {
+
+/// "layers.7.".
+inline std::string layer_prefix(layer_id layer) { return "layers." + std::to_string(layer) + "."; }
+
+/// Takes everything before the next point, and the point. @return nothing where there is none
+inline std::optional<std::string_view> take_word(std::string_view& name) {
+    std::size_t const point = name.find('.');
+    if (point == std::string_view::npos) return std::nullopt;
+    std::string_view const word = name.substr(0, point);
+    name.remove_prefix(point + 1);
+    return word;
+}
+
+/// Which weight block a tensor seems to be part of: of "layers.7.experts.3.up_proj", layer 7,
+/// expert 3.
+inline std::optional<BlockKey> block_of(std::string_view name) {
+    BlockKey key;
+    auto const take_number = [&](auto& to) {
+        auto const word = take_word(name);
+        return word && number(*word, to) && to >= 0;
+    };
+    if (take_word(name) != "layers" || !take_number(key.layer)) return std::nullopt;
+    auto const part = take_word(name);
+    if (part == "router")
+        key.expert = router_block;
+    else if (part == "shared")
+        key.expert = shared_block;
+    else if (part != "experts" || !take_number(key.expert))
+        return std::nullopt;
+    return key;
+}
+
+} // namespace semoe::checkpoint::detail
