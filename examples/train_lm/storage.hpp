@@ -44,6 +44,7 @@ public:
     void prefetch(Backend& b, std::span<semoe::BlockKey const> upcoming) noexcept {
         tier().prefetch(b, upcoming);
     }
+    void discard(semoe::BlockKey key) { tier().discard(key); }
     void flush(Backend& b) { tier().flush(b); }
 
 private:
@@ -107,7 +108,8 @@ public:
 
     OnDisk(Backend& b, Options const& options)
       : store_(storage_file(options.storage))
-      , tier_(semoe::Sequenced{Cached{b, store_, {.bytes = options.memory}, Eviction{2}}}) {}
+      , tier_(semoe::Sequenced{
+            Cached{b, store_, {.bytes = options.memory, .in_flight = 64}, Eviction{2}}}) {}
 
     Tier& tier() { return tier_; }
 

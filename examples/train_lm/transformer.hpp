@@ -149,7 +149,7 @@ public:
         Matrix const x = x_.matrix(n, hidden);
         backend_.parallel_for(n, Embed{bytes.data(), embedding_.value(), x});
         for (std::size_t i = 0; i < blocks_.size(); ++i) {
-            update_moe(i);
+            finish_update(i + 2);
             blocks_[i]->forward(backend_, x, step);
         }
         norm_.forward(backend_, x, normed_.matrix(n, hidden), inverse_.data());
@@ -188,9 +188,9 @@ public:
     void zero_grad() {
         for_each_parameter([&](auto& p) { p.zero_grad(backend_); });
     }
-    /// One clipped AdamW step. That of a MoE layer is put off until its next forward, where a tier
-    /// can bring the next layer's states while this one computes. @return the gradient's norm
-    /// before clipping
+    /// One clipped AdamW step. Those of MoE layers are put off until the next forward, each until
+    /// the layer before it computes: a tier brings the states for the next one meanwhile.
+    /// @return the gradient's norm before clipping
     double update(index_t step) {
         double squared = 0;
         for_each_parameter([&](auto& p) { squared += p.grad_norm_squared(backend_); });
@@ -203,13 +203,11 @@ public:
         auto const optimizer = make_optimizer();
         for_each_parameter([&](auto& p) { p.update(backend_, optimizer, how); });
         put_off_ = how;
-        put_off_from_ = 0;
+        updated_ = 0;
         return std::sqrt(squared);
     }
     /// What update() put off. @post parameters are those of the last step
-    void finish_update() {
-        for (std::size_t i = 0; i < blocks_.size(); ++i) update_moe(i);
-    }
+    void finish_update() { finish_update(blocks_.size()); }
     template <class F>
     void for_each_parameter(F&& f) {
         f(embedding_);
@@ -218,11 +216,11 @@ public:
     }
 
 private:
-    /// The layer's update, if it was put off. @pre those of the layers before it are done
-    void update_moe(std::size_t layer) {
-        if (!put_off_ || layer < put_off_from_) return;
-        blocks_[layer]->update_moe(*put_off_);
-        if (++put_off_from_ == blocks_.size()) put_off_.reset();
+    /// What update() put off, of the first so many layers.
+    void finish_update(std::size_t layers) {
+        layers = std::min(layers, blocks_.size());
+        for (; put_off_ && updated_ < layers; ++updated_) blocks_[updated_]->update_moe(*put_off_);
+        if (updated_ == blocks_.size()) put_off_.reset();
     }
 
     struct Embed {
@@ -277,7 +275,7 @@ private:
     RmsNorm norm_;
     std::vector<double> squared_norms_; // of the MoE layers' gradients
     std::optional<semoe::UpdateStep> put_off_;
-    std::size_t put_off_from_ = 0; // the first layer that it is still to come for
+    std::size_t updated_ = 0; // so many layers have it behind them
     index_t max_tokens_;
     semoe::Buffer<float, Backend> x_, normed_, d_, d_normed_, logits_, losses_, inverse_;
 };

@@ -198,6 +198,34 @@ TEST_CASE("layer/sequence: a layer's own list comes first, then the following la
     CHECK(told.back() == Keys{key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
 }
 
+TEST_CASE("layer/sequence: behind a layer's own list comes what it read after such blocks") {
+    auto sequence = sequence_of(2);
+    auto const backward = [&](int layer, int experts) {
+        for (int e = 0; e < experts; ++e) {
+            sequence.acquired(key(layer, e), Access::read);
+            sequence.acquired(key(layer, e, BlockKind::gradient), Access::overwrite);
+        }
+        for (int e = 0; e < experts; ++e) // their norm
+            sequence.acquired(key(layer, e, BlockKind::gradient), Access::read);
+    };
+    auto const behind = [&](Keys const& given) {
+        Keys keys(20);
+        keys.resize(sequence.behind(given, keys));
+        return keys;
+    };
+    Keys const norm{key(0, 0, BlockKind::gradient), key(0, 1, BlockKind::gradient)};
+    for (int n = 0; n < 2; ++n)
+        for (int layer : {1, 0}) backward(layer, 2);
+    backward(1, 2);
+    sequence.acquired(key(0, 0), Access::read);
+    CHECK(behind({key(0, 1)}) == norm);
+    CHECK(behind({}).empty());
+    CHECK(behind({key(1, 0)}).empty()); // another layer's
+    sequence.acquired(key(0, 1), Access::read);
+    CHECK(behind(norm).empty());
+    CHECK(behind({key(0, 1)}) == norm); // more experts than the last time
+}
+
 TEST_CASE("layer/sequence: across layers every block of a repeated step is there in time") {
     CpuBackend b;
     auto const misses = [&](auto tier, int layers, auto const& step) {

@@ -113,7 +113,12 @@ public:
 
     bool has_gradient(expert_id id) const { return has_gradient_[flag(id)] != 0; }
     void set_gradient(expert_id id, bool present) { has_gradient_[flag(id)] = char(present); }
-    void clear_gradients() { has_gradient_.assign(has_gradient_.size(), 0); }
+    void clear_gradients() {
+        if constexpr (HasDiscard<M>)
+            for (expert_id id : ids_)
+                if (has_gradient(id)) tier_.discard(key(id, BlockKind::gradient));
+        has_gradient_.assign(has_gradient_.size(), 0);
+    }
 
     /// Elements of the largest gradient.
     index_t largest_primary() const {

@@ -84,13 +84,34 @@ public:
             if (leading) continue;
             bool skip = here;
             for (std::int64_t k = run(r).begin; k < run(r + 1).begin && n < out.size(); ++k) {
-                BlockKey const key = keys_[std::size_t(k) % keys_.size()];
+                BlockKey const key = key_at(k);
                 if (skip && key == first_)
                     skip = false;
                 else
                     out[n++] = key;
             }
         }
+        return n;
+    }
+    /// What the layer that has begun will acquire behind the blocks that it has given, as far as
+    /// the past tells; nothing while another layer's run goes on. Blocks of the last one's kind
+    /// need not be those of the past, so all that follow one another count as given.
+    /// @return how many were written to `out`
+    std::size_t behind(std::span<BlockKey const> given, std::span<BlockKey> out) const {
+        std::int64_t const r = place_.run;
+        if (given.empty() || r < first_run_ || !trusted_ || run(r).layer != given.front().layer)
+            return 0;
+        BlockKind const kind = given.back().kind;
+        std::int64_t left = std::count_if(given.begin(), given.end(),
+                                          [&](BlockKey key) { return key.kind == kind; });
+        for (std::int64_t k = run(num_runs_ - 1).begin; k < num_keys_; ++k)
+            left += key_at(k).kind == kind;
+        std::int64_t k = run(r).begin, end = run(r + 1).begin;
+        for (std::int64_t i = k; i < end && left > 0; ++i)
+            if (key_at(i).kind == kind) --left, k = i + 1;
+        while (k < end && key_at(k).kind == kind) ++k;
+        std::size_t n = 0;
+        for (; k < end && n < out.size(); ++k) out[n++] = key_at(k);
         return n;
     }
 
@@ -114,6 +135,7 @@ private:
         int direction = 1;
     };
 
+    BlockKey key_at(std::int64_t k) const { return keys_[std::size_t(k) % keys_.size()]; }
     Run& run(std::int64_t r) { return runs_[std::size_t(r % max_runs)]; }
     Run const& run(std::int64_t r) const { return runs_[std::size_t(r % max_runs)]; }
 
@@ -176,9 +198,10 @@ private:
 ///
 /// It is a tier itself, so no layer knows of it. Its Sequence learns from every acquire. When a
 /// layer begins, the tier is told what this layer and the following acquired the last time; when
-/// the layer itself announces the blocks of its experts that got tokens, these come first and the
-/// following layers' behind them, the next one's as predicted if somebody asked its gate early
-/// (MoeLayer::predict). Copies are the same tier; any thread may call.
+/// the layer itself announces the blocks of its experts that got tokens, these come first, then
+/// what it acquired behind such blocks, then the following layers', the next one's as predicted if
+/// somebody asked its gate early (MoeLayer::predict). Copies are the same tier; any thread may
+/// call.
 template <class Tier>
 class Sequenced {
 public:
@@ -235,6 +258,7 @@ public:
                              std::ptrdiff_t(std::min(blocks.size(), predicted.capacity())));
         state_->predicted_layer = layer;
     }
+    void discard(BlockKey key) requires HasDiscard<Tier> { tier().discard(key); }
     template <class B>
     void flush(B& b) {
         tier().flush(b);
@@ -274,6 +298,7 @@ private:
             std::size_t n = append(0, given), num_known = 0;
             layer_id known[2];
             if (!given.empty()) known[num_known++] = given.front().layer;
+            n += sequence.behind(given, std::span(list).subspan(n, list.size() - window - n));
             if (num_known > 0 && predicted_layer == known[0]) predicted_layer.reset();
             if (predicted_layer) {
                 n = append(n, predicted);

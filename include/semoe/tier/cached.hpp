@@ -115,6 +115,9 @@ public:
     /// @sync enqueues, at most in_flight loads at a time: the others follow as these are acquired
     /// @cost one look-up an entry, no allocation
     void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }
+    /// Nobody will read what the block holds before it is overwritten: it is neither written back
+    /// nor loaded ahead. @throws precondition_error when the block was never declared
+    void discard(BlockKey key) { state_->discard(key); }
     /// @throws precondition_error when a writer's lease is alive; store_error naming the first
     /// block
     ///         that could not be written back (it stays, dirty) or that a prefetch could not load

@@ -13,7 +13,7 @@ struct CachedOptions {
     index_t contexts = 1;  ///< forwards that run at once; each may lease slots / contexts blocks
     index_t layers = 0;    ///< if above 0, decides instead of slots: for so many layers' blocks
     index_t bytes = 0;     ///< if above 0, decides instead of both: for all blocks together
-    int in_flight = 8;     ///< loads under way at a time; a queue has room for few, and none waits
+    int in_flight = 8;     ///< loads under way or not yet acquired; long work needs more of them
     bool pin_dense = true; ///< dense blocks never lose their place once they were loaded
 
     /// @throws precondition_error naming the field
@@ -21,8 +21,8 @@ struct CachedOptions {
         expects(bytes >= 0, "CachedOptions: bytes is {}, must not be negative", bytes);
         expects(layers >= 0, "CachedOptions: layers is {}, must not be negative", layers);
         expects(slots >= 1, "CachedOptions: slots is {}, must be at least 1", slots);
-        expects(in_flight >= 1 && in_flight <= 8,
-                "CachedOptions: in_flight is {}, must be between 1 and 8", in_flight);
+        expects(in_flight >= 1 && in_flight <= 64,
+                "CachedOptions: in_flight is {}, must be between 1 and 64", in_flight);
         bool const counted = bytes == 0 && layers == 0;
         expects(contexts >= 1 && (!counted || contexts <= slots),
                 "CachedOptions: contexts is {}, must be between 1 and slots, {}", contexts, slots);

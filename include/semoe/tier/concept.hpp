@@ -143,6 +143,12 @@ concept HasPrediction = requires(M& m, B& b, BlockKey key, std::span<BlockKey co
     /// As acquire, but it says nothing of the order in which blocks are needed.
     { m.acquire_aside(b, key, Access::read) } -> Lease<B>;
 };
+/// Capability: a tier that can be told what is of no more use.
+template <class M>
+concept HasDiscard = requires(M& m, BlockKey key) {
+    /// What the block holds will be overwritten before anybody reads it: it costs no more transfer.
+    m.discard(key);
+};
 /// Slots in backend memory over a store. A handle is cheap to copy; copies are the same tier.
 template <class M, class B>
 concept MemoryTier =

@@ -21,7 +21,7 @@ namespace detail {
 /// What a queue, its thread and its events share: a ring of tasks, and how far it has come.
 class QueueState {
 public:
-    static constexpr std::uint64_t capacity = 64;
+    static constexpr std::uint64_t capacity = 256;
 
     /// Waits on the host while the ring is full.
     template <class F>

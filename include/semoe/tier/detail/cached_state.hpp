@@ -119,6 +119,16 @@ public:
         unpin(slot, access);
     }
 
+    void discard(BlockKey key) {
+        std::lock_guard lock(mutex_);
+        Block& block = declared<precondition_error>(blocks_, key, name);
+        block.discarded = true;
+        Slot* const slot = block.slot;
+        if (!slot || slot->pins > 0 || !slot->settled) return;
+        slot->dirty = slot->store_failed = false;
+        if (!block.own) forget(*slot);
+    }
+
     void prefetch(std::span<BlockKey const> upcoming) noexcept {
         std::lock_guard lock(mutex_);
         try {
@@ -215,6 +225,7 @@ private:
         Block& block = declared<precondition_error>(blocks_, key, name);
         add_slots();
         if (block.failure) std::rethrow_exception(std::exchange(block.failure, nullptr));
+        block.discarded = false;
         bool const hit = secure(b, lock, block, access);
         Slot& slot = *block.slot;
         ++slot.pins;

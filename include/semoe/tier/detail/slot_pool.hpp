@@ -34,6 +34,7 @@ public:
         Slot* own = nullptr;             ///< of a pinned block
         index_t next_use = never;        ///< place of the first announcement that is still to come
         std::exception_ptr failure = {}; ///< why a prefetch could not load it
+        bool discarded = false;          ///< nobody will read what it holds
     };
     struct Slot {
         Buffer<std::byte, B> memory;
@@ -120,7 +121,7 @@ public:
         for (; next_ < announced_.size(); ++next_) {
             Block& block = *announced_[next_].block;
             bool const over = block.next_use > index_t(next_);
-            if (!over && !block.slot && !block.failure) return &block;
+            if (!over && !block.slot && !block.failure && !block.discarded) return &block;
         }
         return nullptr;
     }

@@ -28,8 +28,9 @@ inline index_t least_bytes(Demands const& demands, index_t contexts) {
 }
 
 /// Slots of each kind within a budget. A few of each first, so that transfers overlap with work;
-/// then weights, which a training step reads three times and each token once, then gradients, then
-/// the states that only an update reads.
+/// then weights, which a training step reads three times and each token once; then states for a
+/// layer's update, so that they come while the layer before it computes; then gradients, then what
+/// only an update reads.
 /// @throws precondition_error naming the budget and the least that would do
 inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const& demands) {
     index_t const least = least_bytes(demands, contexts);
@@ -51,9 +52,15 @@ inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const
     constexpr index_t few = 4;
     for (index_t n = 2; n <= few; ++n)
         for (std::size_t kind = 0; kind < demands.size(); ++kind) add(kind, n * contexts);
-    for (BlockKind const kind :
-         {BlockKind::weight, BlockKind::gradient, BlockKind::master, BlockKind::moments})
-        add(std::size_t(kind), demands[std::size_t(kind)].blocks);
+    auto const add_states = [&](bool of_one_layer) {
+        for (BlockKind const kind : {BlockKind::gradient, BlockKind::master, BlockKind::moments}) {
+            Demand const& d = demands[std::size_t(kind)];
+            add(std::size_t(kind), of_one_layer ? d.layer_blocks : d.blocks);
+        }
+    };
+    add(std::size_t(BlockKind::weight), demands[std::size_t(BlockKind::weight)].blocks);
+    add_states(true);
+    add_states(false);
     return slots;
 }
 
