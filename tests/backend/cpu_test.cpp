@@ -205,18 +205,18 @@ TEST_CASE("backend/cpu: the host waits when a queue's ring is full") {
         while (!go) std::this_thread::yield();
     });
     std::thread host([&] {
-        for (int i = 0; i < 200; ++i) {
+        for (int i = 0; i < 600; ++i) {
             forked.parallel_for(1, [&](index_t) { ++ran; });
             ++enqueued;
         }
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    CHECK(enqueued < 64);
+    CHECK(enqueued < 256);
     CHECK(ran == 0);
     go = true;
     host.join();
     forked.synchronize();
-    CHECK(ran == 200);
+    CHECK(ran == 600);
 }
 
 TEST_CASE("backend/cpu: a task may hold the last handle of its own queue") {
