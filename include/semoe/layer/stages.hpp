@@ -133,13 +133,14 @@ private:
             return true;
     }
     /// Few enough that most slots stay free for what comes next, but some, for what one operation
-    /// makes of several.
+    /// makes of several: of the many rows that a training step has, more, and half the slots.
     index_t group_limit(bool gradients) {
         index_t slots = blocks_.tier().max_pinned(BlockKind::weight);
         if (gradients)
             slots = std::min(slots, index_t(blocks_.tier().max_pinned(BlockKind::gradient)));
-        return std::clamp<index_t>(slots / 16, std::min<index_t>(4, slots - slots / 2),
-                                   ops::Group<>::capacity);
+        index_t const least = std::min<index_t>(4, slots - slots / 2);
+        index_t const wanted = state_.shape.training ? slots / 2 : slots / 16;
+        return std::clamp<index_t>(wanted, least, ops::Group<>::capacity);
     }
     /// f(expert, first row, rows) in the announced order. First rows count from the chunk's own.
     template <class F>
