@@ -3,6 +3,7 @@
 #include "semoe/layer/sequence.hpp"
 #include "semoe/testing/check_tier.hpp"
 #include "semoe/tier/cached.hpp"
+#include "semoe/tier/ring.hpp"
 #include "support/backends.hpp"
 
 #include <doctest/doctest.h>
@@ -112,4 +113,18 @@ TEST_CASE("tier/split: a tier is told of its own blocks in order, and not of oth
     Keys const endless(1000, BlockKey{0, 0});
     tier.prefetch(b, endless);
     CHECK(sparse.told->back().size() == 6 * 8);
+}
+
+TEST_CASE("tier/split: each tier forgets its own blocks where it can") {
+    CpuBackend b;
+    tier::Split tier{tier::Resident{b}, tier::Ring{b, tier::HostStore{}}};
+    static_assert(HasDiscard<decltype(tier)>);
+    for (expert_id e : {router_block, 0, 1}) {
+        tier.declare(b, {0, e}, {64, LayoutId::row_major});
+        (void)tier.acquire(b, {0, e}, Access::overwrite).bytes();
+    }
+    tier.discard({0, router_block}); // a Resident keeps it
+    tier.discard({0, 1});
+    tier.flush(b);
+    CHECK(tier.counters().write_backs == 1);
 }

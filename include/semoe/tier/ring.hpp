@@ -85,6 +85,7 @@ public:
         std::lock_guard lock(state_->mutex);
         state_->announce(b, upcoming);
     }
+    void discard(BlockKey key) { tier().discard(key); }
     void flush(B& b) { tier().flush(b); }
 
 private:

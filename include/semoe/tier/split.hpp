@@ -122,6 +122,11 @@ public:
         tier.predict(layer, experts);
     }
     { sparse().predict(layer, experts); }
+    void discard(BlockKey key) requires HasDiscard<Sparse> {
+        on_tier(key, [&](auto& tier) {
+            if constexpr (HasDiscard<std::remove_cvref_t<decltype(tier)>>) tier.discard(key);
+        });
+    }
     /// Tells each tier of its own blocks in the list, if there are any.
     /// @param upcoming  what goes beyond eight times the number of declared blocks is ignored
     template <class B>
