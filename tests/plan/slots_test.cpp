@@ -123,7 +123,7 @@ TEST_CASE("plan/slots: layers of many experts that tokens choose are planned as 
     SlotPlan const wide = plan::fewest_slots(search, run(1e12));
     SlotPlan const narrow = plan::fewest_slots(search, run(1e9));
     CHECK(wide.hidden);
-    CHECK(wide.slots == 1); // places change hands while a layer still computes
+    CHECK(wide.slots == 1);   // places change hands while a layer still computes
     CHECK(narrow.slots == 5); // nothing but keeping all of them helps
     CHECK(narrow.hidden);
     CHECK(run(1e9)(4).took > 2 * narrow.timing.took);
