@@ -228,8 +228,9 @@ private:
     void count_slots(std::span<index_t const> tokens_per_expert) {
         std::fill(send_counts_.begin(), send_counts_.end(), index_t(0));
         num_slots_ = 0;
+        // Without departures there is no table.
         index_t* const first = departure_begin();
-        index_t* const place = first + shape_.segments_out + 1;
+        index_t* const place = shape_.departs ? first + shape_.segments_out + 1 : nullptr;
         for (std::size_t e = 0; e < tokens_per_expert.size(); ++e) {
             index_t const n = tokens_per_expert[e];
             send_counts_[std::size_t(placement_.owner(expert_id(e)))] += n;
