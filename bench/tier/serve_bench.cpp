@@ -4,7 +4,7 @@
 //
 //     bench_tier_serve_bench SERVE_LAYERS FILE [OTHERS] [PICTURE.svg]
 //
-// OTHERS: lines "NAME SHARE DECODE PROMPT", tokens/s that another program reached under the limit.
+// OTHERS: lines "NAME SHARE DECODED", tokens/s that another program reached under the limit.
 
 #include "support/svg.hpp"
 
@@ -133,7 +133,7 @@ int main(int argc, char** argv) {
         std::string const serve = argv[1], file = argv[2];
         double const weights = double(fs::file_size(file));
         constexpr double program = 25e6; // bytes that it takes beside weights and activations
-        std::vector<Series> decode, prompt;
+        std::vector<Series> decode;
         std::string table =
             "| memory | routing, tier | decode, tokens/s | read, GB a token | hits | "
             "of the disk | kernel, of a processor | prompt of 512, tokens/s |\n"
@@ -145,7 +145,6 @@ int main(int argc, char** argv) {
                                Row{"zipf(1), LRU", "--routing zipf", "#2ca02c"},
                                Row{"zipf(1), LFU", "--routing zipf --tier lfu", "#9467bd"}}) {
             decode.push_back({row.name, row.color, {}});
-            prompt.push_back({row.name, row.color, {}});
             for (double const share : {0.5, 0.7, 0.9, 1.0}) {
                 double const limit = share < 1 ? share * weights : 1.2 * weights;
                 MemoryLimit const group(limit);
@@ -163,20 +162,15 @@ int main(int argc, char** argv) {
                               decoded.of_disk, decoded.kernel, read.tokens_per_second);
                 table += line;
                 decode.back().points.push_back({share, decoded.tokens_per_second});
-                prompt.back().points.push_back({share, read.tokens_per_second});
             }
         }
         if (argc > 3) {
             std::ifstream others(argv[3]);
             std::string name;
-            double share = 0, decoded = 0, read = 0;
-            while (others >> name >> share >> decoded >> read) {
-                if (decode.back().name != name) {
-                    decode.push_back({name, "#d62728", {}});
-                    prompt.push_back({name, "#d62728", {}});
-                }
+            double share = 0, decoded = 0;
+            while (others >> name >> share >> decoded) {
+                if (decode.back().name != name) decode.push_back({name, "#d62728", {}});
                 decode.back().points.push_back({share, decoded});
-                prompt.back().points.push_back({share, read});
             }
         }
         std::printf("\n%s", table.c_str());

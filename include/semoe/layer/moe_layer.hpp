@@ -166,7 +166,8 @@ public:
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
     void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
                  ForwardOptions<space> options = {}) {
-        route(x, begin(x, y, context, options, false), acquire_router());
+        auto& s = begin(x, y, context, options, false);
+        route(x, s, acquire_router());
         finish_forward(context, bad_logit);
     }
     /// Asks the router ahead of time which experts tokens will choose, so that a tier that takes
