@@ -1,5 +1,7 @@
 #pragma once
 
+#include "../support/arguments.hpp"
+
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -9,7 +11,7 @@ namespace serve_layers {
 struct Options {
     std::string file = "serve_layers.semoe";
     std::int64_t layers = 5, hidden = 2048, intermediate = 1024, experts = 64, top_k = 8;
-    double memory = double(std::int64_t(1) << 30); // bytes
+    std::int64_t memory = std::int64_t(1) << 30; // bytes
     std::string tier = "cached", routing = "gate";
     double skew = 1.0;
     std::int64_t prompt = 0, prompts = 1, warm = 0, tokens = 16, threads = 0, slots = 2;
@@ -38,86 +40,45 @@ inline constexpr char const* usage =
     "  --check           compare with all weights in memory; 1 when a bit differs\n"
     "  --quiet           no progress line\n";
 
-/// "2GiB", "500 MB", "4096".
-inline double parse_bytes(std::string const& flag, std::string const& text) {
-    std::size_t used = 0;
-    double n = -1;
-    try {
-        n = std::stod(text, &used);
-    } catch (std::exception const&) {
-    }
-    while (used < text.size() && text[used] == ' ') ++used;
-    std::string const unit = text.substr(used);
-    constexpr char const* units[] = {"", "B", "kB", "MB", "GB", "KiB", "MiB", "GiB"};
-    constexpr double sizes[] = {1, 1, 1e3, 1e6, 1e9, 1024, 1048576, 1073741824};
-    for (int i = 0; i < 8; ++i)
-        if (n > 0 && unit == units[i]) return n * sizes[i];
-    throw std::invalid_argument(flag + ": '" + text + "' is no size such as 500MB or 2GiB");
-}
-
 inline Options parse_options(int argc, char** argv) {
     Options o;
-    for (int i = 1; i < argc; ++i) {
-        std::string const flag = argv[i];
-        auto const value = [&] {
-            if (i + 1 >= argc) throw std::invalid_argument(flag + " needs a value");
-            return std::string(argv[++i]);
-        };
-        auto const number = [&](double least) {
-            std::string const text = value();
-            std::size_t used = 0;
-            double n = 0;
-            try {
-                n = std::stod(text, &used);
-            } catch (std::exception const&) {
-                used = 0;
-            }
-            if (used != text.size() || used == 0 || n < least)
-                throw std::invalid_argument(flag + ": '" + text + "' is no number of at least " +
-                                            std::to_string(int(least)));
-            return n;
-        };
-        auto const count = [&](int least) { return std::int64_t(number(least)); };
-        auto const one_of = [&](std::string const& names) {
-            std::string const name = value();
-            if ((" " + names + " ").find(" " + name + " ") == std::string::npos)
-                throw std::invalid_argument(flag + ": '" + name + "' is none of " + names);
-            return name;
-        };
+    examples::Arguments given(argc, argv);
+    while (given.next()) {
+        std::string const& flag = given.flag();
         if (flag == "--file")
-            o.file = value();
+            o.file = given.text();
         else if (flag == "--layers")
-            o.layers = count(1);
+            o.layers = given.count(1);
         else if (flag == "--hidden")
-            o.hidden = count(1);
+            o.hidden = given.count(1);
         else if (flag == "--intermediate")
-            o.intermediate = count(1);
+            o.intermediate = given.count(1);
         else if (flag == "--experts")
-            o.experts = count(1);
+            o.experts = given.count(1);
         else if (flag == "--top-k")
-            o.top_k = count(1);
+            o.top_k = given.count(1);
         else if (flag == "--memory")
-            o.memory = parse_bytes(flag, value());
+            o.memory = given.size();
         else if (flag == "--tier")
-            o.tier = one_of("cached lfu ring");
+            o.tier = given.one_of("cached lfu ring");
         else if (flag == "--slots")
-            o.slots = count(1);
+            o.slots = given.count(1);
         else if (flag == "--routing")
-            o.routing = one_of("gate uniform zipf");
+            o.routing = given.one_of("gate uniform zipf");
         else if (flag == "--skew")
-            o.skew = number(0);
+            o.skew = given.number(0);
         else if (flag == "--prompt")
-            o.prompt = count(0);
+            o.prompt = given.count(0);
         else if (flag == "--prompts")
-            o.prompts = count(1);
+            o.prompts = given.count(1);
         else if (flag == "--warm")
-            o.warm = count(0);
+            o.warm = given.count(0);
         else if (flag == "--tokens")
-            o.tokens = count(0);
+            o.tokens = given.count(0);
         else if (flag == "--threads")
-            o.threads = count(1);
+            o.threads = given.count(1);
         else if (flag == "--trace")
-            o.trace = value();
+            o.trace = given.text();
         else if (flag == "--no-predict")
             o.predict = false;
         else if (flag == "--probe")

@@ -1,8 +1,9 @@
 // Decodes through a stack of Mixture-of-Experts layers that do not fit into memory: their experts
 // lie in a file of blocks and come when tokens choose them, past the system's cache.
 
-#include "observed.hpp"
+#include "../support/timed_tier.hpp"
 #include "options.hpp"
+#include "traced_store.hpp"
 
 #include <semoe/layer/sequence.hpp>
 #include <semoe/semoe.hpp>
@@ -25,6 +26,8 @@
 #include <sys/resource.h>
 
 using namespace semoe;
+using examples::seconds_since;
+using examples::TimedTier;
 
 namespace serve_layers {
 
@@ -233,13 +236,12 @@ private:
 template <class Make>
 std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder recorder,
                          double disk, Make const& make) {
-    auto const memory = index_t(o.memory);
     auto const activations = [&] { // no slot is made before a block is used
-        WatchedTier sizes{make(std::numeric_limits<index_t>::max()), recorder};
+        TimedTier sizes{make(std::numeric_limits<index_t>::max()), recorder};
         return Stack{backend, o, sizes, recorder}.activation_bytes();
     }();
-    expects(activations < memory, "--memory: the activations alone take {} bytes", activations);
-    WatchedTier tier{make(memory - activations), recorder};
+    expects(activations < o.memory, "--memory: the activations alone take {} bytes", activations);
+    TimedTier tier{make(o.memory - activations), recorder};
     Stack stack{backend, o, tier, recorder};
     auto const report = [&] {
         return Report([&] { return tier.counters(); }, [&] { return tier.waited(); }, disk);
@@ -272,7 +274,7 @@ std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder r
 void write_model(CpuBackend backend, Options const& o) {
     std::printf("writing %s\n", o.file.c_str());
     tier::FileStore store{o.file};
-    tier::Cached tier{backend, store, {.bytes = index_t(o.memory)}};
+    tier::Cached tier{backend, store, {.bytes = o.memory}};
     Stack stack{backend, o, tier, trace::Recorder{0}};
     stack.initialize();
     tier.flush(backend);
@@ -303,7 +305,7 @@ int run(Options const& o) {
     if (o.probe) std::printf("disk again: %.2f GB/s\n", probe(backend, store, file.keys()) * 1e-9);
     if (!o.check) return 0;
 
-    WatchedTier resident{tier::Resident{backend}, trace::Recorder{0}};
+    TimedTier resident{tier::Resident{backend}, trace::Recorder{0}};
     Stack whole{backend, o, resident, trace::Recorder{0}};
     whole.initialize();
     std::vector<float> expected = embed(1, o.hidden, 0);

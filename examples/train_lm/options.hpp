@@ -1,5 +1,7 @@
 #pragma once
 
+#include "../support/arguments.hpp"
+
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -44,76 +46,38 @@ inline constexpr char const* usage =
     "  --states 8bit   Adam's moments of experts take a byte each (default: 32bit)\n"
     "  --quiet         no progress line\n";
 
-/// Bytes, of "512MiB" and the like. @throws std::invalid_argument
-inline std::int64_t parse_size(std::string const& flag, std::string const& text) {
-    static constexpr struct {
-        char const* name;
-        double bytes;
-    } units[] = {{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"", 1}};
-    std::size_t used = 0;
-    double n = -1;
-    try {
-        n = std::stod(text, &used);
-    } catch (std::exception const&) {
-    }
-    for (auto const& unit : units)
-        if (n > 0 && text.substr(used) == unit.name) return std::int64_t(n * unit.bytes);
-    throw std::invalid_argument(flag + ": '" + text + "' is no size such as 512MiB or 2GiB");
-}
-
 inline Options parse_options(int argc, char** argv) {
     Options o;
     bool timed = false;
-    for (int i = 1; i < argc; ++i) {
-        std::string const flag = argv[i];
-        auto const value = [&] {
-            if (i + 1 >= argc) throw std::invalid_argument(flag + " needs a value");
-            return std::string(argv[++i]);
-        };
-        auto const number = [&](double least) {
-            std::string const text = value();
-            std::size_t used = 0;
-            double n = 0;
-            try {
-                n = std::stod(text, &used);
-            } catch (std::exception const&) {
-                used = 0;
-            }
-            if (used != text.size() || used == 0 || n < least)
-                throw std::invalid_argument(flag + ": '" + text + "' is no number of at least " +
-                                            std::to_string(int(least)));
-            return n;
-        };
-        if (flag == "--text") {
-            o.text.push_back(value());
-            while (i + 1 < argc && std::string(argv[i + 1]).rfind("--", 0) != 0)
-                o.text.push_back(argv[++i]);
-        } else if (flag == "--steps")
-            o.steps = std::int64_t(number(1));
+    examples::Arguments given(argc, argv);
+    while (given.next()) {
+        std::string const& flag = given.flag();
+        if (flag == "--text") do
+                o.text.push_back(given.text());
+            while (given.more());
+        else if (flag == "--steps")
+            o.steps = given.count(1);
         else if (flag == "--seconds")
-            o.seconds = number(0), timed = true;
+            o.seconds = given.number(0), timed = true;
         else if (flag == "--seed")
-            o.seed = std::uint64_t(number(0)), o.seed_given = true;
+            o.seed = std::uint64_t(given.number(0)), o.seed_given = true;
         else if (flag == "--threads")
-            o.threads = int(number(1));
+            o.threads = int(given.number(1));
         else if (flag == "--out")
-            o.out = value();
+            o.out = given.text();
         else if (flag == "--every")
-            o.every = std::int64_t(number(1));
+            o.every = given.count(1);
         else if (flag == "--resume")
-            o.resume = value();
+            o.resume = given.text();
         else if (flag == "--memory")
-            o.memory = parse_size(flag, value());
+            o.memory = given.size();
         else if (flag == "--storage")
-            o.storage = value();
+            o.storage = given.text();
         else if (flag == "--flush")
-            o.flush = std::int64_t(number(1));
-        else if (flag == "--states") {
-            std::string const states = value();
-            if (states != "8bit" && states != "32bit")
-                throw std::invalid_argument("--states: '" + states + "' is neither 8bit nor 32bit");
-            o.packed_moments = states == "8bit";
-        } else if (flag == "--quiet")
+            o.flush = given.count(1);
+        else if (flag == "--states")
+            o.packed_moments = given.one_of("8bit 32bit") == "8bit";
+        else if (flag == "--quiet")
             o.quiet = true;
         else if (flag == "--help" || flag == "-h")
             o.help = true;

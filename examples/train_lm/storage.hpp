@@ -4,56 +4,17 @@
 // in memory as --memory allows. The file also takes the dense parameters and the state of the run
 // when it is flushed, all in one step, so that it alone is a run that can be continued.
 
+#include "../support/timed_tier.hpp"
 #include "dense.hpp"
 #include "session.hpp"
 
 #include <semoe/checkpoint/checkpoint.hpp>
 #include <semoe/tier/store/file.hpp>
 
-#include <chrono>
 #include <cstdio>
 #include <sstream>
 
 namespace train_lm {
-
-/// A tier that measures for how long acquires keep the host waiting.
-template <class Tier>
-class Timed {
-public:
-    explicit Timed(Tier tier)
-      : state_(std::make_shared<State>(State{std::move(tier)})) {}
-
-    Tier& tier() const { return state_->tier; }
-    double seconds() const { return state_->seconds; }
-
-    void declare(Backend& b, semoe::BlockKey key, semoe::BlockInfo info) {
-        tier().declare(b, key, info);
-    }
-    bool contains(semoe::BlockKey key) const { return tier().contains(key); }
-    semoe::BlockInfo info(semoe::BlockKey key) const { return tier().info(key); }
-    bool resident(semoe::BlockKey key) const { return tier().resident(key); }
-    index_t max_pinned(semoe::BlockKind kind) const { return tier().max_pinned(kind); }
-    semoe::TierCounters counters() const { return tier().counters(); }
-    [[nodiscard]] auto acquire(Backend& b, semoe::BlockKey key, semoe::Access access) {
-        auto const begin = std::chrono::steady_clock::now();
-        auto lease = tier().acquire(b, key, access);
-        std::chrono::duration<double> const taken = std::chrono::steady_clock::now() - begin;
-        state_->seconds += taken.count();
-        return lease;
-    }
-    void prefetch(Backend& b, std::span<semoe::BlockKey const> upcoming) noexcept {
-        tier().prefetch(b, upcoming);
-    }
-    void discard(semoe::BlockKey key) { tier().discard(key); }
-    void flush(Backend& b) { tier().flush(b); }
-
-private:
-    struct State {
-        Tier tier;
-        double seconds = 0;
-    };
-    std::shared_ptr<State> state_;
-};
 
 /// The state of a run as a block of text, "name=value" a line, padded with zeros.
 class StoredRun {
@@ -104,7 +65,7 @@ public:
     /// is announced, as all is in training, goes by when it is needed next.
     using Eviction = semoe::tier::eviction::Lfu;
     using Cached = semoe::tier::Cached<Backend, semoe::tier::FileStore, Eviction>;
-    using Tier = Timed<semoe::Sequenced<Cached>>;
+    using Tier = examples::TimedTier<semoe::Sequenced<Cached>>;
 
     OnDisk(Backend& b, Options const& options)
       : store_(storage_file(options.storage))
@@ -151,7 +112,7 @@ public:
                       double(c.bytes_loaded) * 1e-9, double(c.bytes_stored) * 1e-9,
                       double(c.bytes_loaded) * 1e-6 / n, double(c.bytes_stored) * 1e-6 / n,
                       100 * double(c.hits) / double(std::max<index_t>(c.acquires, 1)),
-                      100 * tier_.seconds() / std::max(seconds, 1e-9));
+                      100 * tier_.waited() / std::max(seconds, 1e-9));
         return text;
     }
 
