@@ -3,6 +3,7 @@
 #include "semoe/testing/check_tier.hpp"
 #include "semoe/testing/delayed_backend.hpp"
 #include "semoe/tier/cached.hpp"
+#include "support/recording_tier.hpp"
 
 #include <doctest/doctest.h>
 
@@ -63,24 +64,6 @@ Keys truth(std::vector<Use> const& step, std::size_t i, std::size_t n) {
     }
     return keys;
 }
-
-/// A tier that remembers what it was told.
-struct RecordingTier {
-    tier::Resident<CpuBackend> blocks;
-    std::shared_ptr<std::vector<Keys>> told = std::make_shared<std::vector<Keys>>();
-
-    void declare(CpuBackend& b, BlockKey k, BlockInfo info) { blocks.declare(b, k, info); }
-    bool contains(BlockKey k) const { return blocks.contains(k); }
-    BlockInfo info(BlockKey k) const { return blocks.info(k); }
-    bool resident(BlockKey k) const { return blocks.resident(k); }
-    index_t max_pinned(BlockKind) const { return 2; }
-    TierCounters counters() const { return blocks.counters(); }
-    auto acquire(CpuBackend& b, BlockKey k, Access access) { return blocks.acquire(b, k, access); }
-    void prefetch(CpuBackend&, std::span<BlockKey const> list) noexcept {
-        told->emplace_back(list.begin(), list.end());
-    }
-    void flush(CpuBackend&) {}
-};
 
 } // namespace
 
@@ -175,7 +158,7 @@ TEST_CASE("layer/sequence: what mostly does not come true is not told, until it 
 
 TEST_CASE("layer/sequence: a layer's own list comes first, then the following layers") {
     CpuBackend b;
-    RecordingTier recording{tier::Resident<CpuBackend>{b}};
+    test::RecordingTier recording;
     Sequenced tier{recording};
     static_assert(MemoryTier<decltype(tier), CpuBackend>);
     for (int l = 0; l < 3; ++l)

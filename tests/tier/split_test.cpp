@@ -5,6 +5,7 @@
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/ring.hpp"
 #include "support/backends.hpp"
+#include "support/recording_tier.hpp"
 
 #include <doctest/doctest.h>
 
@@ -12,28 +13,6 @@
 
 using namespace semoe;
 using Keys = std::vector<BlockKey>;
-
-namespace {
-
-/// A tier that remembers what it was told.
-struct RecordingTier {
-    tier::Resident<CpuBackend> blocks{CpuBackend{}};
-    std::shared_ptr<std::vector<Keys>> told = std::make_shared<std::vector<Keys>>();
-
-    void declare(CpuBackend& b, BlockKey k, BlockInfo info) { blocks.declare(b, k, info); }
-    bool contains(BlockKey k) const { return blocks.contains(k); }
-    BlockInfo info(BlockKey k) const { return blocks.info(k); }
-    bool resident(BlockKey k) const { return blocks.resident(k); }
-    index_t max_pinned(BlockKind) const { return 2; }
-    TierCounters counters() const { return blocks.counters(); }
-    auto acquire(CpuBackend& b, BlockKey k, Access access) { return blocks.acquire(b, k, access); }
-    void prefetch(CpuBackend&, std::span<BlockKey const> list) noexcept {
-        told->emplace_back(list.begin(), list.end());
-    }
-    void flush(CpuBackend&) {}
-};
-
-} // namespace
 
 TEST_CASE_TEMPLATE("tier/split: keeps the promises of a tier", B, SEMOE_TEST_BACKENDS) {
     using Cached = tier::Cached<B, tier::HostStore>;
@@ -95,7 +74,7 @@ TEST_CASE("tier/split: offers what the tier of experts offers") {
 
 TEST_CASE("tier/split: a tier is told of its own blocks in order, and not of others' lists") {
     CpuBackend b;
-    RecordingTier dense, sparse;
+    test::RecordingTier dense, sparse;
     tier::Split tier{dense, sparse};
     for (int layer = 0; layer < 2; ++layer)
         for (expert_id e : {router_block, 0, 1})
