@@ -18,6 +18,7 @@ struct Options {
     int threads = 0;
     std::string out;
     std::int64_t every = 200;
+    std::int64_t sample = 300;
     std::string resume;
     std::int64_t memory = 0; // bytes; 0: as much as the model takes
     std::string storage;
@@ -38,6 +39,7 @@ inline constexpr char const* usage =
     "  --threads N     default: every processor\n"
     "  --out DIR       where checkpoints go; must not hold a run (default: runs/N)\n"
     "  --every N       a checkpoint every N steps (default 200)\n"
+    "  --sample N      bytes to generate at the end (default 300)\n"
     "  --resume DIR    continue the run in DIR, bit for bit\n"
     "  --memory SIZE   of the MoE layers' blocks in memory at once: 300MiB, 2GiB; the rest of\n"
     "                  weights, gradients, masters and moments lies in a file\n"
@@ -67,6 +69,8 @@ inline Options parse_options(int argc, char** argv) {
             o.out = given.text();
         else if (flag == "--every")
             o.every = given.count(1);
+        else if (flag == "--sample")
+            o.sample = given.count(0);
         else if (flag == "--resume")
             o.resume = given.text();
         else if (flag == "--memory")

@@ -15,7 +15,7 @@ find_program(TIMEOUT timeout)
 
 # train(expected result, pattern in the output, arguments...)
 function(train expected pattern)
-    execute_process(COMMAND ${TRAIN} --quiet --threads 2 ${ARGN}
+    execute_process(COMMAND ${TRAIN} --quiet --threads 2 --sample 8 ${ARGN}
         RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
     if(NOT result STREQUAL expected OR NOT "${output}${errors}" MATCHES "${pattern}")
         message(FATAL_ERROR "train_lm ${ARGN}\nended with ${result}, not ${expected} and "
@@ -65,8 +65,8 @@ if(TIMEOUT)
     execute_process(COMMAND ${TIMEOUT} -s KILL 3 ${TRAIN} --quiet --threads 2 --text ${OUT}/text
         --seconds 300 --flush 1 --memory 8MiB --storage ${OUT}/killed --out ${OUT}/killed-run
         OUTPUT_QUIET ERROR_QUIET)
-    execute_process(COMMAND ${TRAIN} --quiet --threads 2 --text ${OUT}/text --steps 1
-        --resume ${OUT}/killed-run --memory 8MiB --storage ${OUT}/killed
+    execute_process(COMMAND ${TRAIN} --quiet --threads 2 --sample 8 --text ${OUT}/text
+        --steps 1 --resume ${OUT}/killed-run --memory 8MiB --storage ${OUT}/killed
         OUTPUT_VARIABLE output ERROR_VARIABLE output)
     string(REGEX MATCH "continuing from step [0-9]+ in .*blocks.semoe.*step-([0-9]+)" continued
         "${output}")

@@ -117,7 +117,7 @@ int run(int argc, char** argv) {
     double const loss = session->validate();
     std::printf("val loss %.4f nats/byte (byte pairs %.4f, byte triples %.4f)\n", loss,
                 counted_loss(corpus, window, 1), counted_loss(corpus, window, 2));
-    std::printf("--- sample ---\n%s\n", session->sample("/// ", 300).c_str());
+    std::printf("--- sample ---\n%s\n", session->sample("/// ", options.sample).c_str());
     return 0;
 }
 

@@ -28,3 +28,8 @@
 #include "semoe/tier/ring.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "semoe/version.hpp"
+
+// Nothing to anybody else: see semoe/kernels.hpp.
+#if defined(SEMOE_EXTERN_KERNELS)
+#include "semoe/ops/cpu/instances.hpp"
+#endif

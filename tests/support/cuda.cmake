@@ -29,7 +29,7 @@ endif()
 add_executable(cuda_tests EXCLUDE_FROM_ALL ${units})
 target_compile_options(cuda_tests PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings>)
-target_link_libraries(cuda_tests PRIVATE semoe_testing semoe_test_main semoe::cuda)
+target_link_libraries(cuda_tests PRIVATE semoe_testing semoe_kernels semoe_test_main semoe::cuda)
 
 list(GET cuda_orders 0 first_order)
 if(NOT SEMOE_CUDA_TEST_LAUNCHER)

@@ -21,14 +21,10 @@ struct BlockInfo {
 
 /// As error texts name a block: "block (layer 3, expert 5, weight)".
 inline std::string to_string(BlockKey key) {
-    std::string text = "block (layer " + std::to_string(key.layer) + ", ";
-    if (key.expert == router_block)
-        text += "router";
-    else if (key.expert == shared_block)
-        text += "shared expert";
-    else
-        text += "expert " + std::to_string(key.expert);
-    return text + ", " + to_string(key.kind) + ")";
+    std::string const whose = key.expert == router_block   ? "router"
+                              : key.expert == shared_block ? "shared expert"
+                                                           : message("expert {}", key.expert);
+    return message("block (layer {}, {}, {})", key.layer, whose, to_string(key.kind));
 }
 /// "4096 bytes, row_major".
 inline std::string to_string(BlockInfo info) {

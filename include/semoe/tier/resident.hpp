@@ -114,9 +114,9 @@ public:
     /// @sync none @cost no copy
     void adopt(BlockKey key, Bytes<space_of<B>> memory, BlockInfo info) {
         expects(memory.size == info.bytes && (memory.data || info.bytes == 0), [&] {
-            return std::string(name) + ": " + to_string(key) + " is declared with " +
-                   to_string(info) + ", but the memory to adopt has " +
-                   (memory.data ? std::to_string(memory.size) + " bytes" : "no address");
+            return message("{}: {} is declared with {}, but the memory to adopt has {}", name,
+                           to_string(key), to_string(info),
+                           memory.data ? message("{} bytes", memory.size) : "no address");
         });
         std::lock_guard lock(state_->mutex);
         auto const [found, added] = state_->blocks.try_emplace(key);

@@ -125,8 +125,8 @@ SEMOE_COLD inline Isa isa_by_name(char const* name) {
         }
         known |= std::string_view(name) == to_string(isa);
     }
-    throw precondition_error(std::string("SEMOE_ISA: ") + (known ? "this machine lacks " : "no ") +
-                             "instruction set '" + name + "'; it has" + available);
+    throw precondition_error(message("SEMOE_ISA: {} instruction set '{}'; it has{}",
+                                     known ? "this machine lacks" : "no", name, available));
 }
 
 /// What tuned bodies run on, fixed at the first call: the best there is, or what the environment

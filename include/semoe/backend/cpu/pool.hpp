@@ -71,9 +71,8 @@ public:
         try {
             for (int i = 0; i < num_workers_; ++i) threads_.emplace_back([this, i] { work(i); });
         } catch (std::system_error const& error) {
-            std::string const text = "CpuBackend: thread " + std::to_string(threads_.size() + 1) +
-                                     " of " + std::to_string(num_workers_) +
-                                     " cannot be started: " + error.what();
+            std::string const text = message("CpuBackend: thread {} of {} cannot be started: {}",
+                                             threads_.size() + 1, num_workers_, error.what());
             stop();
             throw backend_error(text);
         }

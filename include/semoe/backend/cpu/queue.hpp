@@ -127,8 +127,8 @@ public:
         try {
             thread_ = std::thread([state = state_] { state->run(); });
         } catch (std::system_error const& error) {
-            throw backend_error(std::string("CpuBackend: a queue's thread cannot be started: ") +
-                                error.what());
+            throw backend_error(
+                message("CpuBackend: a queue's thread cannot be started: {}", error.what()));
         }
     }
     Queue(Queue const&) = delete;

@@ -28,7 +28,7 @@ template <class Error, class Map>
 auto& declared(Map& blocks, BlockKey key, char const* who) {
     auto const found = blocks.find(key);
     if (found == blocks.end())
-        throw Error(std::string(who) + ": " + to_string(key) + " was never declared");
+        throw Error(message("{}: {} was never declared", who, to_string(key)));
     return found->second;
 }
 
@@ -36,8 +36,8 @@ auto& declared(Map& blocks, BlockKey key, char const* who) {
 template <class Error>
 void expect_same(char const* who, BlockKey key, BlockInfo present, BlockInfo asked) {
     if (present != asked)
-        throw Error(std::string(who) + ": " + to_string(key) + " is declared with " +
-                    to_string(asked) + ", but it exists with " + to_string(present));
+        throw Error(message("{}: {} is declared with {}, but it exists with {}", who,
+                            to_string(key), to_string(asked), to_string(present)));
 }
 
 } // namespace semoe::tier::detail

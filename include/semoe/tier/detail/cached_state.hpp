@@ -150,8 +150,8 @@ public:
         Lock lock(mutex_);
         for_each_slot([&](Slot& slot) {
             expects(slot.writers == 0 || !slot.block, [&] {
-                return std::string(name) + ": flush while " + to_string(slot.block->key) +
-                       " is leased for writing; release the lease first";
+                return message("{}: flush while {} is leased for writing; release the lease first",
+                               name, to_string(slot.block->key));
             });
         });
         std::exception_ptr first;
@@ -197,8 +197,9 @@ private:
         lock.lock();
         pool.for_each_shared_slot([&](Slot const& slot) {
             expects(slot.pins == 0, [&] {
-                return std::string(name) + ": " + to_string(key) + ", " + to_string(info) +
-                       ", needs other slots while one is leased; declare it earlier";
+                return message(
+                    "{}: {}, {}, needs other slots while one is leased; declare it earlier", name,
+                    to_string(key), to_string(info));
             });
         });
         pool.for_each_shared_slot([&](Slot& slot) { retire(slot); });
@@ -209,7 +210,7 @@ private:
     }
     /// What the exception being handled means for the block. @return as store_error
     static store_error failure_of(Block const& block, char const* what) {
-        std::string text = std::string(name) + ": " + to_string(block.key) + " " + what + ": ";
+        std::string text = message("{}: {} {}: ", name, to_string(block.key), what);
         try {
             throw;
         } catch (std::exception const& error) {

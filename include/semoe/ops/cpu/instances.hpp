@@ -1,0 +1,73 @@
+#pragma once
+
+#include "semoe/ops/activation.hpp"
+#include "semoe/ops/cpu/kernels.hpp"
+#include "semoe/ops/cpu/quantized/tasks.hpp"
+#include "semoe/ops/feed_forward.hpp"
+
+namespace semoe {
+
+struct CpuBackend;
+
+// NOLINTBEGIN(bugprone-macro-parentheses): what is passed stands before a declaration.
+
+/// The kernels that depend on no type of the user's, with `how` before each: `template` compiles
+/// them here, `extern template` says that another translation unit does. See semoe/kernels.hpp.
+#define SEMOE_KERNELS(how)                                                                         \
+    SEMOE_ROW_KERNELS(how, float)                                                                  \
+    SEMOE_MIXED_ROW_KERNELS(how, bf16)                                                             \
+    SEMOE_MIXED_ROW_KERNELS(how, f16)                                                              \
+    SEMOE_BLOCK_KERNELS(how)
+
+#define SEMOE_ROW_KERNELS(how, T)                                                                  \
+    how void multiply(Isa, PanelProduct<T> const&);                                                \
+    how void transpose(Isa, T const*, index_t, int, index_t, float*);                              \
+    how void widen(Isa, T const*, index_t, index_t, index_t, float*, index_t);                     \
+    how void narrow(Isa, float const*, index_t, index_t, index_t, T*, index_t);                    \
+    how void sum_rows(Isa, RowSum<T, T> const&);                                                   \
+    how void weigh_row(Isa, RowWeight<T, T> const&);                                               \
+    how void dot_rows(Isa, RowDots<T, T> const&);
+#define SEMOE_MIXED_ROW_KERNELS(how, T)                                                            \
+    SEMOE_ROW_KERNELS(how, T)                                                                      \
+    how void sum_rows(Isa, RowSum<T, float> const&);                                               \
+    how void dot_rows(Isa, RowDots<T, float> const&);
+
+#if SEMOE_X86
+#define SEMOE_BLOCK_KERNELS(how)                                                                   \
+    how class avx512::VectorKernel<avx512::FloatWords>;                                            \
+    how class avx512::VectorKernel<avx512::DotWords>;                                              \
+    how class avx512::VectorKernel<avx512::WidenedWords>;                                          \
+    how class avx512::VectorKernel<avx512::ByteDotWords>;                                          \
+    how class avx512::VectorKernel<avx512::WidenedByteWords>;                                      \
+    how class amx::TileKernel<amx::HardwareTiles>;                                                 \
+    how class amx::TileKernel<amx::HardwareByteTiles>;                                             \
+    SEMOE_UNIT_KERNELS(how, unit::Gated<activation::Silu>)                                         \
+    SEMOE_UNIT_KERNELS(how, unit::Gated<activation::Gelu>)                                         \
+    SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Relu>)                                         \
+    SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Gelu>)                                         \
+    SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Silu>)
+#define SEMOE_UNIT_KERNELS(how, Unit)                                                              \
+    SEMOE_FEED_FORWARD_KERNELS(how, float, Unit)                                                   \
+    SEMOE_FEED_FORWARD_KERNELS(how, bf16, Unit)
+#define SEMOE_FEED_FORWARD_KERNELS(how, T, Unit)                                                   \
+    how void run_feed_forward<T>(CpuBackend&, Group<std::byte const> const&,                       \
+                                 FeedForwardBlock<Unit> const&, MatrixView<T const, HostSpace>,    \
+                                 MatrixView<T, HostSpace>, MatrixView<T, HostSpace>,               \
+                                 MatrixView<T, HostSpace>);                                        \
+    how void run_feed_forward_backward<T>(                                                         \
+        CpuBackend&, Group<std::byte const> const&, Group<std::byte> const&, GroupMask,            \
+        FeedForwardBlock<Unit> const&, MatrixView<T const, HostSpace>,                             \
+        MatrixView<T const, HostSpace>, MatrixView<T const, HostSpace>, MatrixView<T, HostSpace>,  \
+        MatrixView<T, HostSpace>);
+#else
+#define SEMOE_BLOCK_KERNELS(how)
+#endif
+// NOLINTEND(bugprone-macro-parentheses)
+
+#if defined(SEMOE_EXTERN_KERNELS)
+namespace ops::cpu {
+SEMOE_KERNELS(extern template)
+}
+#endif
+
+} // namespace semoe
