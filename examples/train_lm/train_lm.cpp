@@ -95,6 +95,7 @@ std::string continued_run(Options& options, Corpus const& corpus) {
 int run(int argc, char** argv) {
     Options options = parse_options(argc, argv);
     if (options.help) return std::printf("%s", usage), 0;
+    std::signal(SIGINT, [](int) { interrupted = 1; });
     std::string checkpoint;
     Corpus corpus(read_text(options.text.empty() ? default_text() : options.text), window);
     if (!options.resume.empty())
@@ -109,7 +110,6 @@ int run(int argc, char** argv) {
     auto const session = options.storage.empty() ? session_in_memory(options, corpus)
                                                  : session_on_disk(options, corpus);
     if (!checkpoint.empty()) session->resume(checkpoint);
-    std::signal(SIGINT, [](int) { interrupted = 1; });
     std::string const saved = session->train();
     std::printf("checkpoint %s\n", saved.c_str());
     session->report_load();
