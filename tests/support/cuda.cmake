@@ -29,6 +29,11 @@ endif()
 add_executable(cuda_tests EXCLUDE_FROM_ALL ${units})
 target_compile_options(cuda_tests PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings>)
+if(SEMOE_CUDA_TEST_LAUNCHER AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+    # Small shapes on a software GPU: optimising kernels takes longer than running them.
+    target_compile_options(cuda_tests PRIVATE
+        "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:--Ofast-compile mid>")
+endif()
 target_link_libraries(cuda_tests PRIVATE semoe_testing semoe_kernels semoe_test_main semoe::cuda)
 
 list(GET cuda_orders 0 first_order)
