@@ -13,7 +13,7 @@ namespace {
 using namespace semoe;
 using Relu = expert::Ffn<double, ops::activation::Relu>;
 
-struct Steps {
+struct CoarseSteps {
     SEMOE_HD float operator()(float x) const { return x > 0 ? 1.0f : 0.0f; }
 };
 
@@ -33,7 +33,7 @@ TEST_CASE_TEMPLATE("expert/with_shared: it is the routed expert, with a shared o
 TEST_CASE("expert/with_shared: it can do what its routed expert can") {
     using B = CpuBackend;
     using Silu = expert::SwiGlu<bf16>;
-    using Infers = expert::Ffn<bf16, Steps>;
+    using Infers = expert::Ffn<bf16, CoarseSteps>;
     static_assert(HasSharedExpert<expert::WithShared<Silu, Silu>>);
     static_assert(!HasSharedExpert<Silu>);
     static_assert(RecomputableExpert<expert::WithShared<Silu, Infers>, B>);

@@ -11,7 +11,7 @@ using namespace semoe::test;
 namespace {
 
 template <class From, class To, class B>
-void check(B& b) {
+void check_cast(B& b) {
     for (index_t n : {0, 1, 15, 16, 17, 64, 333}) {
         auto const values = random_values<From>(std::uint64_t(n + 1), n, 100);
         auto const from = to_backend(b, values);
@@ -29,15 +29,15 @@ void check(B& b) {
 TEST_CASE_TEMPLATE("ops/cast: every pair of types converts element by element", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    check<float, bf16>(b);
-    check<float, f16>(b);
-    check<bf16, float>(b);
-    check<f16, float>(b);
-    check<double, float>(b);
-    check<float, double>(b);
-    check<double, bf16>(b);
-    check<bf16, f16>(b);
-    check<float, float>(b);
+    check_cast<float, bf16>(b);
+    check_cast<float, f16>(b);
+    check_cast<bf16, float>(b);
+    check_cast<f16, float>(b);
+    check_cast<double, float>(b);
+    check_cast<float, double>(b);
+    check_cast<double, bf16>(b);
+    check_cast<bf16, f16>(b);
+    check_cast<float, float>(b);
 }
 
 TEST_CASE_TEMPLATE("ops/cast: views of different length are refused with both lengths", B,

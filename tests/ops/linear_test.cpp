@@ -16,7 +16,7 @@ namespace {
 
 /// A dense layer of `inputs` by `outputs` and rows for it.
 template <class T, class B>
-struct Problem {
+struct DenseProblem {
     using Real = accumulate_t<T>;
 
     index_t rows, inputs, outputs;
@@ -26,7 +26,7 @@ struct Problem {
     Buffer<T, B> w;
     Buffer<Real, B> dw;
 
-    Problem(B& b, index_t n, index_t in, index_t out)
+    DenseProblem(B& b, index_t n, index_t in, index_t out)
       : rows(n)
       , inputs(in)
       , outputs(out)
@@ -85,26 +85,27 @@ struct Problem {
     }
 };
 
-struct Shape {
+struct DenseShape {
     index_t rows, inputs, outputs;
 };
-constexpr Shape shapes[] = {{0, 3, 2},    {3, 0, 2},    {3, 2, 0},   {1, 1, 1},    {1, 64, 96},
-                            {17, 32, 64}, {33, 37, 67}, {70, 96, 5}, {2, 333, 31}, {400, 40, 35}};
+constexpr DenseShape dense_shapes[] = {{0, 3, 2},    {3, 0, 2},    {3, 2, 0},    {1, 1, 1},
+                                       {1, 64, 96},  {17, 32, 64}, {33, 37, 67}, {70, 96, 5},
+                                       {2, 333, 31}, {400, 40, 35}};
 
 } // namespace
 
 TEST_CASE_TEMPLATE("ops/linear: a dense layer and its gradients agree with sums in double", B,
                    SEMOE_TEST_BACKENDS) {
-    for (auto const& s : shapes)
+    for (auto const& s : dense_shapes)
         for (auto const add : {ops::Accumulate::no, ops::Accumulate::yes}) {
             CAPTURE(s.rows);
             CAPTURE(s.inputs);
             CAPTURE(s.outputs);
             B b{};
-            Problem<float, B> f(b, s.rows, s.inputs, s.outputs);
+            DenseProblem<float, B> f(b, s.rows, s.inputs, s.outputs);
             f.run(b, add);
             f.check(b, add);
-            Problem<bf16, B> h(b, s.rows, s.inputs, s.outputs);
+            DenseProblem<bf16, B> h(b, s.rows, s.inputs, s.outputs);
             h.run(b, add);
             h.check(b, add);
         }
@@ -115,7 +116,7 @@ TEST_CASE("ops/linear: bits depend neither on threads, nor on scratch, nor on ot
         CpuBackend b{.threads = threads};
         if (scratch)
             ops::reserve_worker_scratch(b, ops::linear_scratch_bytes<CpuBackend, bf16>(96, 200));
-        Problem<bf16, CpuBackend> p(b, 300, 96, 200);
+        DenseProblem<bf16, CpuBackend> p(b, 300, 96, 200);
         ops::linear(b, p.x.const_view().row_range(0, rows), p.weights(),
                     p.y.view().row_range(0, rows));
         ops::linear_backward_input(b, p.dy.const_view().row_range(0, rows), p.weights(),

@@ -12,7 +12,7 @@ using namespace semoe::test;
 namespace {
 
 template <class T, class B>
-void check(B& b) {
+void check_pack(B& b) {
     struct Shape {
         index_t n, k;
     };
@@ -42,9 +42,9 @@ void check(B& b) {
 TEST_CASE_TEMPLATE("ops/pack: panels hold 16 rows side by side, and give them back", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    check<float>(b);
-    check<bf16>(b);
-    check<double>(b);
+    check_pack<float>(b);
+    check_pack<bf16>(b);
+    check_pack<double>(b);
 }
 
 TEST_CASE_TEMPLATE("ops/pack: a wrong number of elements is refused", B, SEMOE_TEST_BACKENDS) {

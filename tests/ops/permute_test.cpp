@@ -26,15 +26,15 @@ std::vector<index_t> distinct(index_t n, index_t count) {
 struct Extent {
     index_t n, s, h;
 };
-constexpr Extent shapes[] = {{0, 0, 4},  {3, 0, 2},    {1, 1, 1},
-                             {7, 5, 16}, {13, 13, 67}, {9, 4, 300}};
+constexpr Extent extents[] = {{0, 0, 4},  {3, 0, 2},    {1, 1, 1},
+                              {7, 5, 16}, {13, 13, 67}, {9, 4, 300}};
 
 } // namespace
 
 TEST_CASE_TEMPLATE("ops/permute: gathering takes the rows that the index names", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    for (Extent const shape : shapes) {
+    for (Extent const shape : extents) {
         PaddedMatrix<bf16, B> src(b, shape.n, shape.h, 1), out(b, shape.s, shape.h, 2);
         auto const index = distinct(shape.n, shape.s);
         auto const on_backend = to_backend(b, index);
@@ -52,7 +52,7 @@ TEST_CASE_TEMPLATE("ops/permute: gathering takes the rows that the index names",
 TEST_CASE_TEMPLATE("ops/permute: scattering is gathering the other way, other rows stay", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    for (Extent const shape : shapes) {
+    for (Extent const shape : extents) {
         PaddedMatrix<double, B> src(b, shape.s, shape.h, 1), out(b, shape.n, shape.h, 2);
         auto const index = distinct(shape.n, shape.s);
         auto const on_backend = to_backend(b, index);

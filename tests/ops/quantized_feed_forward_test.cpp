@@ -19,7 +19,7 @@ using Plain = ops::unit::Plain<ops::activation::Silu>;
 
 /// Experts of one group, with rows between rows that belong to nobody.
 template <class Format, class T, class Unit, class B>
-struct Experts {
+struct QuantizedExperts {
     B b;
     index_t H, I, inputs = Unit::inputs * I;
     std::vector<index_t> counts;
@@ -30,7 +30,7 @@ struct Experts {
     std::vector<T> x;
     Buffer<T, B> in, saved, act, out;
 
-    Experts(B backend, index_t h, index_t i, std::vector<index_t> rows, bool bias)
+    QuantizedExperts(B backend, index_t h, index_t i, std::vector<index_t> rows, bool bias)
       : b(backend)
       , H(h)
       , I(i)
@@ -152,7 +152,7 @@ template <class Format, class T, class Unit, class B>
 void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
     CAPTURE(H);
     CAPTURE(I);
-    Experts<Format, T, Unit, B> x(B{}, H, I, counts, bias);
+    QuantizedExperts<Format, T, Unit, B> x(B{}, H, I, counts, bias);
     x.forward();
     CHECK(x.error(step) <= tolerance<Format, T, B>());
 }
@@ -190,7 +190,7 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: more than a slab, a panel and a 
 TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bits do not depend on threads, scratch or other "
                    "rows",
                    Format, quant::Int8, quant::Int4, quant::Mxfp4) {
-    using X = Experts<Format, bf16, Gated, CpuBackend>;
+    using X = QuantizedExperts<Format, bf16, Gated, CpuBackend>;
     X first({.threads = 1}, 96, 80, {40, 3}, true);
     first.forward();
     for (int const threads : {1, 2, 3}) {
@@ -217,7 +217,7 @@ TEST_CASE("ops/quantized_feed_forward: bytes have the same bits on every instruc
         MESSAGE("skipped: this machine lacks avx512");
         return;
     }
-    Experts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {40}, true);
+    QuantizedExperts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {40}, true);
     std::vector<bf16> first;
     for (Isa const isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
         if (!is_available(isa)) continue;
@@ -241,7 +241,7 @@ TEST_CASE("ops/quantized_feed_forward: bytes have the same bits on every instruc
 
 TEST_CASE_TEMPLATE("ops/quantized_feed_forward: a row that is not finite becomes NaN, alone",
                    Format, quant::Int8, quant::Int4, quant::Mxfp4) {
-    Experts<Format, float, Gated, CpuBackend> x({.threads = 1}, 64, 32, {5}, false);
+    QuantizedExperts<Format, float, Gated, CpuBackend> x({.threads = 1}, 64, 32, {5}, false);
     x.in.data()[2 * 64 + 5] = std::numeric_limits<float>::infinity();
     x.in.data()[4 * 64 + 9] = std::numeric_limits<float>::quiet_NaN();
     x.forward();
@@ -252,7 +252,7 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: a row that is not finite becomes
 }
 
 TEST_CASE("ops/quantized_feed_forward: a matrix that does not fit is refused by name") {
-    Experts<quant::Int8, float, Gated, CpuBackend> x({.threads = 1}, 32, 16, {4}, false);
+    QuantizedExperts<quant::Int8, float, Gated, CpuBackend> x({.threads = 1}, 32, 16, {4}, false);
     x.H = 31;
     CHECK_THROWS_AS(x.forward(), precondition_error);
 }

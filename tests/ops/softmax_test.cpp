@@ -42,7 +42,7 @@ template <class T>
 constexpr double allowed = ops::unit_roundoff<T>() + (sizeof(T) == 8 ? 1e-13 : 3e-6);
 
 template <class T, class B>
-void check(B& b) {
+void check_softmax(B& b) {
     struct Shape {
         index_t rows, cols;
     };
@@ -63,10 +63,10 @@ void check(B& b) {
 TEST_CASE_TEMPLATE("ops/softmax: rows agree with a double reference, in place too", B,
                    SEMOE_TEST_BACKENDS) {
     B b;
-    check<float>(b);
-    check<double>(b);
-    check<bf16>(b);
-    check<f16>(b);
+    check_softmax<float>(b);
+    check_softmax<double>(b);
+    check_softmax<bf16>(b);
+    check_softmax<f16>(b);
 }
 
 TEST_CASE_TEMPLATE("ops/softmax: very large and very small logits neither overflow nor vanish", B,

@@ -1,6 +1,7 @@
-# The same tests, built by nvcc for CudaBackend: each test file is included by a generated .cu, and
-# all of them make one program. It runs once for each order in which a software GPU may execute
-# streams; a device takes the first and ignores the variable.
+# The same tests, built by nvcc for CudaBackend: generated .cu files include them, three of a folder
+# each, since nvcc spends most of its time on headers; so names of a folder's tests are unique in
+# it. All of them make one program, which runs once for each order in which a software GPU may
+# execute streams; a device takes the first and ignores the variable.
 
 set(cuda_folders backend ops routing gate expert tier comm dispatch parallel layer)
 set(cuda_orders eager lazy random:1)
@@ -13,14 +14,26 @@ endif()
 
 # Tests that use the list of backends; the others say nothing new here.
 set(units "")
-foreach(file IN LISTS files)
-    cmake_path(GET file PARENT_PATH folder)
-    file(STRINGS ${file} uses REGEX "SEMOE_TEST_BACKENDS" LIMIT_COUNT 1)
-    if(folder IN_LIST cuda_folders AND uses)
-        string(REPLACE ".cpp" ".cu" unit ${CMAKE_CURRENT_BINARY_DIR}/cuda/${file})
-        file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${file}\"\n")
+foreach(folder IN LISTS cuda_folders)
+    set(members "")
+    foreach(file IN LISTS files)
+        if(file MATCHES "^${folder}/")
+            file(STRINGS ${file} uses REGEX "SEMOE_TEST_BACKENDS" LIMIT_COUNT 1)
+            if(uses)
+                list(APPEND members "#include \"${CMAKE_CURRENT_SOURCE_DIR}/${file}\"")
+            endif()
+        endif()
+    endforeach()
+    list(LENGTH members count)
+    set(begin 0)
+    while(begin LESS count)
+        list(SUBLIST members ${begin} 3 some)
+        list(JOIN some "\n" lines)
+        set(unit ${CMAKE_CURRENT_BINARY_DIR}/cuda/${folder}_${begin}.cu)
+        file(CONFIGURE OUTPUT ${unit} CONTENT "${lines}\n")
         list(APPEND units ${unit})
-    endif()
+        math(EXPR begin "${begin} + 3")
+    endwhile()
 endforeach()
 if(NOT units)
     return()

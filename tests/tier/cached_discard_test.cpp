@@ -11,19 +11,19 @@ using testing::detail::StampFn;
 
 namespace {
 
-constexpr index_t n = 64;
+constexpr index_t block_size = 64;
 
 template <class B>
 auto tier_of(B& b, index_t blocks) {
     tier::Cached tier{b, tier::HostStore{}, {.slots = 2}};
     for (index_t e = 0; e < blocks; ++e)
-        tier.declare(b, {0, expert_id(e)}, {n, LayoutId::row_major});
+        tier.declare(b, {0, expert_id(e)}, {block_size, LayoutId::row_major});
     return tier;
 }
 template <class B, class Tier>
 void write(B& b, Tier& tier, expert_id e, int stamp) {
     auto lease = tier.acquire(b, {0, e}, Access::overwrite);
-    b.parallel_for(n, StampFn{lease.bytes().data, std::uint32_t(stamp)});
+    b.parallel_for(block_size, StampFn{lease.bytes().data, std::uint32_t(stamp)});
 }
 template <class B, class Tier>
 void read(B& b, Tier& tier, expert_id e) {
@@ -61,7 +61,7 @@ TEST_CASE_TEMPLATE("tier/cached: what is written after a discard counts like any
     for (expert_id e : {1, 2, 3}) read(b, tier, e);
     CHECK(tier.counters().write_backs == 1);
     auto const lease = tier.acquire(b, {0, 0}, Access::read);
-    CHECK(fetched(b, lease.bytes().data, n) == pattern(2, n));
+    CHECK(fetched(b, lease.bytes().data, block_size) == pattern(2, block_size));
 }
 
 TEST_CASE_TEMPLATE("tier/cached: a leased block that is discarded stays as it is for its reader", B,
@@ -72,5 +72,5 @@ TEST_CASE_TEMPLATE("tier/cached: a leased block that is discarded stays as it is
     auto const lease = tier.acquire(b, {0, 0}, Access::read);
     tier.discard({0, 0});
     read(b, tier, 1);
-    CHECK(fetched(b, lease.bytes().data, n) == pattern(3, n));
+    CHECK(fetched(b, lease.bytes().data, block_size) == pattern(3, block_size));
 }

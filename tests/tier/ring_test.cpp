@@ -13,13 +13,13 @@ namespace {
 
 constexpr index_t block_bytes = 96;
 constexpr int num_experts = 3;
-BlockKey key(int layer, int expert) { return {layer, expert, BlockKind::weight}; }
+BlockKey block_of(int layer, int expert) { return {layer, expert, BlockKind::weight}; }
 
 auto ring_of(CpuBackend& b, int layers, index_t slots) {
     tier::Ring tier{b, tier::HostStore{}, {.slots = slots}};
     for (int l = 0; l < layers; ++l)
         for (int e = 0; e < num_experts; ++e)
-            tier.declare(b, key(l, e), {block_bytes, LayoutId::row_major});
+            tier.declare(b, block_of(l, e), {block_bytes, LayoutId::row_major});
     return tier;
 }
 /// @return how many blocks were there, or on their way
@@ -27,8 +27,8 @@ template <class Tier>
 index_t pass_through(CpuBackend& b, Tier& tier, int layer) {
     index_t hits = 0;
     for (int e = 0; e < num_experts; ++e) {
-        hits += tier.resident(key(layer, e));
-        (void)tier.acquire(b, key(layer, e), Access::read).bytes();
+        hits += tier.resident(block_of(layer, e));
+        (void)tier.acquire(b, block_of(layer, e), Access::read).bytes();
     }
     return hits;
 }
@@ -76,7 +76,7 @@ TEST_CASE("tier/ring: the places of a layer go to the one that is `slots` furthe
     auto tier = ring_of(b, 5, 2);
     auto const present = [&](int layer) {
         int n = 0;
-        for (int e = 0; e < num_experts; ++e) n += tier.resident(key(layer, e));
+        for (int e = 0; e < num_experts; ++e) n += tier.resident(block_of(layer, e));
         return n;
     };
     (void)pass_through(b, tier, 0);
@@ -105,13 +105,13 @@ TEST_CASE("tier/ring: blocks that nobody chose make room at once") {
     for (int l = 0; l < 4; ++l) tier.declare(b, {l, router_block}, {40, LayoutId::row_major});
     auto const present = [&](int layer) {
         int n = 0;
-        for (int e = 0; e < num_experts; ++e) n += tier.resident(key(layer, e));
+        for (int e = 0; e < num_experts; ++e) n += tier.resident(block_of(layer, e));
         return n;
     };
     for (int turn = 0; turn < 8; ++turn) {
         (void)tier.acquire(b, {turn % 4, router_block}, Access::read).bytes();
         CHECK(present(turn % 4) == num_experts); // for all that is known
-        BlockKey const chosen = key(turn % 4, turn % num_experts);
+        BlockKey const chosen = block_of(turn % 4, turn % num_experts);
         tier.prefetch(b, std::span(&chosen, 1));
         CHECK(present((turn + 1) % 4) == num_experts - 1);
         (void)tier.acquire(b, chosen, Access::read).bytes();
