@@ -29,7 +29,7 @@
 #include "semoe/tier/store/host.hpp"
 #include "semoe/version.hpp"
 
-// Nothing to anybody else: see semoe/kernels.hpp.
+// For projects that compile the kernels once: see semoe/kernels.hpp.
 #if defined(SEMOE_EXTERN_KERNELS)
 #include "semoe/ops/cpu/instances.hpp"
 #endif
