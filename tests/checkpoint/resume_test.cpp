@@ -14,6 +14,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace resume_test {
 namespace {
 
 constexpr index_t T = 19, H = 8;
@@ -140,3 +141,5 @@ TEST_CASE("checkpoint/resume: weights alone serve inference with the same output
                              .c_str(),
                          store_error);
 }
+
+} // namespace resume_test

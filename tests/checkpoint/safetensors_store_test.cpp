@@ -23,6 +23,7 @@ using namespace semoe;
 using namespace semoe::test;
 using checkpoint::SafetensorsStore;
 
+namespace safetensors_store_test {
 namespace {
 
 constexpr index_t H = 24, E = 5, num_tokens = 19;
@@ -484,3 +485,5 @@ TEST_CASE("checkpoint/safetensors_store: write_blocks converts it into the file 
     for (BlockKey const key : lower.block_keys())
         CHECK(bytes_in(same, key) == bytes_of_layer(lower, key));
 }
+
+} // namespace safetensors_store_test

@@ -10,6 +10,7 @@ using namespace semoe;
 using namespace semoe::checkpoint;
 using namespace semoe::test;
 
+namespace safetensors_writer_test {
 namespace {
 
 using Index = std::vector<index_t>;
@@ -199,3 +200,5 @@ TEST_CASE("checkpoint/safetensors_writer: whatever fails, the file that was ther
         if (!renamed) CHECK(said.find(": No space left on device") != std::string::npos);
     }
 }
+
+} // namespace safetensors_writer_test

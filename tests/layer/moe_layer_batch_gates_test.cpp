@@ -4,6 +4,9 @@
 
 using namespace semoe;
 using testing::Vector;
+
+namespace moe_layer_batch_gates_test {
+
 using Silu = ops::activation::Silu;
 
 TEST_CASE("layer/moe_layer: Switch with jitter equals the dense reference, whatever the ranks") {
@@ -80,3 +83,5 @@ TEST_CASE("layer/moe_layer: expert choice equals the dense reference, whatever t
             test::Scalar<Silu>::value, test::Scalar<Silu>::derivative);
     }
 }
+
+} // namespace moe_layer_batch_gates_test

@@ -16,6 +16,7 @@ using test::random_values;
 using test::to_backend;
 using test::to_host;
 
+namespace moe_layer_test {
 namespace {
 
 constexpr index_t H = 24, I = 20, E = 8, K = 3, T = 37;
@@ -345,3 +346,5 @@ TEST_CASE("layer/moe_layer: T = 0 is an ordinary batch") {
     CHECK(s.y.empty());
     CHECK(layer.grad_norm_squared() == 0);
 }
+
+} // namespace moe_layer_test

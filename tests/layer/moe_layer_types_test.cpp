@@ -14,6 +14,7 @@
 using namespace semoe;
 using test::random_values;
 
+namespace moe_layer_types_test {
 namespace {
 constexpr index_t H = 16, I = 24, E = 4, K = 2, T = 29;
 
@@ -180,3 +181,5 @@ TEST_CASE("layer/moe_layer: rows and sizes past 2^31 elements are ordinary") {
     CHECK(large.workspace_bytes() == bytes);
     CHECK(index_t(sparse.largest) == bytes);
 }
+
+} // namespace moe_layer_types_test

@@ -18,6 +18,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace quantize_test {
 namespace {
 
 constexpr index_t H = 72, I = 96, E = 4, num_tokens = 37;
@@ -173,3 +174,5 @@ TEST_CASE("layer/quantize: layers that do not match, and training, are refused")
     CHECK_THROWS_WITH_AS(quantize(narrow, layer), doctest::Contains("needed"), precondition_error);
     CHECK_THROWS_AS(layer.make_context(4, Mode::training), precondition_error);
 }
+
+} // namespace quantize_test

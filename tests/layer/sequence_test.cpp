@@ -13,6 +13,7 @@
 
 using namespace semoe;
 
+namespace sequence_test {
 namespace {
 
 constexpr int num_experts = 2;
@@ -260,3 +261,5 @@ TEST_CASE_TEMPLATE("layer/sequence: a sequenced tier keeps the promises of a tie
         return Sequenced{tier::Cached{b, store, {.slots = slots}}};
     });
 }
+
+} // namespace sequence_test

@@ -15,6 +15,7 @@
 
 using namespace semoe;
 
+namespace stack_test {
 namespace {
 
 constexpr index_t num_layers = 3, num_tokens = 13, hidden = 8, num_experts = 5;
@@ -146,3 +147,5 @@ TEST_CASE(
     CHECK(guessing == waiting);
 }
 #endif
+
+} // namespace stack_test

@@ -14,6 +14,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace train_through_file_test {
 namespace {
 
 constexpr index_t T = 13, H = 16;
@@ -116,3 +117,5 @@ TEST_CASE(
     again.train(optimizer, 0);
     CHECK(again.parameters() == expected);
 }
+
+} // namespace train_through_file_test

@@ -15,6 +15,7 @@ using namespace semoe::test;
 #if SEMOE_X86
 using namespace semoe::ops::cpu;
 
+namespace block_kernel_test {
 namespace {
 
 /// Two blocks of 16 rows by two of 16 columns, over some steps.
@@ -130,3 +131,5 @@ TEST_CASE("ops/block_kernel: other processors than x86 have none") {
     for (Isa isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) CHECK_FALSE(is_available(isa));
 }
 #endif
+
+} // namespace block_kernel_test

@@ -14,6 +14,7 @@
 
 using namespace semoe;
 
+namespace cost_test {
 namespace {
 
 using Rows = MatrixView<float, HostSpace>;
@@ -132,3 +133,5 @@ TEST_CASE_TEMPLATE("ops/cost: a quantised expert takes its codes and scales once
                                      {view(in), view(out), view(saved), view(scratch), false});
           }) == Cost{R * floats.flops_per_row(), 4 * rows + double(block.size())});
 }
+
+} // namespace cost_test

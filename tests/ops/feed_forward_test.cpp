@@ -14,6 +14,7 @@ using namespace semoe;
 using namespace semoe::test;
 
 #if SEMOE_X86
+namespace feed_forward_test {
 namespace {
 
 /// Experts of one group with rows between rows that belong to nobody.
@@ -265,3 +266,5 @@ TEST_CASE("ops/feed_forward: other processors than x86 have no fused expert") {
     CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, bf16>());
 }
 #endif
+
+} // namespace feed_forward_test

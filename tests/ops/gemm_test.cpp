@@ -11,6 +11,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace gemm_test {
 namespace {
 
 enum class Form { nt, nn, tn };
@@ -46,7 +47,7 @@ struct Problem {
     double w_at(index_t p, index_t j) const { return double(form == Form::nt ? w(j, p) : w(p, j)); }
 
     void run(B& b, ops::Accumulate add = ops::Accumulate::no) {
-        ::run(b, form, a.const_view(), w.const_view(), c.view(), add);
+        gemm_test::run(b, form, a.const_view(), w.const_view(), c.view(), add);
     }
     /// The largest error, in units of what the sum type and C allow.
     double error(B& b, ops::Accumulate add) {
@@ -202,3 +203,5 @@ TEST_CASE("ops/gemm: the number of threads changes no bit") {
         }
     }
 }
+
+} // namespace gemm_test

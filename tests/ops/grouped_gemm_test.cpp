@@ -14,6 +14,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace grouped_gemm_test {
 namespace {
 
 /// Experts with rows [first, first + count) of one matrix and a block of memory each.
@@ -304,3 +305,5 @@ TEST_CASE("ops/grouped_gemm: the number of threads changes no bit") {
         CHECK(same_bits(gradients, d_w));
     }
 }
+
+} // namespace grouped_gemm_test

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <doctest/doctest.h>
 
+namespace adamw8_test {
 namespace {
 
 using namespace semoe;
@@ -252,3 +253,5 @@ TEST_CASE_TEMPLATE("optim/adamw8: sizes and constants that do not fit are named 
 }
 
 } // namespace
+
+} // namespace adamw8_test

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <doctest/doctest.h>
 
+namespace adamw_test {
 namespace {
 
 using namespace semoe;
@@ -145,3 +146,5 @@ TEST_CASE_TEMPLATE("optim/adamw: a constant out of range is named before any wor
 }
 
 } // namespace
+
+} // namespace adamw_test

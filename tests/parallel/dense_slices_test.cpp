@@ -23,6 +23,7 @@ using namespace semoe;
 using namespace semoe::test;
 using parallel::SlicedStore;
 
+namespace dense_slices_test {
 namespace {
 
 constexpr index_t hidden = 64, max_tokens = 9, num_experts = 7;
@@ -304,3 +305,5 @@ TEST_CASE("parallel/dense_slices: a rank that fails ends the step of every rank"
     CHECK_THROWS(run());
     for (auto const& text : texts) CHECK(text.find("out of luck") != std::string::npos);
 }
+
+} // namespace dense_slices_test

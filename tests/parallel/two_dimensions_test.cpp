@@ -17,6 +17,7 @@ using namespace semoe;
 using namespace std::chrono_literals;
 using simulated::Time;
 
+namespace two_dimensions_test {
 namespace {
 
 constexpr int num_layers = 7;
@@ -69,3 +70,5 @@ TEST_CASE("parallel/two_dimensions: a layer takes the longest of computing, gath
                     });
                 }
 }
+
+} // namespace two_dimensions_test

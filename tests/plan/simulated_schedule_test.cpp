@@ -10,6 +10,7 @@
 using namespace semoe;
 using simulated::Time;
 
+namespace simulated_schedule_test {
 namespace {
 
 using Resident = tier::Resident<SimulatedBackend>;
@@ -83,3 +84,5 @@ TEST_CASE("plan/simulated_schedule: of what chunks move and compute, the longer 
                     REQUIRE(took <= Time(chunks * (d + e + c)));
                 }
 }
+
+} // namespace simulated_schedule_test

@@ -14,6 +14,7 @@ using namespace semoe;
 using namespace std::chrono_literals;
 using simulated::Time;
 
+namespace simulated_tier_test {
 namespace {
 
 using Resident = tier::Resident<SimulatedBackend>;
@@ -168,3 +169,5 @@ TEST_CASE("plan/simulated_tier: dense and sparse blocks on links of their own ar
                 CHECK(step(c, d, s, 1, simulated::Engines::shared) == layers * (c + d + s));
             }
 }
+
+} // namespace simulated_tier_test

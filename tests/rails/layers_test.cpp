@@ -4,6 +4,7 @@
 
 #include <map>
 
+namespace layers_test {
 namespace {
 
 using namespace semoe::test;
@@ -82,3 +83,5 @@ TEST_CASE("rails/layers: an include that climbs, or meets a sibling, is found") 
 }
 
 } // namespace
+
+} // namespace layers_test

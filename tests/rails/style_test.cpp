@@ -1,7 +1,9 @@
 #include "rails/sources.hpp"
+#include "semoe/core/message.hpp"
 
 #include <doctest/doctest.h>
 
+namespace style_test {
 namespace {
 
 using namespace semoe::test;
@@ -52,7 +54,7 @@ void check_compiler_questions(SourceFile const& file, Violations& all) {
     for (std::size_t i = 0; i < file.lines.size(); ++i)
         for (char const* macro : {"__CUDACC__", "__CUDA_ARCH__", "__AVX", "_OPENMP"})
             if (file.lines[i].find(macro) != std::string::npos)
-                report(all, file, i, std::string("asks for ") + macro);
+                report(all, file, i, semoe::message("asks for {}", macro));
 }
 
 TEST_CASE("rails/style: no header asks which compiler or instruction set builds it") {
@@ -79,3 +81,5 @@ TEST_CASE("rails/style: what breaks a rule is found") {
 }
 
 } // namespace
+
+} // namespace style_test

@@ -15,6 +15,7 @@ using Values = std::vector<double>;
 using Mask = std::vector<std::uint8_t>;
 using Ids = std::vector<expert_id>;
 
+namespace balance_parity_test {
 namespace {
 
 constexpr index_t T = 42, E = 8, K = 2, sequences = 3, layers = 2;
@@ -149,3 +150,5 @@ TEST_CASE_TEMPLATE("routing/balance: the bias moves against the load as in the r
     update_balance_bias(b, statistics.view(), 0.001, bias.view());
     CHECK(test::relative_error(test::to_host(b, bias), f.read("bias_update.after")) <= tolerance);
 }
+
+} // namespace balance_parity_test

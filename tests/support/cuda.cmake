@@ -40,6 +40,7 @@ if(NOT units)
 endif()
 
 add_executable(cuda_tests EXCLUDE_FROM_ALL ${units})
+set_target_properties(cuda_tests PROPERTIES UNITY_BUILD OFF) # they are grouped already
 target_compile_options(cuda_tests PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Werror=all-warnings>)
 if(SEMOE_CUDA_TEST_LAUNCHER AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)

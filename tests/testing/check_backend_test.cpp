@@ -9,6 +9,7 @@
 
 using namespace semoe;
 
+namespace check_backend_test {
 namespace {
 
 enum class Fault {
@@ -172,3 +173,5 @@ TEST_CASE("testing/check_backend: a broken promise is named") {
     CHECK(contains(verdict<Fault::skips_a_task>(), "every task once"));
     CHECK(contains(verdict<Fault::short_scratch>(), "scratch of its own"));
 }
+
+} // namespace check_backend_test

@@ -8,6 +8,7 @@
 using namespace semoe;
 using namespace std::chrono_literals;
 
+namespace check_communicator_test {
 namespace {
 
 enum class Fault {
@@ -129,3 +130,5 @@ TEST_CASE("testing/check_communicator: wants an error that names rank, operation
                    "comm_error on every rank when a rank does not call"));
     CHECK(contains(verdict_on_errors(Fault::nameless_errors), "names \"all_to_all_rows\""));
 }
+
+} // namespace check_communicator_test

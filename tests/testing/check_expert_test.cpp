@@ -5,6 +5,7 @@
 #include <string>
 
 // An expert that breaks one promise at a time: y = w * x^2 + c, column by column.
+namespace check_expert_test {
 namespace acme {
 
 using semoe::index_t;
@@ -199,3 +200,5 @@ TEST_CASE_TEMPLATE("testing/check_expert: a gradient that no difference can chec
 }
 
 } // namespace
+
+} // namespace check_expert_test

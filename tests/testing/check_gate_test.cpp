@@ -6,6 +6,7 @@
 #include <string>
 
 using semoe::testing::check_gate;
+namespace check_gate_test {
 namespace gate = semoe::gate;
 
 TEST_CASE("testing/check_gate: without a backend it runs on the CPU") {
@@ -96,3 +97,5 @@ TEST_CASE("testing/check_gate: each broken promise is found and named") {
     names(Fault::adds_gradient, "Gate:");
     names(Fault::writes_padding, "past its last column");
 }
+
+} // namespace check_gate_test

@@ -15,6 +15,7 @@
 using namespace semoe;
 using testing::detail::pattern, testing::detail::StampFn;
 
+namespace cached_failures_test {
 namespace {
 
 using Store = testing::FaultyStore<CpuBackend>;
@@ -301,3 +302,5 @@ TEST_CASE("tier/cached: acquire, prefetch, release and flush allocate nothing") 
         CHECK(tier.counters().write_backs == 12);
     }
 }
+
+} // namespace cached_failures_test

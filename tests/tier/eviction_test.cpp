@@ -13,6 +13,7 @@
 
 using namespace semoe;
 
+namespace eviction_test {
 namespace {
 
 constexpr index_t block_bytes = 40;
@@ -261,3 +262,5 @@ TEST_CASE("tier/eviction: a policy of one's own keeps what it counts as hot") {
     CHECK(loads_of_hot(acme::Lfu{}) == 0);
     CHECK(loads_of_hot(tier::eviction::Lru{}) == 4);
 }
+
+} // namespace eviction_test

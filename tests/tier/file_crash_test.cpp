@@ -15,6 +15,7 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace file_crash_test {
 namespace {
 
 constexpr int num_blocks = 5;
@@ -246,3 +247,5 @@ TEST_CASE("tier/store/file: whichever operation fails, an error says so and a st
         CHECK(operations > 20);
     }
 }
+
+} // namespace file_crash_test

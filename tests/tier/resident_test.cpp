@@ -11,6 +11,7 @@
 
 using namespace semoe;
 
+namespace resident_test {
 namespace {
 
 constexpr BlockKey key{3, 5, BlockKind::weight};
@@ -117,3 +118,5 @@ TEST_CASE("tier/resident: threads acquire blocks of one tier at once") {
     CHECK(wrong == 0);
     CHECK(tier.counters().acquires == num_blocks + 600);
 }
+
+} // namespace resident_test

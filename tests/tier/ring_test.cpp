@@ -9,6 +9,7 @@
 
 using namespace semoe;
 
+namespace ring_test {
 namespace {
 
 constexpr index_t block_bytes = 96;
@@ -137,3 +138,5 @@ TEST_CASE("tier/ring: its memory is that of a few layers, beside the dense block
     CHECK(b.counters().bytes_in_use == before);
     CHECK_THROWS_AS((tier::Ring{b, tier::HostStore{}, {.slots = 0}}), precondition_error);
 }
+
+} // namespace ring_test

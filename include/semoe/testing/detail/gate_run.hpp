@@ -1,11 +1,11 @@
 #pragma once
 
+#include "semoe/core/message.hpp"
 #include "semoe/gate/concept.hpp"
 #include "semoe/testing/contract.hpp"
 #include "semoe/testing/detail/transfer.hpp"
 
 #include <algorithm>
-#include <string>
 #include <vector>
 
 namespace semoe::testing::detail {
@@ -106,7 +106,7 @@ struct GateMemory {
             auto const row = wide.begin() + r * (cols + padding);
             dense.insert(dense.end(), row, row + cols);
             require(std::all_of(row + cols, row + cols + padding, [](T v) { return v == T(99); }),
-                    std::string("Gate: ") + name + " is written past its last column");
+                    message("Gate: {} is written past its last column", name));
         }
         return dense;
     }
