@@ -94,7 +94,6 @@ public:
             semoe::train_step(moe_, semoe::optim::AdamW8{make_optimizer()}, step);
         else
             semoe::train_step(moe_, make_optimizer(), step);
-        moe_.zero_grad();
     }
     template <class F>
     void for_each_parameter(F&& f) {
@@ -199,7 +198,8 @@ public:
         semoe::UpdateStep const how{.step = step,
                                     .lr_factor = n < w ? n / w : std::sqrt(w / n),
                                     .gradient_scale =
-                                        semoe::optim::clip_scale(squared, gradient_limit)};
+                                        semoe::optim::clip_scale(squared, gradient_limit),
+                                    .zero_grad = true};
         auto const optimizer = make_optimizer();
         for_each_parameter([&](auto& p) { p.update(backend_, optimizer, how); });
         put_off_ = how;

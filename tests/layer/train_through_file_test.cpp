@@ -55,8 +55,8 @@ struct Model {
             layers[1].backward(rows(dy), rows(d), contexts[1]);
             layers[0].backward(rows(d), rows(dx), contexts[0]);
             for (auto& layer : layers) {
-                train_step(layer, optimizer, {.step = step});
-                layer.zero_grad();
+                train_step(layer, optimizer, {.step = step, .zero_grad = zero_in_update});
+                if (!zero_in_update) layer.zero_grad();
             }
         }
     }
@@ -67,7 +67,7 @@ struct Model {
                 all.push_back(parameters_of(layer, kind));
         return all;
     }
-    bool continued = false;
+    bool continued = false, zero_in_update = true;
 };
 
 } // namespace
@@ -78,6 +78,7 @@ TEST_CASE(
     CpuBackend b{};
     auto const check = [&](auto const& optimizer) {
         Model all{b, tier::Resident<CpuBackend>{b}};
+        all.zero_in_update = false;
         all.train(optimizer, 50);
         auto const expected = all.parameters();
         for (auto const& options :
@@ -94,6 +95,34 @@ TEST_CASE(
     };
     check(optim::AdamW{.lr = 0.01, .weight_decay = 0.1});
     check(optim::AdamW8{{.lr = 0.01, .weight_decay = 0.1}});
+}
+
+TEST_CASE("layer/train_through_file: a step writes each state once, and gradients without a slot") {
+    CpuBackend b{};
+    struct Written {
+        index_t bytes, states, spilled; // in all; at most, in a step
+    };
+    auto const written = [&](index_t steps) {
+        ScratchDirectory directory;
+        tier::FileStore const store{directory / "blocks"};
+        Sequenced const tier{
+            tier::Cached<CpuBackend, tier::FileStore>{b, store, {.bytes = 125'000}}};
+        Model model{b, tier};
+        model.train(optim::AdamW{.lr = 0.01}, steps);
+        index_t states = 0, gradients = 0;
+        for (layer_id layer : {0, 1})
+            for (expert_id e = 0; e < 5; ++e, ++gradients)
+                for (BlockKind const kind : {BlockKind::master, BlockKind::moments})
+                    states += tier.info({layer, e, kind}).bytes;
+        CHECK(tier.max_pinned(BlockKind::weight) == gradients);
+        gradients -= tier.max_pinned(BlockKind::gradient);
+        return Written{tier.counters().bytes_stored, states,
+                       gradients * tier.info({0, 0, BlockKind::gradient}).bytes};
+    };
+    auto const [before, states, spilled] = written(10);
+    index_t const bytes = written(30).bytes - before;
+    CHECK(bytes > 20 * states);
+    CHECK(bytes <= 20 * (states + spilled));
 }
 
 TEST_CASE(

@@ -74,3 +74,20 @@ TEST_CASE_TEMPLATE("tier/cached: a leased block that is discarded stays as it is
     read(b, tier, 1);
     CHECK(fetched(b, lease.bytes().data, block_size) == pattern(3, block_size));
 }
+
+TEST_CASE_TEMPLATE("tier/cached: a leased block that is discarded is gone when it is released", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b{};
+    auto tier = tier_of(b, 4);
+    for (Access const access : {Access::read, Access::write, Access::overwrite}) {
+        write(b, tier, 0, 3);
+        {
+            auto const lease = tier.acquire(b, {0, 0}, access);
+            tier.discard({0, 0});
+            CHECK(tier.resident({0, 0}));
+        }
+        CHECK_FALSE(tier.resident({0, 0}));
+        for (expert_id e : {1, 2, 3}) read(b, tier, e);
+    }
+    CHECK(tier.counters().write_backs == 0);
+}

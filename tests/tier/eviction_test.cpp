@@ -197,6 +197,19 @@ TEST_CASE("tier/eviction: the least often used goes first of those that have ear
     CHECK(resident_after({.period = 0}, {0, 0, 0, 0, 1, 1, 2, 2, 1, 2, 3}) == std::vector{0, 2, 3});
 }
 
+TEST_CASE("tier/eviction: who overwrites a block has not had the turn that was announced for it") {
+    CpuBackend b;
+    tier::Cached tier{b, tier::HostStore{}, {.slots = 2}};
+    declare_all(b, tier);
+    (void)tier.acquire(b, key(0), Access::overwrite).bytes();
+    BlockKey const upcoming[] = {key(0), key(1)};
+    tier.prefetch(b, upcoming);
+    (void)tier.acquire(b, key(0), Access::overwrite).bytes();
+    (void)tier.acquire(b, key(2), Access::read).bytes();
+    CHECK(tier.resident(key(0)));
+    CHECK(tier.counters().write_backs == 0);
+}
+
 TEST_CASE("tier/eviction: on skewed traces counts load no more than the order of use") {
     constexpr int blocks = 64;
     CpuBackend b;

@@ -113,11 +113,13 @@ public:
 
     bool has_gradient(expert_id id) const { return has_gradient_[flag(id)] != 0; }
     void set_gradient(expert_id id, bool present) { has_gradient_[flag(id)] = char(present); }
-    void clear_gradients() {
+    void clear_gradient(expert_id id) {
         if constexpr (HasDiscard<M>)
-            for (expert_id id : ids_)
-                if (has_gradient(id)) tier_.discard(key(id, BlockKind::gradient));
-        has_gradient_.assign(has_gradient_.size(), 0);
+            if (has_gradient(id)) tier_.discard(key(id, BlockKind::gradient));
+        set_gradient(id, false);
+    }
+    void clear_gradients() {
+        for (expert_id id : ids_) clear_gradient(id);
     }
 
     /// Elements of the largest gradient.

@@ -612,6 +612,7 @@ private:
             block.moments = view_as<Real>(lease.bytes());
         }
         optimizer.update(backend_, block, step);
+        if (step.zero_grad) blocks_.clear_gradient(id); // before a tier could evict it
     }
 
     B backend_;

@@ -24,6 +24,9 @@ struct UpdateStep {
     index_t step = 0;          ///< 0 for the first update ever of this block
     double lr_factor = 1;      ///< a schedule's factor on the learning rate
     double gradient_scale = 1; ///< multiplies every gradient first: clipping, averaging
+    /// Forget each gradient once it has been used, as MoeLayer::zero_grad does for all, so that a
+    /// tier which needs its memory for another block need not write it first.
+    bool zero_grad = false;
 };
 
 /// One block's update, elementwise. Moments start as zeros.

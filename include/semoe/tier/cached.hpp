@@ -109,14 +109,15 @@ public:
         typename State::Slot& slot = state_->acquire(b, key, access);
         return lease_type(state_, slot, slot.bytes(), b, access);
     }
-    /// @param upcoming  the order in which blocks will be acquired; replaces the last such list.
-    ///                  Undeclared ones are ignored, as is what goes beyond eight times the
-    ///                  number of declared blocks of a kind
+    /// @param upcoming  the order in which blocks will be acquired to read or to write; replaces
+    ///                  the last such list. Undeclared ones are ignored, as is what goes beyond
+    ///                  eight times the number of declared blocks of a kind
     /// @sync enqueues, at most in_flight loads at a time: the others follow as these are acquired
     /// @cost one look-up an entry, no allocation
     void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }
-    /// Nobody will read what the block holds before it is overwritten: it is neither written back
-    /// nor loaded ahead. @throws precondition_error when the block was never declared
+    /// Nobody but those who lease it now will read what the block holds before it is overwritten:
+    /// it is neither written back nor loaded ahead. @throws precondition_error when the block was
+    /// never declared
     void discard(BlockKey key) { state_->discard(key); }
     /// @throws precondition_error when a writer's lease is alive; store_error naming the first
     /// block

@@ -113,8 +113,8 @@ concept HasAcquire = requires(M& m, B& b, BlockKey key, Access access) {
 };
 template <class M, class B>
 concept HasPrefetch = requires(M& m, B& b, std::span<BlockKey const> upcoming) {
-    /// The order in which acquire will be called. A hint: never blocks, never fails. Replaces the
-    /// previous list.
+    /// The order in which acquire will be called to read or to write; what will be overwritten is
+    /// left out. A hint: never blocks, never fails. Replaces the previous list.
     { m.prefetch(b, upcoming) }
     noexcept;
 };

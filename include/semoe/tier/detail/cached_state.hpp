@@ -123,10 +123,7 @@ public:
         std::lock_guard lock(mutex_);
         Block& block = declared<precondition_error>(blocks_, key, name);
         block.discarded = true;
-        Slot* const slot = block.slot;
-        if (!slot || slot->pins > 0 || !slot->settled) return;
-        slot->dirty = slot->store_failed = false;
-        if (!block.own) forget(*slot);
+        if (block.slot) drop_discarded(*block.slot);
     }
 
     void prefetch(std::span<BlockKey const> upcoming) noexcept {
@@ -233,7 +230,7 @@ private:
         slot.writers += access != Access::read;
         ++counters_.acquires;
         counters_.hits += hit;
-        pool_of(key).used(block);
+        pool_of(key).used(block, access);
         Events before = slot.order.before(access);
         if (access != Access::read) before.add(slot.stored); // a write-back may still be reading
         auto const give_up = [&] {
@@ -265,7 +262,14 @@ private:
     void unpin(Slot& slot, Access access) noexcept {
         --slot.pins;
         slot.writers -= access != Access::read;
+        drop_discarded(slot);
         load_announced();
+    }
+    /// Frees the slot of a block whose contents nobody wants, once nobody has it.
+    void drop_discarded(Slot& slot) {
+        if (!slot.block || !slot.block->discarded || slot.pins > 0 || !slot.settled) return;
+        slot.dirty = slot.store_failed = false;
+        if (!slot.block->own) forget(slot);
     }
 
     /// Brings the block into a slot, or on its way there. @return whether it was

@@ -110,9 +110,10 @@ public:
             announced_[i].block->next_use = index_t(i);
         }
     }
-    /// The block has been acquired: its next announcement is over.
-    void used(Block& block) {
-        if (block.next_use != never)
+    /// The block has been acquired: its next announcement is over. What is overwritten was not
+    /// announced.
+    void used(Block& block, Access access) {
+        if (access != Access::overwrite && block.next_use != never)
             block.next_use = announced_[std::size_t(block.next_use)].next_use;
         eviction_.used(block.slot->use);
     }
