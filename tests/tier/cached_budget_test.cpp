@@ -14,6 +14,7 @@ using testing::detail::fetched;
 using testing::detail::pattern;
 using testing::detail::StampFn;
 
+namespace cached_budget_test {
 namespace {
 
 constexpr index_t n = 100; // bytes a weight
@@ -147,3 +148,5 @@ TEST_CASE("tier/cached: dense blocks are loaded once and stay, in memory of thei
     tier.flush(b);
     CHECK(tier.counters().write_backs == 3);
 }
+
+} // namespace cached_budget_test
