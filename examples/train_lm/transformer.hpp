@@ -148,7 +148,7 @@ public:
         Matrix const x = x_.matrix(n, hidden);
         backend_.parallel_for(n, Embed{bytes.data(), embedding_.value(), x});
         for (std::size_t i = 0; i < blocks_.size(); ++i) {
-            finish_update(i + 2);
+            finish_update(i + 1);
             blocks_[i]->forward(backend_, x, step);
         }
         norm_.forward(backend_, x, normed_.matrix(n, hidden), inverse_.data());
@@ -187,8 +187,8 @@ public:
     void zero_grad() {
         for_each_parameter([&](auto& p) { p.zero_grad(backend_); });
     }
-    /// One clipped AdamW step. Those of MoE layers are put off until the next forward, each until
-    /// the layer before it computes: a tier brings the states for the next one meanwhile.
+    /// One clipped AdamW step. That of each MoE layer is put off until its next forward: a tier
+    /// brings its states while the layer before it computes.
     /// @return the gradient's norm before clipping
     double update(index_t step) {
         double squared = 0;

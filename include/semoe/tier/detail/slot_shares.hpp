@@ -28,9 +28,9 @@ inline index_t least_bytes(Demands const& demands, index_t contexts) {
 }
 
 /// Slots of each kind within a budget. A few of each first, so that transfers overlap with work;
-/// then weights, which a training step reads three times and each token once; then states for a
-/// layer's update, so that they come while the layer before it computes; then gradients, then what
-/// only an update reads.
+/// then weights, which a training step reads three times and each token once; then gradients of a
+/// layer, whose norm is wanted, and states for its update, so that they come while the layer before
+/// it computes; then all gradients, then what only an update reads.
 /// @throws precondition_error naming the budget and the least that would do
 inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const& demands) {
     index_t const least = least_bytes(demands, contexts);
@@ -52,15 +52,16 @@ inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const
     constexpr index_t few = 4;
     for (index_t n = 2; n <= few; ++n)
         for (std::size_t kind = 0; kind < demands.size(); ++kind) add(kind, n * contexts);
-    auto const add_states = [&](bool of_one_layer) {
-        for (BlockKind const kind : {BlockKind::gradient, BlockKind::master, BlockKind::moments}) {
-            Demand const& d = demands[std::size_t(kind)];
-            add(std::size_t(kind), of_one_layer ? d.layer_blocks : d.blocks);
-        }
-    };
+    auto const of_layer = [&](std::size_t kind) { return demands[kind].layer_blocks; };
+    constexpr auto gradient = std::size_t(BlockKind::gradient);
+    constexpr auto master = std::size_t(BlockKind::master);
+    constexpr auto moments = std::size_t(BlockKind::moments);
     add(std::size_t(BlockKind::weight), demands[std::size_t(BlockKind::weight)].blocks);
-    add_states(true);
-    add_states(false);
+    add(gradient, of_layer(gradient));
+    // Alike, since an update waits for whichever of an expert's states comes last.
+    for (index_t n = few + 1; n <= std::max(of_layer(master), of_layer(moments)); ++n)
+        for (std::size_t const kind : {master, moments}) add(kind, std::min(n, of_layer(kind)));
+    for (std::size_t const kind : {gradient, master, moments}) add(kind, demands[kind].blocks);
     return slots;
 }
 
