@@ -12,10 +12,11 @@
 using namespace semoe;
 using namespace semoe::test;
 
+namespace block_kernel_test {
+
 #if SEMOE_X86
 using namespace semoe::ops::cpu;
 
-namespace block_kernel_test {
 namespace {
 
 /// Two blocks of 16 rows by two of 16 columns, over some steps.

@@ -13,8 +13,9 @@
 using namespace semoe;
 using namespace semoe::test;
 
-#if SEMOE_X86
 namespace feed_forward_test {
+
+#if SEMOE_X86
 namespace {
 
 /// Experts of one group with rows between rows that belong to nobody.
