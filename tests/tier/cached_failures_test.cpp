@@ -161,6 +161,17 @@ TEST_CASE("tier/cached: a write-back that fails behind a prefetch is named, at a
     CHECK(f.stored(0, 50));
 }
 
+TEST_CASE("tier/cached: who evicts a load that nobody waited for takes no failure with it") {
+    Fixture f({.slots = 3});
+    f.store.reset({.fail_load = 0, .late = true, .reorder = true});
+    // Blocks 5 and 2 come by the same one of the store's queues, which tells of a failure once.
+    std::vector const upcoming{key(5), key(4), key(2)};
+    f.tier.prefetch(f.b, upcoming);
+    CHECK(f.holds(1, 1));
+    CHECK(f.holds(5, 5));
+    CHECK(f.holds(4, 4));
+}
+
 TEST_CASE("tier/cached: threads share a tier, each with its own queue") {
     Fixture f({.slots = 3, .contexts = 3});
     CHECK(f.tier.max_pinned(BlockKind::weight) == 1);

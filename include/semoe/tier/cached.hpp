@@ -114,7 +114,9 @@ public:
     ///                  eight times the number of declared blocks of a kind
     /// @sync enqueues, at most in_flight loads at a time: the others follow as these are acquired
     /// @cost one look-up an entry, no allocation
-    void prefetch(B&, std::span<BlockKey const> upcoming) noexcept { state_->prefetch(upcoming); }
+    void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
+        state_->prefetch(b, upcoming);
+    }
     /// Nobody but those who lease it now will read what the block holds before it is overwritten:
     /// it is neither written back nor loaded ahead. @throws precondition_error when the block was
     /// never declared

@@ -42,7 +42,8 @@ public:
       , store_(std::move(store))
       , copies_(b.fork())
       , witness_(fails_late<Store> ? std::optional<B>(b.fork()) : std::nullopt)
-      , pools_{Pool(eviction), Pool(eviction), Pool(eviction), Pool(eviction)} {}
+      , pools_{Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>),
+               Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>)} {}
     CachedState(CachedState const&) = delete;
     CachedState& operator=(CachedState const&) = delete;
     ~CachedState() {
@@ -126,8 +127,9 @@ public:
         if (block.slot) drop_discarded(*block.slot);
     }
 
-    void prefetch(std::span<BlockKey const> upcoming) noexcept {
-        std::lock_guard lock(mutex_);
+    void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
+        Lock const settling(settling_, std::try_to_lock);
+        Lock lock(mutex_);
         try {
             add_slots();
         } catch (...) { // an acquire tries again, and throws
@@ -138,6 +140,7 @@ public:
             if (auto const found = blocks_.find(key); found != blocks_.end())
                 pool_of(key).announce(found->second, position++);
         for (Pool& pool : pools_) pool.link();
+        if (settling) settle_unwanted(b, lock);
         load_announced();
     }
 
@@ -162,6 +165,7 @@ public:
                 if (!first) first = std::current_exception();
             }
         });
+        load_announced();
         for (auto& [key, block] : blocks_)
             if (std::exception_ptr failure = std::exchange(block.failure, nullptr); !first)
                 first = failure;
@@ -249,6 +253,7 @@ private:
             lock.lock();
             if (slot.block == &block) {
                 observe(b, lock, slot, before, false);
+                load_announced();
                 return &slot;
             }
         } catch (...) {
@@ -287,12 +292,16 @@ private:
                                : options_.layers > 0 ? "layers"
                                                      : "slots");
             });
-            if (!slot->dirty) {
+            bool const unheard = fails_late<Store> && !slot->settled;
+            if (!slot->dirty && !unheard) {
                 take(block, *slot, access);
                 return false;
             }
             if (settling.owns_lock()) {
-                clean(b, lock, *slot, false);
+                if (unheard)
+                    settle(b, lock, *slot);
+                else
+                    clean(b, lock, *slot, false);
             } else {
                 lock.unlock();
                 settling.lock();
@@ -320,7 +329,7 @@ private:
             counters_.bytes_loaded += block.info.bytes;
         }
         pool_of(block.key).place(slot, block);
-        slot.settled = false;
+        slot.settled = slot.heard = false;
         ++in_flight_;
     }
     void forget(Slot& slot) {
@@ -391,10 +400,33 @@ private:
         lock.lock();
         --slot.pins;
         if (slot.settled) return;
-        slot.settled = true;
+        slot.settled = slot.heard = true;
         slot.displaced = nullptr;
         --in_flight_;
-        load_announced();
+    }
+    /// Waits for a load that nobody asked about, before another block takes the slot: our queue
+    /// must not, or an error would move on, past those who wait to hear of it. A load that failed
+    /// is forgotten, and so is made once more when the block is acquired.
+    /// @throws store_error when what lay in the slot before may be lost
+    void settle(B& b, Lock& lock, Slot& slot) {
+        bool const displaces = slot.displaced;
+        try {
+            observe(b, lock, slot, slot.order.before(Access::read), false);
+        } catch (store_error const&) {
+            if (displaces) throw;
+        }
+    }
+    /// What has arrived and is announced no more would keep its slot from what is.
+    void settle_unwanted(B& b, Lock& lock) noexcept {
+        if constexpr (fails_late<Store> && HasEventQuery<B>)
+            for_each_slot([&](Slot& slot) {
+                if (slot.settled || slot.pins > 0 || slot.block->next_use != Pool::never) return;
+                if (slot.displaced || !slot.order.before(Access::read).reached(copies_)) return;
+                try {
+                    settle(b, lock, slot);
+                } catch (...) { // whoever acquires it will be told
+                }
+            });
     }
     /// b waits for the events, and the host first where they may bring an error: a queue would tell
     /// of it to its own user alone, and others would read what never arrived.
@@ -408,21 +440,27 @@ private:
     }
     /// After a failed transfer: forgets every load that nobody has seen succeed.
     void drop_suspects(Lock& lock) {
-        if constexpr (fails_late<Store>)
-            for_each_slot([&](Slot const& slot) {
-                if (!slot.settled) hear_out(lock, slot);
-            });
         lock.unlock();
         drain();
         lock.lock();
+        if constexpr (fails_late<Store>) // others may start some whenever the lock is let go
+            for (bool all = false; !all;) {
+                all = true;
+                for_each_slot([&](Slot& slot) {
+                    if (slot.settled || slot.heard) return;
+                    all = false;
+                    hear_out(lock, slot);
+                });
+            }
         for_each_slot([&](Slot& slot) {
             if (!slot.settled) forget(slot);
         });
     }
     /// Waits for a suspect's load, which a store may run on a queue of its own, where it may fail
     /// as well. The lock is let go meanwhile.
-    void hear_out(Lock& lock, Slot const& slot) noexcept {
+    void hear_out(Lock& lock, Slot& slot) noexcept {
         Events const loading = slot.order.before(Access::read);
+        slot.heard = true; // a load that is started meanwhile makes it false again
         lock.unlock();
         try {
             loading.wait(*witness_);

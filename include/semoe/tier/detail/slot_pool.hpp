@@ -44,6 +44,7 @@ public:
         int pins = 0, writers = 0;
         bool dirty = false;         ///< the store lacks what a released writer wrote
         bool settled = true;        ///< the load is known to have succeeded, or there was none
+        bool heard = true;          ///< nobody has to be told any more whether the load failed
         bool store_failed = false;  ///< the last write-back was refused; prefetch keeps off
         Block* displaced = nullptr; ///< written back just ahead of an unsettled load
         Event stored = {};          ///< of the last write-back
@@ -51,8 +52,10 @@ public:
         Bytes<space_of<B>> bytes() const { return memory.view().part(0, block->info.bytes); }
     };
 
-    explicit SlotPool(Eviction eviction)
-      : eviction_(eviction) {}
+    /// @param keep_unsettled  what may be on its way loses its slot to an acquire alone
+    SlotPool(Eviction eviction, bool keep_unsettled)
+      : eviction_(eviction)
+      , keep_unsettled_(keep_unsettled) {}
 
     index_t num_slots() const { return index_t(slots_.size()); }
     template <class F>
@@ -170,7 +173,9 @@ private:
         for (Slot& slot : slots_) {
             if (slot.pins > 0) continue;
             if (!slot.block) return &slot;
-            if (!forced && (slot.block->next_use <= needed_before || slot.store_failed)) continue;
+            bool const kept = slot.block->next_use <= needed_before || slot.store_failed ||
+                              (keep_unsettled_ && !slot.settled);
+            if (!forced && kept) continue;
             if (!best || eviction_.before({slot.use, slot.block->next_use},
                                           {best->use, best->block->next_use}))
                 best = &slot;
@@ -179,6 +184,7 @@ private:
     }
 
     Eviction eviction_;
+    bool keep_unsettled_;
     std::deque<Slot> slots_, own_; // blocks and leases point at them
     Demand demand_;
     std::unordered_map<layer_id, index_t> layer_blocks_;
