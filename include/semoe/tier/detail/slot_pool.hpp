@@ -58,10 +58,11 @@ public:
       , keep_unsettled_(keep_unsettled) {}
 
     index_t num_slots() const { return index_t(slots_.size()); }
+    /// By number, since f may let the lock go, and others add slots meanwhile.
     template <class F>
     void for_each_slot(F const& f) {
-        for (Slot& slot : slots_) f(slot);
-        for (Slot& slot : own_) f(slot);
+        for (std::size_t i = 0; i < slots_.size(); ++i) f(slots_[i]);
+        for (std::size_t i = 0; i < own_.size(); ++i) f(own_[i]);
     }
     template <class F>
     void for_each_shared_slot(F const& f) {
