@@ -345,7 +345,8 @@ public:
     }
 
     /// One optimizer step over every block of this rank. Experts without a gradient are updated
-    /// with zeros unless config().skip_untouched. The first call declares masters and moments.
+    /// with zeros unless config().skip_untouched. The first call declares masters and moments. With
+    /// step.zero_grad no block has a gradient afterwards, else all keep theirs.
     /// @throws precondition_error after a failed step, or for another kind of optimizer than before
     /// @sync enqueues @cost reads and writes each block once; allocates at the first call alone
     template <class O>

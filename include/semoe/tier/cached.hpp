@@ -102,7 +102,8 @@ public:
     /// @throws precondition_error when every slot of the kind is leased, or the block was never
     ///         declared; store_error naming the block that could not be loaded or written back
     /// @sync b waits for the block; the host too if b's queue is inline, or if the block is new to
-    ///       its slot and the store fails_late: nobody reads what has not arrived
+    ///       its slot and the store fails_late: nobody reads what has not arrived. There it also
+    ///       waits for the load that it evicts, if nobody has
     /// @cost on a hit one look-up; else looks at every slot of the kind, one transfer, and one more
     ///       before it if the evicted block was dirty. No allocation
     [[nodiscard]] lease_type acquire(B& b, BlockKey key, Access access) {
@@ -113,7 +114,8 @@ public:
     ///                  the last such list. Undeclared ones are ignored, as is what goes beyond
     ///                  eight times the number of declared blocks of a kind
     /// @sync enqueues, at most in_flight loads at a time: the others follow as these are acquired
-    /// @cost one look-up an entry, no allocation
+    /// @cost one look-up an entry, no allocation; where the store fails_late one look at each slot,
+    ///       and a hand-over to another thread for each load that has come in vain
     void prefetch(B& b, std::span<BlockKey const> upcoming) noexcept {
         state_->prefetch(b, upcoming);
     }
