@@ -27,12 +27,21 @@ double cosine(std::vector<T> const& a, std::vector<T> const& b) {
     return ab / std::sqrt(aa * bb);
 }
 
-/// One expert of some rows on a backend.
+/// One expert of some rows on a backend; in falling order, and read through an index that says so,
+/// where `reversed`.
 template <class X, class B>
-std::vector<typename X::value_type> run(B& b, X const& expert, void const* block, index_t rows) {
+std::vector<typename X::value_type> run(B& b, X const& expert, void const* block, index_t rows,
+                                        bool reversed = false) {
     using T = typename X::value_type;
-    Buffer<T, B> const in = to_backend(b, random_values<T>(3, rows * expert.hidden)),
-                       out(b, rows * expert.hidden), saved(b, rows * expert.saved_columns()),
+    auto x = random_values<T>(3, rows * expert.hidden);
+    std::vector<index_t> order;
+    for (index_t r = rows; r-- > 0 && reversed;) order.push_back(r);
+    for (index_t r = 0; r < rows / 2 && reversed; ++r)
+        std::swap_ranges(x.begin() + r * expert.hidden, x.begin() + (r + 1) * expert.hidden,
+                         x.end() - (r + 1) * expert.hidden);
+    auto const index = to_backend(b, order);
+    Buffer<T, B> const in = to_backend(b, x), out(b, rows * expert.hidden),
+                       saved(b, rows * expert.saved_columns()),
                        scratch(b, rows * expert.scratch_columns());
     ops::Group<std::byte const> g;
     g.add(0, rows, static_cast<std::byte const*>(block));
@@ -42,7 +51,9 @@ std::vector<typename X::value_type> run(B& b, X const& expert, void const* block
         ExpertRows<T, space_of<B>>{Rows(in.data(), rows, expert.hidden),
                                    Rows(out.data(), rows, expert.hidden),
                                    Rows(saved.data(), rows, expert.saved_columns()),
-                                   Rows(scratch.data(), rows, expert.scratch_columns()), false});
+                                   Rows(scratch.data(), rows, expert.scratch_columns()),
+                                   false,
+                                   {reversed ? index.data() : nullptr, index.size()}});
     return to_host(b, out);
 }
 template <class Format, class Float, class B>
@@ -62,6 +73,7 @@ void check_against_float(B& b, Float const& base, double least) {
     // The block's numbers, biases among them, are those that the format rounds to.
     quantized.dequantize(b, as_writable_bytes(block.view()), as_writable_bytes(back.view()));
     CHECK(cosine(got, run(b, base, back.data(), 20)) >= 0.999);
+    if (quantized.reads_indexed_rows(b)) CHECK(run(b, quantized, block.data(), 20, true) == got);
     if (base.bias) {
         auto const before = to_host(b, numbers), after = to_host(b, back);
         for (index_t i = floats.slice("down_bias").offset; i < floats.primary_elements(); ++i)

@@ -27,6 +27,8 @@ enum class Fault {
     halves_d_in,
     halves_d_weight,
     jumps,
+    ignores_the_index,
+    ignores_the_index_again,
 };
 
 template <class T, class Space>
@@ -40,9 +42,10 @@ struct ForwardFn {
         auto const* w = reinterpret_cast<T const*>(g.block[e]);
         for (index_t c = 0; c < H; ++c) {
             if (fault == Fault::leaves_a_column && c == 1) continue;
-            T const x = rows.in(r, c);
+            T const x =
+                fault == Fault::ignores_the_index ? rows.in(r, c) : rows.indexed().row(r)[c];
             T y = w[c] * x * x + w[H + c];
-            if (fault == Fault::reads_next_row && r < last) y += rows.in(r + 1, c);
+            if (fault == Fault::reads_next_row && r < last) y += rows.indexed().row(r + 1)[c];
             if (fault == Fault::reads_its_place) y += T(e);
             if (fault == Fault::jumps && index_t(y * T(1e8)) % 2) y += T(1e-3);
             rows.out(r, c) = y;
@@ -62,7 +65,7 @@ struct RowGradientFn {
         auto const* w = reinterpret_cast<T const*>(g.block[e]);
         for (index_t c = 0; c < rows.in.cols; ++c) {
             T const factor = fault == Fault::halves_d_in ? T(1) : T(2);
-            T const d = factor * w[c] * rows.in(r, c) * rows.d_out(r, c);
+            T const d = factor * w[c] * rows.indexed().row(r)[c] * rows.d_out(r, c);
             rows.d_in(r, c) = fault == Fault::adds_to_d_in ? rows.d_in(r, c) + d : d;
         }
     }
@@ -98,13 +101,14 @@ struct BlockGradientFn {
 template <class T, class S>
 struct RecomputeFn {
     semoe::ops::Group<std::byte const> g;
-    semoe::MatrixView<T const, S> in;
+    semoe::IndexedRows<T const, S> in;
     semoe::MatrixView<T, S> saved;
     Fault fault;
     SEMOE_HD void operator()(index_t n) const {
         index_t const r = g.place(n).row;
-        for (index_t c = 0; c < in.cols; ++c)
-            saved(r, c) = in(r, c) * in(r, c) * (fault == Fault::saves_less ? T(0.5) : T(1));
+        T const* const x = fault == Fault::ignores_the_index_again ? in.all.row(r) : in.row(r);
+        for (index_t c = 0; c < in.all.cols; ++c)
+            saved(r, c) = x[c] * x[c] * (fault == Fault::saves_less ? T(0.5) : T(1));
     }
 };
 
@@ -121,6 +125,10 @@ struct Quadratic {
     index_t saved_columns() const { return hidden; }
     index_t scratch_columns() const { return 0; }
     index_t backward_scratch_columns() const { return 0; }
+    template <class B>
+    bool reads_indexed_rows(B const&) const {
+        return true;
+    }
 
     template <class B>
     void forward_grouped(B& b, semoe::ops::Group<std::byte const> const& g,
@@ -136,11 +144,12 @@ struct Quadratic {
         b.parallel_for(g.total_rows(), RowGradientFn<T, S>{g, rows, fault});
         b.parallel_for(gradients.size, BlockGradientFn<T, S>{gradients, accumulate, rows, fault});
     }
-    template <class B, class S = semoe::space_of<B>>
+    template <class B>
     void recompute_grouped(B& b, semoe::ops::Group<std::byte const> const& g,
-                           semoe::MatrixView<T const, S> in, semoe::MatrixView<T, S> saved,
-                           semoe::MatrixView<T, S>) const {
-        b.parallel_for(g.total_rows(), RecomputeFn<T, S>{g, in, saved, fault});
+                           semoe::IndexedRows<T const, semoe::space_of<B>> const& in,
+                           semoe::MatrixView<T, semoe::space_of<B>> saved,
+                           semoe::MatrixView<T, semoe::space_of<B>>) const {
+        b.parallel_for(g.total_rows(), RecomputeFn<T, semoe::space_of<B>>{g, in, saved, fault});
     }
 };
 
@@ -177,6 +186,8 @@ TEST_CASE_TEMPLATE("testing/check_expert: every broken promise is found and said
         {Fault::always_adds, "where the mask is clear, the whole gradient is written"},
         {Fault::shifts_the_mask, "the mask"},
         {Fault::leaves_half_the_gradient, "where the mask is clear, the whole gradient is written"},
+        {Fault::ignores_the_index, "an index changes no bit: out"},
+        {Fault::ignores_the_index_again, "an index changes no bit: recomputed"},
         {Fault::saves_less, "recompute_grouped gives the bits that forward saved"},
         {Fault::halves_d_in, "the gradient of in is"},
         {Fault::halves_d_weight, "the gradient of weight is"},

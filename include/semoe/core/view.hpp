@@ -61,6 +61,28 @@ struct MatrixView {
     }
 };
 
+/// Rows of a matrix that an index names: row r is all.row(index[r]); without an index all.row(r).
+template <class T, class Space>
+struct IndexedRows {
+    MatrixView<T, Space> all;
+    VectorView<index_t const, Space> index;
+
+    IndexedRows() = default;
+    template <class U>
+    requires std::same_as<U, T> || std::same_as<U const, T>
+        SEMOE_HD constexpr IndexedRows(MatrixView<U, Space> m,
+                                       VectorView<index_t const, Space> i = {})
+      : all(m)
+      , index(i) {}
+
+    SEMOE_HD constexpr index_t rows() const { return index.data ? index.size : all.rows; }
+    SEMOE_HD constexpr T* row(index_t r) const { return all.row(index.data ? index[r] : r); }
+    SEMOE_HD constexpr IndexedRows row_range(index_t first, index_t count) const {
+        return index.data ? IndexedRows(all, index.part(first, count))
+                          : IndexedRows(all.row_range(first, count));
+    }
+};
+
 /// All elements of a matrix without gaps between its rows. @pre m.ld == m.cols
 template <class T, class Space>
 SEMOE_HD constexpr VectorView<T, Space> flat(MatrixView<T, Space> m) {

@@ -19,14 +19,21 @@ struct ExpertRows {
     MatrixView<T, Space> saved;    ///< [R,saved_columns()], written by forward
     MatrixView<T, Space> scratch;  ///< [R,scratch_columns()], free to use within the call
     bool keep_saved = true;        ///< false: nobody reads `saved`, it may be left unwritten
+    /// [R], or none. Given only to experts with HasIndexedRows: row r is then in.row(index[r]).
+    VectorView<index_t const, Space> index = {};
+
+    IndexedRows<T const, Space> indexed() const { return {in, index}; }
 };
 template <class T, class Space>
 struct ExpertGradientRows {
-    MatrixView<T const, Space> in;    ///< [R,H], as in forward
-    MatrixView<T const, Space> saved; ///< [R,saved_columns()], as forward left it
-    MatrixView<T const, Space> d_out; ///< [R,H]
-    MatrixView<T, Space> d_in;        ///< [R,H], overwritten
-    MatrixView<T, Space> scratch;     ///< [R,backward_scratch_columns()]
+    MatrixView<T const, Space> in;               ///< [R,H], as in forward
+    MatrixView<T const, Space> saved;            ///< [R,saved_columns()], as forward left it
+    MatrixView<T const, Space> d_out;            ///< [R,H]
+    MatrixView<T, Space> d_in;                   ///< [R,H], overwritten
+    MatrixView<T, Space> scratch;                ///< [R,backward_scratch_columns()]
+    VectorView<index_t const, Space> index = {}; ///< as in forward
+
+    IndexedRows<T const, Space> indexed() const { return {in, index}; }
 };
 
 namespace detail {
@@ -90,6 +97,20 @@ concept RecomputableExpert = DifferentiableExpert<X, B> &&
              MatrixView<typename X::value_type, space_of<B>> scratch) {
     x.recompute_grouped(b, weights, in, saved, scratch);
 };
+/// An expert that may read its input rows where the tokens lie, through an index: while it says so
+/// for a backend, nobody copies them where there is one rank. It then looks at `index` in all its
+/// calls, and takes IndexedRows as the input of recompute_grouped, where it has that.
+template <class X, class B>
+concept HasIndexedRows = requires(X const& x, B const& b) {
+    { x.reads_indexed_rows(b) } -> std::convertible_to<bool>;
+};
+template <class X, class B>
+bool reads_indexed_rows(X const& expert, B const& b) {
+    if constexpr (HasIndexedRows<X, B>)
+        return expert.reads_indexed_rows(b);
+    else
+        return false;
+}
 /// An expert whose block has derived slices; refreshes them from the primary ones.
 template <class X, class B>
 concept HasDerivedSlices = requires(X const& x, B& b, Bytes<space_of<B>> block) {

@@ -41,6 +41,11 @@ struct Ffn {
     std::size_t worker_scratch_bytes(B const& b) const {
         return body().worker_scratch_bytes(b);
     }
+    /// Whether an expert is one operation here.
+    template <Backend B>
+    bool reads_indexed_rows(B const& b) const {
+        return body().reads_indexed_rows(b);
+    }
     /// Of forward; backward takes twice as many.
     double flops_per_row() const { return body().flops_per_row(); }
 
@@ -61,8 +66,8 @@ struct Ffn {
     /// Writes `saved` again; `scratch` is not used. @sync enqueues @cost 2*H*I flops a row
     template <Backend B>
     void recompute_grouped(B& b, ops::Group<std::byte const> const& weights,
-                           MatrixView<T const, space_of<B>> in, MatrixView<T, space_of<B>> saved,
-                           MatrixView<T, space_of<B>>) const {
+                           IndexedRows<T const, space_of<B>> const& in,
+                           MatrixView<T, space_of<B>> saved, MatrixView<T, space_of<B>>) const {
         body().pre(b, layout(b), weights, in, saved);
     }
     /// Packs the weights again. @sync enqueues @cost nothing without packing

@@ -118,14 +118,19 @@ struct Quantized {
     std::size_t worker_scratch_bytes(B const& b) const {
         return ops::quantized_feed_forward_scratch_bytes<Format, T, B>(block(b));
     }
+    /// Whether there are kernels for the format here.
+    template <Backend B>
+    bool reads_indexed_rows(B const&) const {
+        return ops::has_fused_quantized_feed_forward<B, Format, T>();
+    }
     double flops_per_row() const { return base.flops_per_row(); }
 
     /// @sync enqueues @cost flops_per_row() a row, no allocation
     template <Backend B>
     void forward_grouped(B& b, ops::Group<std::byte const> const& weights,
                          ExpertRows<T, space_of<B>> const& rows) const {
-        ops::grouped_quantized_feed_forward<Format, T>(b, weights, block(b), rows.in, rows.saved,
-                                                       rows.scratch, rows.out);
+        ops::grouped_quantized_feed_forward<Format, T>(b, weights, block(b), rows.indexed(),
+                                                       rows.saved, rows.scratch, rows.out);
     }
 
     /// Fills a block from one of the float expert's.

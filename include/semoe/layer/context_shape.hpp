@@ -30,9 +30,10 @@ index_t most_rows(G const& gate, Capacity const& capacity, index_t all_tokens,
 /// How large a context for max_tokens tokens of this rank is. Collective with several ranks: every
 /// rank says how many tokens it will bring at most.
 template <class B, class G, class X, class C, class Sch>
-ContextShape context_shape(index_t max_tokens, Mode mode, G const& gate, X const& expert, C& comm,
-                           Placement const& placement, Sch const& schedule, MoeConfig const& config,
-                           BlockLayout const& router, BlockLayout const& shared) {
+ContextShape context_shape(B const& b, index_t max_tokens, Mode mode, G const& gate,
+                           X const& expert, C& comm, Placement const& placement,
+                           Sch const& schedule, MoeConfig const& config, BlockLayout const& router,
+                           BlockLayout const& shared) {
     using T = typename X::value_type;
     using Real = accumulate_t<T>;
     expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
@@ -46,6 +47,7 @@ ContextShape context_shape(index_t max_tokens, Mode mode, G const& gate, X const
     n.num_ranks = comm.size();
     n.training = mode == Mode::training;
     n.recompute = config.recompute;
+    n.indexed_rows = comm.size() == 1 && reads_indexed_rows(routed, b);
 
     std::vector<index_t> of_ranks(std::size_t(comm.size()), max_tokens);
     if (comm.size() > 1) {

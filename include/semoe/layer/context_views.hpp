@@ -18,6 +18,7 @@ struct ContextShape {
     index_t hidden = 0, num_experts = 0, num_slots = 0, num_chunks = 0;
     int num_ranks = 1;
     bool training = false, recompute = false, shared = false, sigmoid_gate = false;
+    bool indexed_rows = false;                            // experts read their rows from x
     bool limits_capacity = false, counts_choices = false; // capacity, by position
     bool gathers_choices = false, gathers_logits = false; // several ranks decide together
     index_t saved_columns = 0, scratch_columns = 0, backward_scratch_columns = 0;
@@ -51,7 +52,7 @@ struct ContextViews {
     VectorView<double, S> balance;              // RouterStatistics over all ranks
     VectorView<index_t, S> status;              // [1], first token whose logits are not finite
     MatrixView<T, S> send;                      // [S,H], by slot, chunk by chunk
-    MatrixView<T, S> rows;                      // [R,H], expert inputs
+    MatrixView<T, S> rows;                      // [R,H], expert inputs that were copied
     MatrixView<T, S> out_rows;                  // [R,H], expert outputs
     MatrixView<T, S> slots;                     // [S,H], expert outputs back by slot
     MatrixView<T, S> saved;                     // [R,saved]
@@ -109,7 +110,7 @@ struct ContextViews {
         exchange_staging = arena.template take<std::byte>(n.exchange_staging_bytes);
         exchange_tables = arena.template take<std::byte>(n.num_chunks, n.exchange_table_bytes);
 
-        rows = arena.template take<T>(n.max_rows, n.hidden);
+        rows = arena.template take<T>(n.indexed_rows ? 0 : n.max_rows, n.hidden);
         out_rows = arena.template take<T>(n.max_rows, n.hidden);
         send = ranks ? arena.template take<T>(n.max_slots, n.hidden) : rows;
         slots = ranks ? arena.template take<T>(n.max_slots, n.hidden) : out_rows;

@@ -414,9 +414,9 @@ private:
     }
 
     ContextShape shape_of(index_t max_tokens, Mode mode) {
-        return detail::context_shape<B>(max_tokens, mode, gate_, expert_, comm_, placement_,
-                                        schedule_, config_, blocks_.layout(router_block),
-                                        blocks_.layout(shared_block));
+        return detail::context_shape(backend_, max_tokens, mode, gate_, expert_, comm_, placement_,
+                                     schedule_, config_, blocks_.layout(router_block),
+                                     blocks_.layout(shared_block));
     }
 
     std::size_t worker_scratch_bytes() const {

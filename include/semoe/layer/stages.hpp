@@ -187,6 +187,11 @@ struct StagesBase {
         auto const [first, count] = s.chunk_tokens(c);
         return all.empty() ? all : all.part(first, count);
     }
+    /// The rows that experts of a chunk read: copies, or the tokens themselves by index.
+    IndexedRows<T const, S> inputs(index_t c) const {
+        if (!s.shape.indexed_rows) return s.by_row(s.views.rows, c);
+        return {of_tokens(s.x, c), s.plan(c).token_of_slot.part(0, s.num_rows(c))};
+    }
     /// What experts save lies by row where backward needs it, else in one chunk's buffer.
     MatrixView<T, S> saved(index_t c) const {
         return s.shape.training && !s.shape.recompute ? s.by_row(s.views.saved, c)
@@ -202,15 +207,20 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
 
     void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
+        if (s.shape.indexed_rows) return;
         auto const send = s.by_slot(s.views.send, c);
         spread_rows(q, of_tokens(s.x, c), this->slot_of(c), send);
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
-        ExpertRows<T, space_of<B>> const rows{
-            s.by_row(s.views.rows, c), s.by_row(s.views.out_rows, c), this->saved(c),
-            s.views.scratch.row_range(0, s.num_rows(c)), s.shape.training && !s.shape.recompute};
+        auto const in = this->inputs(c);
+        ExpertRows<T, space_of<B>> const rows{in.all,
+                                              s.by_row(s.views.out_rows, c),
+                                              this->saved(c),
+                                              s.views.scratch.row_range(0, s.num_rows(c)),
+                                              s.shape.training && !s.shape.recompute,
+                                              in.index};
         this->groups.forward(
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
@@ -243,19 +253,31 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     }
     void experts(B& q, index_t c) {
         auto const span = this->tracer.span(q, "experts backward", this->queue_name(q), c);
-        auto const in = s.by_row(s.views.rows, c);
+        auto const in = this->inputs(c);
         auto const kept = this->saved(c);
         ExpertGradientRows<T, space_of<B>> const rows{
-            in, kept, s.by_row(s.views.d_out_rows, c), s.by_row(s.views.d_rows, c),
-            s.views.backward_scratch.row_range(0, s.num_rows(c))};
+            in.all,
+            kept,
+            s.by_row(s.views.d_out_rows, c),
+            s.by_row(s.views.d_rows, c),
+            s.views.backward_scratch.row_range(0, s.num_rows(c)),
+            in.index};
         this->groups.backward(
             q, c, [&](auto const& weights, auto const& gradients, ops::GroupMask accumulate) {
                 if constexpr (RecomputableExpert<typename Base::Routed, B>)
-                    if (s.shape.recompute)
-                        this->expert.recompute_grouped(q, weights, in, kept,
-                                                       s.views.scratch.row_range(0, in.rows));
+                    if (s.shape.recompute) recompute(q, weights, in, kept);
                 this->expert.backward_grouped(q, weights, gradients, accumulate, rows);
             });
+    }
+    void recompute(B& q, ops::Group<std::byte const> const& weights,
+                   IndexedRows<T const, space_of<B>> const& in,
+                   MatrixView<T, space_of<B>> saved) requires
+        RecomputableExpert<typename Base::Routed, B> {
+        auto const scratch = s.views.scratch.row_range(0, in.rows());
+        if constexpr (HasIndexedRows<typename Base::Routed, B>)
+            this->expert.recompute_grouped(q, weights, in, saved, scratch);
+        else
+            this->expert.recompute_grouped(q, weights, in.all, saved, scratch);
     }
     void combine(B& q, index_t c) {
         auto const span = this->tracer.span(q, "combine backward", this->queue_name(q), c);

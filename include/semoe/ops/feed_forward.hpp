@@ -50,7 +50,7 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 /// stays in the cache of the processor that computed it, and is rounded once. A row's bits depend
 /// on no other row.
 /// @tparam T     float or bf16
-/// @param in     [R,H], backend memory
+/// @param in     [R,H], backend memory; rows may be read through an index
 /// @param saved  [R, Unit::inputs * I], overwritten by what enters the unit; empty: not kept
 /// @param act    [R,I], may be overwritten
 /// @param out    [R,H], overwritten; empty: only `saved` is computed
@@ -62,9 +62,9 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 template <class T, HasWorkers B, class Unit>
     requires may_fuse_feed_forward<B, T>
 void grouped_feed_forward(B& b, Group<std::byte const> const& g,
-                          FeedForwardBlock<Unit> const& block, MatrixView<T const, HostSpace> in,
-                          MatrixView<T, HostSpace> saved, MatrixView<T, HostSpace> act,
-                          MatrixView<T, HostSpace> out) {
+                          FeedForwardBlock<Unit> const& block,
+                          IndexedRows<T const, HostSpace> const& in, MatrixView<T, HostSpace> saved,
+                          MatrixView<T, HostSpace> act, MatrixView<T, HostSpace> out) {
     char const* const name = "grouped_feed_forward";
     detail::expect_rows(name, g, in, block.hidden());
     if (!saved.empty()) detail::expect_rows(name, g, saved, block.in.rows);
@@ -93,7 +93,7 @@ template <class T, HasWorkers B, class Unit>
 void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights,
                                    Group<std::byte> const& gradients, GroupMask accumulate,
                                    FeedForwardBlock<Unit> const& block,
-                                   MatrixView<T const, HostSpace> in,
+                                   IndexedRows<T const, HostSpace> const& in,
                                    MatrixView<T const, HostSpace> saved,
                                    MatrixView<T const, HostSpace> d_out,
                                    MatrixView<T, HostSpace> d_pre, MatrixView<T, HostSpace> d_in) {

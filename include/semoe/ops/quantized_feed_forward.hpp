@@ -141,7 +141,7 @@ std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit>
 /// are quantised as well, to 8 bits by a scale a row, and what comes out of the unit once more; a
 /// row with a number that is not finite comes out as NaN. Elsewhere weights are multiplied as the
 /// floats that they stand for. A row's bits depend on no other row.
-/// @param in     [R,H], backend memory
+/// @param in     [R,H], backend memory; with kernels, rows may be read through an index
 /// @param saved  [R, Unit::inputs * I], may be overwritten
 /// @param act    [R,I], may be overwritten
 /// @param out    [R,H], overwritten
@@ -152,7 +152,7 @@ std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit>
 template <quant::Format Format, class T, Backend B, class Unit>
 void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
                                     QuantizedFeedForwardBlock<Unit> const& block,
-                                    MatrixView<T const, space_of<B>> in,
+                                    IndexedRows<T const, space_of<B>> const& in,
                                     MatrixView<T, space_of<B>> saved,
                                     MatrixView<T, space_of<B>> act,
                                     MatrixView<T, space_of<B>> out) {
@@ -164,6 +164,7 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
         if (has_fused_quantized_feed_forward<B, Format, T>())
             return cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
     detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);
+    expects(!in.index.data, "{}: there are no kernels here that read rows through an index", name);
     using Product =
         detail::QuantizedProduct<Format, T, space_of<B>, QuantizedFeedForwardBlock<Unit>>;
     auto const product = [&](bool is_down, MatrixView<T const, space_of<B>> from,
@@ -171,7 +172,7 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
         Product const body{g, block, is_down, from, to};
         b.parallel_for(body.tasks(), body);
     };
-    product(false, in, saved);
+    product(false, in.all, saved);
     grouped_unit(b, g, block.unit, MatrixView<T const, space_of<B>>(saved), act);
     product(true, act, out);
 }

@@ -35,6 +35,7 @@ struct ExpertBatch {
     Doubles in, d_out;              ///< [2 + sum of rows, H]
     std::vector<Doubles> gradients; ///< what the gradient blocks hold before backward
     ops::GroupMask accumulate = 0;
+    bool indexed = false; ///< `in` is handed over in another order, with an index
 
     index_t num_rows() const {
         index_t n = 2;
@@ -62,7 +63,7 @@ inline bool same_bits(Doubles const& a, Doubles const& b) {
 struct ExpertRun {
     index_t hidden, saved_columns;
     BlockLayout layout;
-    bool trains, recomputes;
+    bool trains, recomputes, reads_indexed;
     std::size_t element_bytes;
 
     virtual ~ExpertRun() = default;
@@ -70,12 +71,13 @@ struct ExpertRun {
     virtual double rounded(double x) const = 0; ///< to the expert's type
 
     ExpertRun(index_t h, index_t saved, BlockLayout l, bool differentiable, bool recomputable,
-              std::size_t bytes)
+              bool indexed, std::size_t bytes)
       : hidden(h)
       , saved_columns(saved)
       , layout(l)
       , trains(differentiable)
       , recomputes(recomputable)
+      , reads_indexed(indexed)
       , element_bytes(bytes) {}
 };
 
@@ -152,7 +154,8 @@ struct ExpertRunOf final : ExpertRun {
 
     ExpertRunOf(B& backend, X const& x)
       : ExpertRun(index_t(x.hidden), x.saved_columns(), x.layout(backend),
-                  DifferentiableExpert<X, B>, RecomputableExpert<X, B>, sizeof(T))
+                  DifferentiableExpert<X, B>, RecomputableExpert<X, B>,
+                  reads_indexed_rows(x, backend), sizeof(T))
       , b(backend)
       , expert(x) {}
 
@@ -178,11 +181,16 @@ struct ExpertRunOf final : ExpertRun {
                           reinterpret_cast<std::byte*>(gradient_blocks.back().data()));
             first += batch.rows[e];
         }
-        Matrix const in(b, R, H, batch.in), out(b, R, H), saved(b, R, A),
-            scratch(b, R, expert.scratch_columns());
-        expert.forward_grouped(
-            b, weights,
-            ExpertRows<T, space_of<B>>{in.view(), out.view(), saved.view(), scratch.view()});
+        std::vector<index_t> order;
+        for (index_t r = 0; r < R && batch.indexed; ++r) order.push_back(R - 1 - r);
+        auto const places = upload(b, order);
+        VectorView<index_t const, space_of<B>> const index{order.empty() ? nullptr : places.data(),
+                                                           index_t(order.size())};
+        Matrix const in(b, R, H, batch.indexed ? reversed(batch.in) : batch.in), out(b, R, H),
+            saved(b, R, A), scratch(b, R, expert.scratch_columns());
+        expert.forward_grouped(b, weights,
+                               ExpertRows<T, space_of<B>>{in.view(), out.view(), saved.view(),
+                                                          scratch.view(), true, index});
         ExpertAnswer answer{out.taken(b, "out"), saved.taken(b, "saved"), {}, {}, {}};
         if constexpr (DifferentiableExpert<X, B>) {
             if (backward) {
@@ -191,7 +199,7 @@ struct ExpertRunOf final : ExpertRun {
                 expert.backward_grouped(
                     b, weights, gradients, batch.accumulate,
                     ExpertGradientRows<T, space_of<B>>{in.view(), saved.view(), d_out.view(),
-                                                       d_in.view(), wide.view()});
+                                                       d_in.view(), wide.view(), index});
                 answer.d_in = d_in.taken(b, "d_in");
                 for (auto const& block : gradient_blocks)
                     answer.gradients.push_back(to_doubles(download(b, block)));
@@ -200,11 +208,23 @@ struct ExpertRunOf final : ExpertRun {
         if constexpr (RecomputableExpert<X, B>) {
             if (!backward) return answer;
             Matrix const again(b, R, A), fresh(b, R, expert.scratch_columns());
-            MatrixView<T const, space_of<B>> const x = in.view();
-            expert.recompute_grouped(b, weights, x, again.view(), fresh.view());
+            IndexedRows<T const, space_of<B>> const x(in.view(), index);
+            if constexpr (HasIndexedRows<X, B>)
+                expert.recompute_grouped(b, weights, x, again.view(), fresh.view());
+            else
+                expert.recompute_grouped(b, weights, x.all, again.view(), fresh.view());
             answer.recomputed = again.taken(b, "saved, as recomputed,");
         }
         return answer;
+    }
+
+private:
+    /// The last row first.
+    Doubles reversed(Doubles const& rows) const {
+        Doubles last_first;
+        for (auto end = rows.end(); end != rows.begin(); end -= hidden)
+            last_first.insert(last_first.end(), end - hidden, end);
+        return last_first;
     }
 };
 
@@ -222,6 +242,7 @@ public:
         rows_alone();
         experts_alone();
         experts_reversed();
+        rows_by_index();
         recomputed();
         if (!expert_.trains) return;
         gradients_overwritten_or_added_to();
@@ -298,8 +319,9 @@ private:
     }
     /// Runs a part and compares it with the whole.
     void require_same(std::vector<std::size_t> const& experts, index_t first, index_t count,
-                      std::string const& promise) const {
-        Batch const batch = part(experts, first, count);
+                      std::string const& promise, bool indexed = false) const {
+        Batch batch = part(experts, first, count);
+        batch.indexed = indexed;
         Answer const a = expert_.run(batch, expert_.trains);
         auto const require_matrix = [&](char const* name, Doubles const& found,
                                         Doubles const& whole, index_t columns) {
@@ -311,6 +333,7 @@ private:
         require_matrix("out", a.out, whole_.out, expert_.hidden);
         require_matrix("saved", a.saved, whole_.saved, expert_.saved_columns);
         require_matrix("d_in", a.d_in, whole_.d_in, expert_.hidden);
+        require_matrix("recomputed", a.recomputed, whole_.recomputed, expert_.saved_columns);
         for (std::size_t i = 0; i < a.gradients.size(); ++i)
             if (batch.rows[i] == batch_.rows[experts[i]])
                 require(same_bits(a.gradients[i], whole_.gradients[experts[i]]),
@@ -333,6 +356,10 @@ private:
     }
     void experts_reversed() const {
         require_same({3, 2, 1, 0}, 0, 99, "the order of a group's experts changes no bit");
+    }
+    void rows_by_index() const {
+        if (expert_.reads_indexed)
+            require_same({0, 1, 2, 3}, 0, 99, "an index changes no bit", true);
     }
     void no_rows() const {
         for (std::size_t const experts : {0u, 1u, 3u}) {
@@ -446,8 +473,9 @@ private:
 /// The contract of semoe/expert/concept.hpp, checked on one backend: rows do not depend on one
 /// another or on the group, bit for bit; rows and columns of others are left alone; groups and
 /// experts without rows are ordinary; and, as far as the expert has them, recompute gives the bits
-/// that were saved, gradients are written or added to as the mask says and agree with central
-/// differences (an expert of double within 1e-6 of the tensor's largest value).
+/// that were saved, an index in place of copied rows changes no bit, gradients are written or added
+/// to as the mask says and agree with central differences (an expert of double within 1e-6 of the
+/// tensor's largest value).
 /// @param expert  of any shape; small ones are quick: one call of the expert a difference
 /// @throws contract_violation with the promise that is broken
 /// @sync waits

@@ -39,6 +39,10 @@ struct FeedForward {
                 bias ? down_bias() : ops::BlockSlice{}};
     }
     template <Backend B>
+    bool reads_indexed_rows(B const&) const {
+        return ops::has_fused_feed_forward<B, T>();
+    }
+    template <Backend B>
     std::size_t worker_scratch_bytes(B const&) const {
         return ops::feed_forward_scratch_bytes<B, T>(block());
     }
@@ -59,11 +63,12 @@ struct FeedForward {
 
     template <Backend B>
     void pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
-             MatrixView<T const, space_of<B>> x, MatrixView<T, space_of<B>> saved) const {
+             IndexedRows<T const, space_of<B>> const& x, MatrixView<T, space_of<B>> saved) const {
         if constexpr (ops::may_fuse_feed_forward<B, T>)
             if (ops::has_fused_feed_forward<B, T>())
                 return ops::grouped_feed_forward<T>(b, weights, block(), x, saved, {}, {});
-        ops::grouped_gemm_nt(b, weights, x, in(layout), saved);
+        expect_copied(x);
+        ops::grouped_gemm_nt(b, weights, x.all, in(layout), saved);
         if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
     }
     template <Backend B>
@@ -71,11 +76,11 @@ struct FeedForward {
                  ExpertRows<T, space_of<B>> const& rows) const {
         if constexpr (ops::may_fuse_feed_forward<B, T>)
             if (ops::has_fused_feed_forward<B, T>())
-                return ops::grouped_feed_forward<T>(b, weights, block(), rows.in,
+                return ops::grouped_feed_forward<T>(b, weights, block(), rows.indexed(),
                                                     rows.keep_saved ? rows.saved
                                                                     : MatrixView<T, space_of<B>>{},
                                                     rows.scratch, rows.out);
-        pre(b, layout, weights, rows.in, rows.saved);
+        pre(b, layout, weights, rows.indexed(), rows.saved);
         ops::grouped_unit(b, weights, unit, rows.saved, rows.scratch);
         ops::grouped_gemm_nt(b, weights, rows.scratch, down(layout), rows.out);
         if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
@@ -90,8 +95,9 @@ struct FeedForward {
         if constexpr (ops::may_fuse_feed_forward<B, T>)
             if (ops::has_fused_feed_forward<B, T>())
                 return ops::grouped_feed_forward_backward<T>(b, weights, gradients, accumulate,
-                                                             block(), rows.in, rows.saved,
+                                                             block(), rows.indexed(), rows.saved,
                                                              rows.d_out, d_pre, rows.d_in);
+        expect_copied(rows.indexed());
         ops::grouped_unit(b, weights, unit, rows.saved, act);
         ops::grouped_gemm_tn(b, gradients, accumulate, rows.d_out, act, down());
         if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, rows.d_out, down_bias());
@@ -112,6 +118,10 @@ struct FeedForward {
             ops::pack_panels(b, rows,
                              all.part(slice.panels, ops::panel_elements(slice.rows, slice.cols)));
         }
+    }
+    template <class Space>
+    static void expect_copied(IndexedRows<T const, Space> const& rows) {
+        expects(!rows.index.data, "expert: products one by one do not read rows through an index");
     }
     /// @throws precondition_error "NAME: intermediate is 0, must be at least 1"
     void validate(char const* name) const {

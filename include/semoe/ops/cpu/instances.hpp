@@ -51,12 +51,12 @@ struct CpuBackend;
     SEMOE_FEED_FORWARD_KERNELS(how, bf16, Unit)
 #define SEMOE_FEED_FORWARD_KERNELS(how, T, Unit)                                                   \
     how void run_feed_forward<T>(CpuBackend&, Group<std::byte const> const&,                       \
-                                 FeedForwardBlock<Unit> const&, MatrixView<T const, HostSpace>,    \
-                                 MatrixView<T, HostSpace>, MatrixView<T, HostSpace>,               \
-                                 MatrixView<T, HostSpace>);                                        \
+                                 FeedForwardBlock<Unit> const&,                                    \
+                                 IndexedRows<T const, HostSpace> const&, MatrixView<T, HostSpace>, \
+                                 MatrixView<T, HostSpace>, MatrixView<T, HostSpace>);              \
     how void run_feed_forward_backward<T>(                                                         \
         CpuBackend&, Group<std::byte const> const&, Group<std::byte> const&, GroupMask,            \
-        FeedForwardBlock<Unit> const&, MatrixView<T const, HostSpace>,                             \
+        FeedForwardBlock<Unit> const&, IndexedRows<T const, HostSpace> const&,                     \
         MatrixView<T const, HostSpace>, MatrixView<T const, HostSpace>, MatrixView<T, HostSpace>,  \
         MatrixView<T, HostSpace>);
 #else

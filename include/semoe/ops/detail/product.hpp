@@ -85,5 +85,11 @@ void expect_rows(char const* name, Group<Byte> const& g, MatrixView<T, Space> m,
             refuse_rows(name, i, first, end, m.rows, m.cols);
     }
 }
+/// The index itself is in backend memory, and nobody reads it here.
+template <class Byte, class T, class Space>
+void expect_rows(char const* name, Group<Byte> const& g, IndexedRows<T, Space> const& m,
+                 index_t cols) {
+    expect_rows(name, g, MatrixView<T, Space>(m.all.data, m.rows(), m.all.cols), cols);
+}
 
 } // namespace semoe::ops::detail

@@ -17,7 +17,8 @@ struct FeedForwardBackward {
     Unit unit;
     index_t hidden, intermediate;
     T const *w_in, *w_down;               ///< [Unit::inputs * I, H] and [H, I]
-    Rows in, saved, d_out;                ///< [R, H], [R, Unit::inputs * I], [R, H]
+    IndexedRows<T const, HostSpace> in;   ///< [R, H]
+    Rows saved, d_out;                    ///< [R, Unit::inputs * I], [R, H]
     MatrixView<T, HostSpace> d_pre, d_in; ///< [R, Unit::inputs * I], [R, H]
     GradientRows d_w_in, d_w_down;
 

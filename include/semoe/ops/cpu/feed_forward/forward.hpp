@@ -16,7 +16,7 @@ struct FeedForward {
     index_t hidden, intermediate;
     T const *w_in, *b_in;     ///< [Unit::inputs * I, H]; [Unit::inputs * I], null without bias
     T const *w_down, *b_down; ///< [H, I]; [H]
-    MatrixView<T const, HostSpace> in;
+    IndexedRows<T const, HostSpace> in;
     MatrixView<T, HostSpace> saved; ///< [R, Unit::inputs * I]; without data: nobody reads it
     MatrixView<T, HostSpace> act;   ///< [R, I], where the products are computed apart; or no data
     MatrixView<T, HostSpace> out;
@@ -49,6 +49,11 @@ namespace detail {
 template <class T>
 HostRows<T> host_rows(MatrixView<T const, HostSpace> m, index_t first, index_t rows) {
     return {m.row(first), m.ld, rows, m.cols};
+}
+template <class T>
+HostRows<T> host_rows(IndexedRows<T const, HostSpace> const& m, index_t first, index_t rows) {
+    if (!m.index.data) return host_rows(m.all, first, rows);
+    return {m.all.data, m.all.ld, rows, m.all.cols, m.index.data + first};
 }
 inline int rows_of_block(index_t rows, index_t block) {
     return int(min(rows - block * 16, tile_rows));

@@ -154,12 +154,31 @@ template <class T>
 struct HostRows {
     T const* data;
     index_t ld, rows, cols;
+    index_t const* index = nullptr; ///< where row r lies; null: it is row r of data
 
+    T const* row(index_t r) const { return data + (index ? index[r] : r) * ld; }
     SEMOE_LINES SEMOE_INLINE __m512i line(index_t r, index_t c) const {
-        return r < rows ? lines::load(data + r * ld + c, cols - c) : _mm512_setzero_si512();
+        return r < rows ? lines::load(row(r) + c, cols - c) : _mm512_setzero_si512();
     }
-    HostRows part(index_t row, index_t col, index_t n, index_t m) const {
-        return {data + row * ld + col, ld, n, m};
+    HostRows part(index_t first, index_t col, index_t n, index_t m) const {
+        return {data + (index ? 0 : first * ld) + col, ld, n, m, index ? index + first : nullptr};
+    }
+};
+
+/// The rows that one step of a depth over rows takes; null past the end.
+template <class T>
+struct StepRows {
+    T const* row[step_depth<T>];
+    index_t cols;
+
+    StepRows(HostRows<T> const& m, index_t first)
+      : cols(m.cols) {
+        for (index_t r = 0; r < step_depth<T>; ++r)
+            row[r] = first + r < m.rows ? m.row(first + r) : nullptr;
+    }
+    bool is_whole() const { return row[step_depth<T> - 1] != nullptr; }
+    SEMOE_LINES SEMOE_INLINE __m512i line(index_t r, index_t c) const {
+        return row[r] ? lines::load(row[r] + c, cols - c) : _mm512_setzero_si512();
     }
 };
 
@@ -187,34 +206,33 @@ SEMOE_LINES void tile_words_of(HostRows<T> const& m, char* tiles) {
 /// @param fetch   asked for a line for every two that are read
 /// @tparam Whole  whether all rows and columns exist
 template <bool Whole>
-SEMOE_LINES SEMOE_INLINE void tile_columns(HostRows<float> const& m, index_t row, index_t col,
-                                           char* first, char* second, Fetch& fetch) {
+SEMOE_LINES SEMOE_INLINE void tile_columns(StepRows<float> const& m, index_t col, char* first,
+                                           char* second, Fetch& fetch) {
     int const fetched = fetch.wanted() ? 1 : 0;
-    float const* from = m.data + row * m.ld + col;
-    for (int r = 0; r < 16; ++r, from += m.ld, first += line_bytes, second += line_bytes) {
+    for (index_t r = 0; r < 16; ++r, first += line_bytes, second += line_bytes) {
         if constexpr (Whole) {
-            _mm512_store_ps(first, _mm512_loadu_ps(from));
-            _mm512_store_ps(second, _mm512_loadu_ps(from + 16));
+            _mm512_store_ps(first, _mm512_loadu_ps(m.row[r] + col));
+            _mm512_store_ps(second, _mm512_loadu_ps(m.row[r] + col + 16));
         } else {
-            _mm512_store_si512(first, m.line(row + r, col));
-            if (col + 16 < m.cols) _mm512_store_si512(second, m.line(row + r, col + 16));
+            _mm512_store_si512(first, m.line(r, col));
+            if (col + 16 < m.cols) _mm512_store_si512(second, m.line(r, col + 16));
         }
         fetch.some(fetched);
     }
 }
 template <bool Whole>
-SEMOE_LINES SEMOE_INLINE void tile_columns(HostRows<bf16> const& m, index_t row, index_t col,
-                                           char* first, char* second, Fetch& fetch) {
+SEMOE_LINES SEMOE_INLINE void tile_columns(StepRows<bf16> const& m, index_t col, char* first,
+                                           char* second, Fetch& fetch) {
     int const fetched = fetch.wanted() ? 1 : 0;
-    bf16 const* from = m.data + row * m.ld + col;
-    for (int r = 0; r < 32; r += 2, from += 2 * m.ld, first += line_bytes, second += line_bytes) {
+    for (index_t r = 0; r < 32; r += 2, first += line_bytes, second += line_bytes) {
         __m512i low, high;
         if constexpr (Whole) {
-            lines::interleave(_mm512_loadu_si512(from), _mm512_loadu_si512(from + m.ld), low, high);
+            lines::interleave(_mm512_loadu_si512(m.row[r] + col),
+                              _mm512_loadu_si512(m.row[r + 1] + col), low, high);
             _mm512_store_si512(first, low);
             _mm512_store_si512(second, high);
         } else {
-            lines::interleave(m.line(row + r, col), m.line(row + r + 1, col), low, high);
+            lines::interleave(m.line(r, col), m.line(r + 1, col), low, high);
             _mm512_store_si512(first, low);
             if (col + 16 < m.cols) _mm512_store_si512(second, high);
         }
@@ -227,13 +245,13 @@ template <class T>
 SEMOE_LINES void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
     index_t const steps = steps_of<T>(m.rows), block = steps * tile_bytes;
     for (index_t s = 0; s < steps; ++s) {
-        index_t const row = s * step_depth<T>;
+        StepRows<T> const rows(m, s * step_depth<T>);
         char* to = tiles + s * tile_bytes;
         for (index_t c = 0; c < m.cols; c += 32, to += 2 * block)
-            if (row + step_depth<T> <= m.rows && c + 32 <= m.cols)
-                tile_columns<true>(m, row, c, to, to + block, fetch);
+            if (rows.is_whole() && c + 32 <= m.cols)
+                tile_columns<true>(rows, c, to, to + block, fetch);
             else
-                tile_columns<false>(m, row, c, to, to + block, fetch);
+                tile_columns<false>(rows, c, to, to + block, fetch);
     }
 }
 template <class T>

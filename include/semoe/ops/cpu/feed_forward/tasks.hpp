@@ -151,7 +151,7 @@ struct FeedForwardTasks {
     Isa isa;
     Group<std::byte const> group;
     Block block;
-    MatrixView<T const, HostSpace> x;
+    IndexedRows<T const, HostSpace> x;
     MatrixView<T, HostSpace> saved, act, out;
     int workers;
     index_t splits;
@@ -170,7 +170,7 @@ struct FeedForwardTasks {
                 bias(block.in_bias),
                 w + block.down.offset,
                 bias(block.down_bias),
-                of(x),
+                x.row_range(group.first_row[e], group.rows[e]),
                 of(saved),
                 of(act),
                 of(out)};
@@ -210,7 +210,7 @@ private:
 
 template <class T, class B, class Block>
 void run_feed_forward(B& b, Group<std::byte const> const& g, Block const& block,
-                      MatrixView<T const, HostSpace> in, MatrixView<T, HostSpace> saved,
+                      IndexedRows<T const, HostSpace> const& in, MatrixView<T, HostSpace> saved,
                       MatrixView<T, HostSpace> act, MatrixView<T, HostSpace> out) {
     using Tasks = FeedForwardTasks<T, Block>;
     using Part = typename Tasks::Part;
@@ -241,7 +241,8 @@ struct FeedForwardBackwardTasks {
     std::byte* gradient[Group<>::capacity]; ///< blocks of the group's experts
     GroupMask accumulate;
     Block block;
-    MatrixView<T const, HostSpace> in, saved, d_out;
+    IndexedRows<T const, HostSpace> in;
+    MatrixView<T const, HostSpace> saved, d_out;
     MatrixView<T, HostSpace> d_pre, d_in;
     int workers;
     index_t splits;
@@ -257,7 +258,7 @@ struct FeedForwardBackwardTasks {
                 block.intermediate(),
                 w + block.in.offset,
                 w + block.down.offset,
-                of(in),
+                in.row_range(group.first_row[e], group.rows[e]),
                 of(saved),
                 of(d_out),
                 of(d_pre),
@@ -278,7 +279,7 @@ struct FeedForwardBackwardTasks {
 private:
     SEMOE_NOINLINE void run(BlockKernel& kernel, index_t i, std::span<std::byte> scratch) const {
         auto const f = expert(int(i / splits));
-        index_t const all = f.in.rows, split = i % splits;
+        index_t const all = f.saved.rows, split = i % splits;
         TaskScratch const memory(scratch,
                                  backward_scratch_bytes<T>(f.hidden, f.intermediate, f.inputs(),
                                                            min(all, backward_rows)));
@@ -311,7 +312,7 @@ private:
 template <class T, class B, class Block>
 void run_feed_forward_backward(B& b, Group<std::byte const> const& weights,
                                Group<std::byte> const& gradients, GroupMask accumulate,
-                               Block const& block, MatrixView<T const, HostSpace> in,
+                               Block const& block, IndexedRows<T const, HostSpace> const& in,
                                MatrixView<T const, HostSpace> saved,
                                MatrixView<T const, HostSpace> d_out, MatrixView<T, HostSpace> d_pre,
                                MatrixView<T, HostSpace> d_in) {

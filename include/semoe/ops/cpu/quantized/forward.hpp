@@ -20,7 +20,7 @@ struct QuantizedFeedForward {
     quant::ConstCodes w_in;     ///< [I,H]; a second one follows where the unit has two inputs
     quant::ConstCodes w_down;   ///< [H,I]
     float const *b_in, *b_down; ///< [Unit::inputs * I] and [H]; null without bias
-    MatrixView<T const, HostSpace> in;
+    IndexedRows<T const, HostSpace> in;
     MatrixView<T, HostSpace> act; ///< [R, I], where the products are computed apart; or no data
     MatrixView<T, HostSpace> out;
 

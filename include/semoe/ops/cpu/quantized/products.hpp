@@ -140,7 +140,7 @@ struct ByteProducts {
             alignas(64) std::uint32_t most[16] = {};
             alignas(64) float inverse[16];
             for (index_t i = 0; i < 16 && block * 16 + i < m.rows; ++i)
-                most[i] = detail::largest_of_row(m.data + (block * 16 + i) * m.ld, m.cols);
+                most[i] = detail::largest_of_row(m.row(block * 16 + i), m.cols);
             detail::ByteScales const scales(_mm512_load_si512(most));
             _mm512_store_ps(to.scales + block * 16, scales.scale);
             _mm512_store_ps(inverse, scales.inverse);
@@ -148,8 +148,8 @@ struct ByteProducts {
             for (index_t c = 0; c < m.cols; c += step, words += tile_bytes) {
                 __m512i x[16];
                 for (index_t i = 0; i < 16; ++i)
-                    x[i] = block * 16 + i < m.rows ? line(m.data + (block * 16 + i) * m.ld + c,
-                                                          m.cols - c, _mm512_set1_ps(inverse[i]))
+                    x[i] = block * 16 + i < m.rows ? line(m.row(block * 16 + i) + c, m.cols - c,
+                                                          _mm512_set1_ps(inverse[i]))
                                                    : _mm512_setzero_si512();
                 lines::transpose_words(x);
                 for (index_t i = 0; i < 16; ++i) {

@@ -38,7 +38,7 @@ struct QuantizedTasks {
     Isa isa;
     Group<std::byte const> group;
     Block block;
-    MatrixView<T const, HostSpace> x;
+    IndexedRows<T const, HostSpace> x;
     MatrixView<T, HostSpace> act, out;
     int workers;
     index_t splits;
@@ -57,7 +57,7 @@ struct QuantizedTasks {
                 block.down(w),
                 block.in_bias(w),
                 block.down_bias(w),
-                of(x),
+                x.row_range(group.first_row[e], group.rows[e]),
                 of(act),
                 of(out)};
     }
@@ -95,8 +95,8 @@ private:
 
 template <class Format, class T, class B, class Block>
 void run_quantized_feed_forward(B& b, Group<std::byte const> const& g, Block const& block,
-                                MatrixView<T const, HostSpace> in, MatrixView<T, HostSpace> act,
-                                MatrixView<T, HostSpace> out) {
+                                IndexedRows<T const, HostSpace> const& in,
+                                MatrixView<T, HostSpace> act, MatrixView<T, HostSpace> out) {
     using Tasks = QuantizedTasks<Format, T, Block>;
     using Part = typename Tasks::Part;
     Tasks tasks{selected_isa(), LongestFirst(g).sorted(g), block, in, {}, out, b.concurrency(), 1,
