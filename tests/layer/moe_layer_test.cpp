@@ -138,6 +138,9 @@ TEST_CASE("layer/moe_layer: no training step allocates once it has run") {
             layer.backward(rows(dy), rows(dx), context);
             double const norm = layer.grad_norm_squared();
             train_step(layer, optimizer, UpdateStep{.step = n, .gradient_scale = 1 / (1 + norm)});
+            layer.zero_grad();
+            layer.forward(rows(x), rows(y), context, {.step = std::uint64_t(n)});
+            layer.backward_and_update(rows(dy), rows(dx), context, optimizer, {.step = n});
         }
         CHECK(test::num_allocations == first);
     }

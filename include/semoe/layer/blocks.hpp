@@ -157,13 +157,15 @@ public:
     /// Tells the tier the order in which an update goes through the blocks.
     void announce_update(B& b) {
         upcoming_.clear();
-        for (expert_id id : ids_) {
-            upcoming_.push_back(key(id, BlockKind::weight));
-            if (has_gradient(id)) upcoming_.push_back(key(id, BlockKind::gradient));
-            if (has_master(id)) upcoming_.push_back(key(id, BlockKind::master));
-            if (moments_.per_element > 0) upcoming_.push_back(key(id, BlockKind::moments));
-        }
+        for (expert_id id : ids_) append_update(id, has_gradient(id), upcoming_);
         tier_.prefetch(b, upcoming_);
+    }
+    /// What an update of one block acquires, in order.
+    void append_update(expert_id id, bool gradient, std::vector<BlockKey>& keys) const {
+        keys.push_back(key(id, BlockKind::weight));
+        if (gradient) keys.push_back(key(id, BlockKind::gradient));
+        if (has_master(id)) keys.push_back(key(id, BlockKind::master));
+        if (moments_.per_element > 0) keys.push_back(key(id, BlockKind::moments));
     }
 
     /// Copies weights into masters; after weights were set from outside.

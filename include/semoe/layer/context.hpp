@@ -72,7 +72,9 @@ struct ContextState {
         auto arena = memory.arena();
         views.carve(arena, n);
         if (n.num_chunks > 1) wire.emplace(b.fork());
-        upcoming.reserve(std::size_t(n.num_chunks * n.num_experts * 2));
+        // A chunk's weights and gradients, and once what an update acquires, of dense blocks, too.
+        upcoming.reserve(
+            std::size_t(n.num_chunks * n.num_experts * 2 + (n.num_experts + 2) * num_block_kinds));
         expert_order.reserve(std::size_t(n.num_chunks * n.num_experts));
         expert_distance.resize(std::size_t(n.num_experts));
         order_end.resize(std::size_t(n.num_chunks));

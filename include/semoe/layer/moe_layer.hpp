@@ -8,6 +8,7 @@
 #include "semoe/layer/route.hpp"
 #include "semoe/layer/shared.hpp"
 #include "semoe/layer/stages.hpp"
+#include "semoe/layer/update.hpp"
 #include "semoe/ops/gemm.hpp"
 #include "semoe/ops/reduce.hpp"
 #include "semoe/ops/row_dots.hpp"
@@ -225,32 +226,34 @@ public:
     ///       one all-reduce of router and shared gradients
     void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
                   BackwardOptions options = {}) {
-        static_assert(DifferentiableGate<G, B, Real>,
-                      "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
-                      "d_logits) (see gate/concept.hpp)");
-        static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
-                                         "train a layer of floats and quantise it "
-                                         "(see layer/quantize.hpp)");
-        static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
-                                 "lacks backward_grouped(backend, weights, gradients, accumulate, "
-                                 "rows) or backward_scratch_columns() (see expert/concept.hpp)");
-        auto& s = context.state_;
-        expect_usable();
-        expects(s.shape.training, "MoeLayer::backward: the context was made for inference");
-        expects(s.complete, "MoeLayer::backward: the context holds no forward");
-        expect_shape("dy", dy, s.num_tokens);
-        expect_shape("dx", dx, s.num_tokens);
-        s.complete = false;
-        guarded([&] {
-            detail::split_gradient(backend_, dy, s);
-            s.has_base = false;
-            if constexpr (HasSharedExpert<X>) backward_shared(dy, s);
-            if (!s.routed_outside || sigmoid_gate()) backward_router(s, options);
-            detail::BackwardStages<B, X, M, T, C, Tr> stages{
-                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx};
-            stages.groups.announce(backend_, true);
-            schedule_.run(stages);
-        });
+        run_backward(dy, dx, context, options, {}, [](auto&) {});
+    }
+    /// backward and update with step.zero_grad in one, with the same bits: an expert is updated as
+    /// soon as its gradient is complete. So no more gradients exist at a time than experts are
+    /// computed together: a tier needs few slots for them and stores none, and each block of
+    /// weights is brought once. There is no global norm to clip by, since it would need all
+    /// gradients first, and nothing is accumulated.
+    /// @throws as backward and update; precondition_error when a block has a gradient already
+    /// @sync enqueues, as backward @cost that of both; blocks are acquired once
+    template <class O>
+    void backward_and_update(MatrixView<T const, space> dy, MatrixView<T, space> dx,
+                             Context& context, O const& optimizer, UpdateStep step,
+                             BackwardOptions options = {}) {
+        require_optimizer<O>();
+        for (expert_id id : blocks_.ids())
+            expects(!blocks_.has_gradient(id), [&] {
+                return "MoeLayer::backward_and_update: there is a gradient already in " +
+                       to_string(blocks_.key(id, BlockKind::gradient)) +
+                       "; to accumulate, call backward, then update";
+            });
+        step.zero_grad = true;
+        blocks_.template declare_states<O>(backend_, true);
+        auto update = [&](expert_id id) { update_block(optimizer, id, step); };
+        detail::GradientListener const complete{&update, [](void* object, expert_id id) {
+                                                    (*static_cast<decltype(update)*>(object))(id);
+                                                }};
+        run_backward(dy, dx, context, options, complete,
+                     [&](auto& groups) { groups.for_each_other(update); });
     }
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
@@ -351,8 +354,7 @@ public:
     /// @sync enqueues @cost reads and writes each block once; allocates at the first call alone
     template <class O>
     void update(O const& optimizer, UpdateStep step) {
-        static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
-                                       "update(backend, block, step) (see optim/concept.hpp)");
+        require_optimizer<O>();
         static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
                                          "train a layer of floats and quantise it "
                                          "(see layer/quantize.hpp)");
@@ -360,14 +362,7 @@ public:
         blocks_.template declare_states<O>(backend_, true);
         guarded([&] {
             blocks_.announce_update(backend_);
-            for (expert_id id : blocks_.ids()) {
-                if (config_.skip_untouched && id >= 0 && !blocks_.has_gradient(id)) continue;
-                if (blocks_.is_real(id))
-                    update_block<Real>(optimizer, id, step);
-                else
-                    update_block<T>(optimizer, id, step);
-                rebuild_derived(id);
-            }
+            for (expert_id id : blocks_.ids()) update_block(optimizer, id, step);
         });
     }
     /// Declares masters and moments now, so that the first update allocates nothing.
@@ -523,6 +518,45 @@ private:
                                     add, sigmoid_gate(), dy, s);
         });
     }
+    template <class O>
+    static void require_optimizer() {
+        static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
+                                       "update(backend, block, step) (see optim/concept.hpp)");
+    }
+    /// @param complete  told of each expert
+    /// @param finish    called at last with the groups of experts
+    template <class F>
+    void run_backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
+                      BackwardOptions const& options, detail::GradientListener complete,
+                      F const& finish) {
+        static_assert(DifferentiableGate<G, B, Real>,
+                      "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
+                      "d_logits) (see gate/concept.hpp)");
+        static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
+                                         "train a layer of floats and quantise it "
+                                         "(see layer/quantize.hpp)");
+        static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
+                                 "lacks backward_grouped(backend, weights, gradients, accumulate, "
+                                 "rows) or backward_scratch_columns() (see expert/concept.hpp)");
+        auto& s = context.state_;
+        expect_usable();
+        expects(s.shape.training, "MoeLayer::backward: the context was made for inference");
+        expects(s.complete, "MoeLayer::backward: the context holds no forward");
+        expect_shape("dy", dy, s.num_tokens);
+        expect_shape("dx", dx, s.num_tokens);
+        s.complete = false;
+        guarded([&] {
+            detail::split_gradient(backend_, dy, s);
+            s.has_base = false;
+            if constexpr (HasSharedExpert<X>) backward_shared(dy, s);
+            if (!s.routed_outside || sigmoid_gate()) backward_router(s, options);
+            detail::BackwardStages<B, X, M, T, C, Tr> stages{
+                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, complete};
+            stages.groups.announce(backend_, true, bool(complete));
+            schedule_.run(stages);
+            finish(stages.groups);
+        });
+    }
     /// d_logits from d_weights and losses; views.base grows by the router's and the sigmoid gate's
     /// part of dx, the router's block by their gradients.
     void backward_router(State& s, BackwardOptions const& options) {
@@ -589,31 +623,11 @@ private:
             if (id == shared_block) return rebuild(expert_.shared);
         rebuild(detail::routed_part(expert_));
     }
-    template <class W, class O>
+    template <class O>
     void update_block(O const& optimizer, expert_id id, UpdateStep const& step) {
-        index_t const n = blocks_.layout(id).primary_elements();
-        auto weight = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);
-        ParameterBlock<W, space> block;
-        block.weight = view_as<W>(weight.bytes()).part(0, n);
-        using Lease = decltype(weight);
-        std::optional<Lease> gradient, master, moments;
-        if (blocks_.has_gradient(id)) {
-            auto const& lease =
-                gradient.emplace(blocks_.acquire(backend_, id, BlockKind::gradient, Access::read));
-            block.gradient = view_as<Real>(lease.bytes()).part(0, n);
-        }
-        if (blocks_.has_master(id)) {
-            auto const& lease =
-                master.emplace(blocks_.acquire(backend_, id, BlockKind::master, Access::write));
-            block.master = view_as<Real>(lease.bytes()).part(0, n);
-        }
-        if (O::moments_per_element > 0) {
-            auto const& lease =
-                moments.emplace(blocks_.acquire(backend_, id, BlockKind::moments, Access::write));
-            block.moments = view_as<Real>(lease.bytes());
-        }
-        optimizer.update(backend_, block, step);
-        if (step.zero_grad) blocks_.clear_gradient(id); // before a tier could evict it
+        if (config_.skip_untouched && id >= 0 && !blocks_.has_gradient(id)) return;
+        detail::update_block(backend_, blocks_, optimizer, id, step);
+        rebuild_derived(id);
     }
 
     B backend_;

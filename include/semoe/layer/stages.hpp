@@ -10,6 +10,15 @@
 
 namespace semoe::detail {
 
+/// Called with an expert whose gradient is complete, in backward; or nobody is.
+struct GradientListener {
+    void* object = nullptr;
+    void (*call)(void* object, expert_id) = nullptr;
+
+    explicit operator bool() const { return call != nullptr; }
+    void operator()(expert_id id) const { call(object, id); }
+};
+
 /// Experts of one chunk in groups that the tier can hold at once, those in slots already first, so
 /// that they are computed while others arrive: calls work(group of expert numbers, first rows,
 /// rows). Grouping never changes a result.
@@ -25,7 +34,8 @@ public:
 
     /// Fixes the order of experts in every chunk, those that have arrived first, then those on
     /// their way, and tells the tier.
-    void announce(B& b, bool gradients) {
+    /// @param updates  of each block, after its last chunk
+    void announce(B& b, bool gradients, bool updates = false) {
         auto& order = state_.expert_order;
         order.clear();
         state_.upcoming.clear();
@@ -45,10 +55,27 @@ public:
                     state_.upcoming.push_back(key);
                     if (gradients && blocks_.has_gradient(experts[l]))
                         state_.upcoming.push_back(blocks_.key(experts[l], BlockKind::gradient));
+                    // Its gradient is about to be overwritten, and used at once: nothing to load.
+                    if (updates && is_last(c, l))
+                        blocks_.append_update(experts[l], false, state_.upcoming);
                 }
             state_.order_end[std::size_t(c)] = order.size();
         }
+        if (updates)
+            for_each_other([&](expert_id id) {
+                blocks_.append_update(id, blocks_.has_gradient(id), state_.upcoming);
+            });
         blocks_.tier().prefetch(b, state_.upcoming);
+    }
+    /// f(block) for those that backward of the experts leaves alone: dense ones, and experts
+    /// without rows.
+    template <class F>
+    void for_each_other(F&& f) {
+        for (expert_id id : blocks_.ids())
+            if (id < 0) f(id);
+        auto const& experts = blocks_.local_experts();
+        for (std::size_t l = 0; l < experts.size(); ++l)
+            if (!has_rows(0, l)) f(experts[l]);
     }
     /// Tells the tier which experts have rows, as a guess.
     void predict() {
@@ -74,7 +101,8 @@ public:
             for (int i = 0; i < group.size; ++i) weights[std::size_t(i)].reset();
             group.size = 0;
         };
-        for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+        for_each_expert(chunk, [&](std::size_t l, index_t first, index_t rows) {
+            expert_id const id = blocks_.local_experts()[l];
             if (!at_hand(id)) flush();
             auto const& weight = weights[std::size_t(group.size)].emplace(
                 blocks_.acquire(b, id, BlockKind::weight, Access::read));
@@ -83,10 +111,12 @@ public:
         });
         flush();
     }
-    /// backward(weights, gradients, accumulate) for each group of a chunk.
+    /// backward(weights, gradients, accumulate) for each group of a chunk; then `complete` of those
+    /// experts that have no rows in a later one.
     template <class F>
-    void backward(B& b, index_t chunk, F&& f) {
+    void backward(B& b, index_t chunk, GradientListener complete, F&& f) {
         Leases weights, gradients;
+        std::array<std::size_t, ops::Group<>::capacity> members;
         ops::Group<std::byte const> group;
         ops::Group<std::byte> gradient_group;
         ops::GroupMask accumulate = 0;
@@ -97,12 +127,18 @@ public:
                 weights[std::size_t(i)].reset();
                 gradients[std::size_t(i)].reset();
             }
+            int const done = complete ? std::exchange(group.size, 0) : 0;
             group.size = gradient_group.size = 0;
             accumulate = 0;
+            for (int i = 0; i < done; ++i)
+                if (is_last(chunk, members[std::size_t(i)]))
+                    complete(blocks_.local_experts()[members[std::size_t(i)]]);
         };
-        for_each_expert(chunk, [&](expert_id id, index_t first, index_t rows) {
+        for_each_expert(chunk, [&](std::size_t l, index_t first, index_t rows) {
+            expert_id const id = blocks_.local_experts()[l];
             if (!at_hand(id)) flush();
             auto const i = std::size_t(group.size);
+            members[i] = l;
             auto const& weight =
                 weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
             auto const& gradient = gradients[i].emplace(blocks_.acquire_gradient(b, id));
@@ -142,14 +178,24 @@ private:
         index_t const wanted = state_.shape.training ? slots / 2 : slots / 16;
         return std::clamp<index_t>(wanted, least, ops::Group<>::capacity);
     }
-    /// f(expert, first row, rows) in the announced order. First rows count from the chunk's own.
+    /// Whether a local expert has rows in a chunk or in a later one.
+    bool has_rows(index_t chunk, std::size_t l) const {
+        for (; chunk < state_.shape.num_chunks; ++chunk) {
+            auto const offsets = state_.exchanges[std::size_t(chunk)].local_offsets();
+            if (offsets[l + 1] > offsets[l]) return true;
+        }
+        return false;
+    }
+    bool is_last(index_t chunk, std::size_t l) const { return !has_rows(chunk + 1, l); }
+    /// f(local expert, first row, rows) in the announced order. First rows count from the chunk's
+    /// own.
     template <class F>
     void for_each_expert(index_t chunk, F&& f) {
         auto const offsets = state_.exchanges[std::size_t(chunk)].local_offsets();
         std::size_t const begin = chunk == 0 ? 0 : state_.order_end[std::size_t(chunk) - 1];
         for (std::size_t i = begin; i < state_.order_end[std::size_t(chunk)]; ++i) {
             auto const l = std::size_t(state_.expert_order[i]);
-            f(blocks_.local_experts()[l], offsets[l], offsets[l + 1] - offsets[l]);
+            f(l, offsets[l], offsets[l + 1] - offsets[l]);
         }
     }
 
@@ -245,6 +291,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     MatrixView<T, space_of<B>> dx;
+    GradientListener complete = {};
 
     void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
@@ -263,7 +310,8 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             s.views.backward_scratch.row_range(0, s.num_rows(c)),
             in.index};
         this->groups.backward(
-            q, c, [&](auto const& weights, auto const& gradients, ops::GroupMask accumulate) {
+            q, c, complete,
+            [&](auto const& weights, auto const& gradients, ops::GroupMask accumulate) {
                 if constexpr (RecomputableExpert<typename Base::Routed, B>)
                     if (s.shape.recompute) recompute(q, weights, in, kept);
                 this->expert.backward_grouped(q, weights, gradients, accumulate, rows);
