@@ -116,7 +116,7 @@ public:
     template <class F>
     void backward(B& b, index_t chunk, GradientListener complete, F&& f) {
         Leases weights, gradients;
-        std::array<std::size_t, ops::Group<>::capacity> members;
+        std::array<std::size_t, ops::Group<>::capacity> members{};
         ops::Group<std::byte const> group;
         ops::Group<std::byte> gradient_group;
         ops::GroupMask accumulate = 0;
@@ -127,10 +127,10 @@ public:
                 weights[std::size_t(i)].reset();
                 gradients[std::size_t(i)].reset();
             }
-            int const done = complete ? std::exchange(group.size, 0) : 0;
+            int const done = group.size;
             group.size = gradient_group.size = 0;
             accumulate = 0;
-            for (int i = 0; i < done; ++i)
+            for (int i = 0; complete && i < done; ++i)
                 if (is_last(chunk, members[std::size_t(i)]))
                     complete(blocks_.local_experts()[members[std::size_t(i)]]);
         };
