@@ -234,7 +234,7 @@ public:
     /// weights is brought once. There is no global norm to clip by, since it would need all
     /// gradients first, and nothing is accumulated.
     /// @throws as backward and update; precondition_error when a block has a gradient already
-    /// @sync enqueues, as backward @cost that of both; blocks are acquired once
+    /// @sync enqueues, as backward @cost that of both
     template <class O>
     void backward_and_update(MatrixView<T const, space> dy, MatrixView<T, space> dx,
                              Context& context, O const& optimizer, UpdateStep step,
