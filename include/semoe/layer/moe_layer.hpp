@@ -229,10 +229,13 @@ public:
         run_backward(dy, dx, context, options, {}, [](auto&) {});
     }
     /// backward and update with step.zero_grad in one, with the same bits: an expert is updated as
-    /// soon as its gradient is complete. So no more gradients exist at a time than experts are
-    /// computed together: a tier needs few slots for them and stores none, and each block of
-    /// weights is brought once. There is no global norm to clip by, since it would need all
-    /// gradients first, and nothing is accumulated.
+    /// soon as its gradient is complete. With one chunk no more experts have gradients at a time
+    /// than are computed together, so that a tier needs few slots for them and stores none; between
+    /// chunks an expert that has rows in both keeps its own. There is no global norm to clip by,
+    /// since it would need all gradients first, and nothing is accumulated.
+    /// @param dy, dx, context, options  as for backward
+    /// @param optimizer, step           as for update; step.zero_grad counts as set
+    /// @post no block has a gradient
     /// @throws as backward and update; precondition_error when a block has a gradient already
     /// @sync enqueues, as backward @cost that of both
     template <class O>
