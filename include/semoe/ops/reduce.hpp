@@ -4,6 +4,7 @@
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/math.hpp"
+#include "semoe/ops/vectorised.hpp"
 
 namespace semoe::ops {
 
@@ -17,21 +18,29 @@ struct SumSquaresBlock {
     double* partial;
     SEMOE_HD void operator()(index_t i) const {
         index_t const begin = i * sum_block, end = min(begin + sum_block, v.size);
-        double lanes[16] = {};
-        index_t j = begin;
-        for (; j + 16 <= end; j += 16)
-            for (int l = 0; l < 16; ++l) {
-                double const x = convert<double>(v[j + l]);
-                lanes[l] += x * x;
-            }
-        for (int l = 0; j < end; ++j, ++l) {
-            double const x = convert<double>(v[j]);
-            lanes[l] += x * x;
-        }
-        double sum = 0;
-        for (double const lane : lanes) sum += lane;
-        partial[i] = sum;
+        partial[i] = vectorised(Range{v, begin, end});
     }
+
+private:
+    struct Range {
+        VectorView<T const, Space> v;
+        index_t begin, end;
+        SEMOE_HD SEMOE_INLINE double operator()() const {
+            double lanes[16] = {};
+            index_t j = begin;
+            for (; j + 16 <= end; j += 16) {
+                T const* const x = v.data + j;
+                for (int l = 0; l < 16; ++l) lanes[l] += square(x[l]);
+            }
+            for (int l = 0; j < end; ++j, ++l) lanes[l] += square(v[j]);
+            double sum = 0;
+            for (double const lane : lanes) sum += lane;
+            return sum;
+        }
+        SEMOE_HD SEMOE_INLINE static double square(T x) {
+            return convert<double>(x) * convert<double>(x);
+        }
+    };
 };
 struct SumInOrder {
     double const* partial;

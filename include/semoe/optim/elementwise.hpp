@@ -2,6 +2,8 @@
 
 #include "semoe/backend/concept.hpp"
 #include "semoe/core/dtype.hpp"
+#include "semoe/core/math.hpp"
+#include "semoe/ops/vectorised.hpp"
 #include "semoe/optim/concept.hpp"
 #include "semoe/optim/detail/expects_sizes.hpp"
 #include "semoe/optim/detail/update_cost.hpp"
@@ -12,7 +14,8 @@
 namespace semoe::optim {
 
 /// What an elementwise optimizer does to one element: parameter p and its moments are updated in
-/// place by gradient g. Rules are trivially copyable and callable from device code.
+/// place by gradient g. Rules are trivially copyable and callable from device code; SEMOE_INLINE
+/// makes them vector code of the host's instruction set, whatever the user's flags.
 template <class R, class Real>
 concept ElementRule = std::is_trivially_copyable_v<R> &&
     ((R::moments_per_element == 0 && requires(R const& rule, Real& p, Real g) { rule(p, g); }) ||
@@ -24,8 +27,8 @@ concept ElementRule = std::is_trivially_copyable_v<R> &&
 namespace detail {
 
 /// Runs a rule over a range of elements, `lanes` at a time: a loop of constant length becomes
-/// vector code under a plain -O2. The last, shorter run is padded and goes through the same
-/// instructions, so an element's bits do not depend on where ranges end.
+/// vector code of the host's instruction set. The last, shorter run is padded and goes through the
+/// same instructions, so an element's bits do not depend on where ranges end.
 template <class T, class Space, class Rule, int lanes>
 struct UpdateElements {
     using Real = accumulate_t<T>;
@@ -38,30 +41,41 @@ struct UpdateElements {
 
     SEMOE_HD void operator()(index_t call) const {
         index_t const first = call * elements_per_call;
-        index_t const left = block.weight.size - first;
-        index_t const last = first + (left < elements_per_call ? left : elements_per_call);
-        Real zeros[lanes] = {};
-        Rule const copy = rule; // what `this` points to might change with every store
-        index_t i = first;
-        for (; i + lanes <= last; i += lanes) {
-            Real const* g = block.gradient.empty() ? zeros : block.gradient.data + i;
-            apply(copy, gradient_scale, parameter() + i, g, moment(0, i), moment(1, i));
-            if (!block.master.empty()) round(block.master.data + i, block.weight.data + i);
-        }
-        if (i < last) update_tail(i, int(last - i));
+        ops::vectorised(
+            Range{*this, first, semoe::min(first + elements_per_call, block.weight.size)});
     }
     Cost cost() const { return update_cost(block); }
 
 private:
-    SEMOE_HD Real* parameter() const {
+    struct Range {
+        UpdateElements const& all;
+        index_t first, last;
+        SEMOE_HD SEMOE_INLINE void operator()() const {
+            Real const zeros[lanes] = {};
+            Rule const copy = all.rule; // what `all` refers to might change with every store
+            auto const& gradient = all.block.gradient;
+            index_t i = first;
+            for (; i + lanes <= last; i += lanes) {
+                apply(copy, all.gradient_scale, all.parameter() + i,
+                      gradient.empty() ? zeros : gradient.data + i, all.moment(0, i),
+                      all.moment(1, i));
+                if (!all.block.master.empty())
+                    round(all.block.master.data + i, all.block.weight.data + i);
+            }
+            if (i < last) all.update_tail(i, int(last - i));
+        }
+    };
+
+    SEMOE_HD SEMOE_INLINE Real* parameter() const {
         if constexpr (!needs_master<T>)
             if (block.master.empty()) return block.weight.data;
         return block.master.data;
     }
-    SEMOE_HD Real* moment(int j, index_t i) const {
+    SEMOE_HD SEMOE_INLINE Real* moment(int j, index_t i) const {
         return j < moments ? block.moments.data + j * block.weight.size + i : nullptr;
     }
-    SEMOE_HD static void apply(Rule rule, Real scale, Real* p, Real const* g, Real* m, Real* v) {
+    SEMOE_HD SEMOE_INLINE static void apply(Rule const& rule, Real scale, Real* p, Real const* g,
+                                            Real* m, Real* v) {
         SEMOE_INDEPENDENT
         for (int k = 0; k < lanes; ++k) {
             Real const scaled = g[k] * scale;
@@ -70,11 +84,11 @@ private:
             if constexpr (moments == 2) rule(p[k], scaled, m[k], v[k]);
         }
     }
-    SEMOE_HD static void round(Real const* p, T* weight) {
+    SEMOE_HD SEMOE_INLINE static void round(Real const* p, T* weight) {
         SEMOE_INDEPENDENT
         for (int k = 0; k < lanes; ++k) weight[k] = convert<T>(p[k]);
     }
-    SEMOE_HD void update_tail(index_t first, int count) const {
+    SEMOE_HD SEMOE_INLINE void update_tail(index_t first, int count) const {
         Real p[lanes] = {}, g[lanes] = {}, m[2][lanes] = {};
         for (int k = 0; k < count; ++k) {
             p[k] = parameter()[first + k];

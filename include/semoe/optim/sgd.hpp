@@ -16,7 +16,7 @@ struct SgdRule {
     Real decay; ///< weight_decay where decay is coupled, else 0
     bool nesterov;
 
-    SEMOE_HD void operator()(Real& p, Real g, Real& buffer) const {
+    SEMOE_HD SEMOE_INLINE void operator()(Real& p, Real g, Real& buffer) const {
         g += decay * p;
         buffer = momentum * buffer + g;
         p = keep * p - lr * (nesterov ? g + momentum * buffer : buffer);
