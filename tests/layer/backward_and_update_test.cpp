@@ -6,6 +6,7 @@
 #include "semoe/layer/sequence.hpp"
 #include "semoe/optim/adamw.hpp"
 #include "semoe/optim/adamw8.hpp"
+#include "semoe/optim/sgd.hpp"
 #include "semoe/schedule/chunked.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/store/host.hpp"
@@ -13,6 +14,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <mutex>
 
 using namespace semoe;
@@ -21,7 +23,23 @@ namespace backward_and_update_test {
 namespace {
 
 constexpr index_t H = 24, T = 11;
-using Swi = expert::SwiGlu<bf16>;
+/// Counts how its gradients go, and may hand over those of few rows alone.
+struct Swi : expert::SwiGlu<bf16> {
+    static inline std::atomic<int> stored{0}, handed_over{0};
+    static inline index_t most_rows = T;
+
+    template <Backend B>
+    bool hands_over_gradients(B const& b, index_t rows) const {
+        return rows <= most_rows && expert::SwiGlu<bf16>::hands_over_gradients(b, rows);
+    }
+
+    template <Backend B, class To, class... More>
+    void backward_grouped(B& b, ops::Group<std::byte const> const& weights, To const& to,
+                          More const&... more) const {
+        ++(ops::GradientTaker<To> ? handed_over : stored);
+        expert::SwiGlu<bf16>::backward_grouped(b, weights, to, more...);
+    }
+};
 using Rows = MatrixView<bf16, HostSpace>;
 
 /// Counts what is asked for of gradients.
@@ -45,7 +63,7 @@ struct Run {
     bool fused;
     index_t slots = 40, chunks = 1;
     int ranks = 1;
-    bool skip_untouched = false;
+    bool skip_untouched = false, bias = false;
 };
 struct Result {
     test::Named weights, masters, moments;
@@ -72,8 +90,8 @@ Result train(Run const& run, Optimizer const& optimizer) {
         MoeLayer layer{
             b,
             gate::TopK<gate::Softmax>{.num_experts = 7, .top_k = 2},
-            expert::WithShared{Swi{.hidden = H, .intermediate = 40},
-                               Swi{.hidden = H, .intermediate = 8}, true},
+            expert::WithShared{Swi{{.hidden = H, .intermediate = 40, .bias = run.bias}},
+                               expert::SwiGlu<bf16>{.hidden = H, .intermediate = 8}, true},
             rank,
             Tier{tier::Cached<CpuBackend, CountingStore>{b, store, {.slots = run.slots}}},
             schedule::Chunked{.chunks = run.chunks},
@@ -139,6 +157,32 @@ TEST_CASE("layer/backward_and_update: with two slots a kind no gradient reaches 
     CHECK(train({.fused = false, .slots = 2}, adamw).gradient_transfers > 0);
     CHECK(train({.fused = true, .slots = 2}, adamw).gradient_transfers == 0);
     CHECK(train({.fused = true, .slots = 1}, adamw).gradient_transfers == 0);
+}
+
+TEST_CASE("layer/backward_and_update: an expert's gradient goes to memory only where it cannot be "
+          "handed over, with the same bits") {
+    bool const fused = ops::has_fused_feed_forward<CpuBackend, bf16>();
+    for (bool const bias : {false, true})
+        for (index_t const chunks : {1, 3}) {
+            CAPTURE(bias);
+            CAPTURE(chunks);
+            Result const apart = train({.fused = false, .chunks = chunks, .bias = bias}, adamw);
+            Swi::stored = Swi::handed_over = 0;
+            CHECK(train({.fused = true, .chunks = chunks, .bias = bias}, adamw) == apart);
+            bool const over = fused && !bias && chunks == 1;
+            CHECK((Swi::handed_over > 0) == over);
+            CHECK((Swi::stored > 0) == !over);
+        }
+    Swi::most_rows = 3;
+    Swi::stored = Swi::handed_over = 0;
+    CHECK(train({.fused = true}, adamw) == train({.fused = false}, adamw));
+    CHECK((Swi::handed_over > 0) == fused);
+    CHECK(Swi::stored > 3);
+    Swi::most_rows = T;
+    Swi::handed_over = 0;
+    optim::Sgd const sgd{.lr = 0.1, .momentum = 0.9, .nesterov = true};
+    CHECK(train({.fused = true}, sgd) == train({.fused = false}, sgd));
+    CHECK((Swi::handed_over > 0) == fused);
 }
 
 TEST_CASE("layer/backward_and_update: refuses to accumulate, by name, and loses nothing") {

@@ -78,6 +78,12 @@ struct Experts {
             b, group<std::byte const>(weights), group<std::byte>(gradients), accumulate, block,
             view(in, H), view(saved, inputs), view(d_out, H), view(d_pre, inputs), view(d_in, H));
     }
+    template <class B, class F>
+    void backward_to(B& b, F const& taker) {
+        ops::grouped_feed_forward_backward<T>(b, group<std::byte const>(weights), taker, block,
+                                              view(in, H), view(saved, inputs), view(d_out, H),
+                                              view(d_pre, inputs), view(d_in, H));
+    }
 };
 
 template <class T>
@@ -185,6 +191,22 @@ void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, 
 using Gated = ops::unit::Gated<ops::activation::Silu>;
 using Plain = ops::unit::Plain<ops::activation::Silu>;
 
+/// Keeps what it is given, counts it, and spoils the weights that nobody may need any more.
+template <class T>
+struct Keep {
+    std::vector<T>* weights;
+    std::vector<float>*gradients, *times;
+
+    void operator()(int i, index_t first, VectorView<float const, HostSpace> values) const {
+        for (index_t n = 0; n < values.size; ++n) {
+            auto const at = std::size_t(first + n);
+            gradients[i][at] = values[n];
+            times[i][at] += 1;
+            weights[i][at] = T(NAN);
+        }
+    }
+};
+
 } // namespace
 
 TEST_CASE_TEMPLATE("ops/feed_forward: products and gradients agree with loops over doubles", T,
@@ -231,6 +253,47 @@ TEST_CASE_TEMPLATE("ops/feed_forward: bits do not depend on threads, scratch or 
                                      x.view(x.act, 80), x.view(x.out, 96));
     }
     for (std::size_t i = 96; i < 41 * 96; ++i) REQUIRE(float(x.out[i]) == float(first.out[i]));
+}
+
+TEST_CASE_TEMPLATE("ops/feed_forward: a taker gets every gradient once, with its bits, when nobody "
+                   "reads the weights any more",
+                   T, float, bf16) {
+    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
+    std::vector<std::vector<index_t>> const groups{
+        {1}, {3, 0, 384}, {40, 7}, {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14, 15, 16}};
+    for (auto const& rows : groups)
+        for (int const threads : {1, 2, 3}) {
+            CAPTURE(rows.size());
+            CAPTURE(threads);
+            CpuBackend b{.threads = threads};
+            Experts<T, Gated> stored(70, 45, rows, false), taken = stored;
+            stored.forward(b);
+            stored.backward(b, 0);
+            taken.forward(b);
+            auto times = taken.gradients;
+            for (auto& expert : times) std::fill(expert.begin(), expert.end(), 0.0f);
+            taken.backward_to(b,
+                              Keep<T>{taken.weights.data(), taken.gradients.data(), times.data()});
+            CHECK(same_bits(taken.d_in, stored.d_in));
+            for (std::size_t e = 0; e < rows.size(); ++e) {
+                CHECK(same_bits(taken.gradients[e], stored.gradients[e]));
+                CHECK(times[e] == std::vector<float>(times[e].size(), rows[e] > 0 ? 1.0f : 0.0f));
+            }
+        }
+}
+
+TEST_CASE("ops/feed_forward: a taker of more rows than one block, or of biases, is refused") {
+    if (!ops::has_fused_feed_forward<CpuBackend, float>()) return;
+    CpuBackend b{.threads = 1};
+    auto const nobody = [](int, index_t, VectorView<float const, HostSpace>) {};
+    Experts<float, Gated> many(8, 4, {2, ops::taken_gradient_rows + 1}, false);
+    CHECK_THROWS_WITH_AS(many.backward_to(b, nobody),
+                         "grouped_feed_forward_backward: expert 1 of the group has 385 rows, of "
+                         "at most 384",
+                         precondition_error);
+    Experts<float, Gated> biased(8, 4, {2}, true);
+    CHECK_THROWS_WITH_AS(biased.backward_to(b, nobody), doctest::Contains("gradients of biases"),
+                         precondition_error);
 }
 
 TEST_CASE_TEMPLATE("ops/feed_forward: nothing allocates where workers have their scratch", T, float,

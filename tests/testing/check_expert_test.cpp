@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <string>
+#include <vector>
 
 // An expert that breaks one promise at a time: y = w * x^2 + c, column by column.
 namespace check_expert_test {
@@ -207,6 +208,42 @@ TEST_CASE_TEMPLATE("testing/check_expert: a gradient that no difference can chec
     B b{};
     CHECK_THROWS_WITH_AS(testing::check_expert(b, acme::Quadratic<double>{5, Fault::jumps}),
                          doctest::Contains("too many kinks near this seed's values"),
+                         testing::contract_violation);
+}
+
+/// Hands its gradients over times a factor.
+struct HandsOver : acme::Quadratic<float> {
+    float factor = 1;
+
+    template <class B>
+    bool hands_over_gradients(B const&, index_t) const {
+        return true;
+    }
+    using Quadratic::backward_grouped;
+    template <class B, ops::GradientTaker F>
+    void backward_grouped(B& b, ops::Group<std::byte const> const& g, F const& taker,
+                          ExpertGradientRows<float, space_of<B>> const& rows) const {
+        std::vector<std::vector<float>> blocks(std::size_t(g.size),
+                                               std::vector<float>(2 * std::size_t(hidden)));
+        ops::Group<std::byte> gradients;
+        for (int i = 0; i < g.size; ++i)
+            gradients.add(g.first_row[i], g.rows[i],
+                          reinterpret_cast<std::byte*>(blocks[std::size_t(i)].data()));
+        Quadratic::backward_grouped(b, g, gradients, 0, rows);
+        b.synchronize();
+        for (int i = 0; i < g.size; ++i) {
+            auto& block = blocks[std::size_t(i)];
+            for (float& x : block) x *= factor;
+            if (g.rows[i] > 0) taker(i, 0, {block.data(), index_t(block.size())});
+        }
+    }
+};
+
+TEST_CASE("testing/check_expert: gradients that are handed over are those that are stored") {
+    CpuBackend b{.threads = 2};
+    CHECK_NOTHROW(testing::check_expert(b, HandsOver{{5}}));
+    CHECK_THROWS_WITH_AS(testing::check_expert(b, HandsOver{{5}, 2}),
+                         doctest::Contains("a taker gets the bits that blocks would hold"),
                          testing::contract_violation);
 }
 

@@ -4,6 +4,7 @@
 #include "semoe/core/dtype.hpp"
 #include "semoe/core/layout.hpp"
 #include "semoe/core/rng.hpp"
+#include "semoe/ops/gradient_taker.hpp"
 #include "semoe/ops/group.hpp"
 
 #include <concepts>
@@ -111,6 +112,14 @@ bool reads_indexed_rows(X const& expert, B const& b) {
     else
         return false;
 }
+/// An expert that may hand its gradients to a taker (ops/gradient_taker.hpp) instead of writing
+/// them to blocks: while it says so for experts of so many rows, whoever updates at once need not
+/// store them. When a taker gets an expert's first ones, nobody reads that expert's weights any
+/// more.
+template <class X, class B>
+concept HandsOverGradients = requires(X const& x, B const& b, index_t rows) {
+    { x.hands_over_gradients(b, rows) } -> std::convertible_to<bool>;
+};
 /// An expert whose block has derived slices; refreshes them from the primary ones.
 template <class X, class B>
 concept HasDerivedSlices = requires(X const& x, B& b, Bytes<space_of<B>> block) {

@@ -70,6 +70,19 @@ struct Gated {
         DifferentiableActivation<Act> {
         body().backward(b, layout(b), weights, gradients, accumulate, rows);
     }
+    /// Without biases, and where an expert is one operation.
+    template <Backend B>
+    bool hands_over_gradients(B const& b, index_t rows) const {
+        return body().hands_over_gradients(b, rows);
+    }
+    /// Hands the gradients to a taker. @pre hands_over_gradients(b, rows of each expert)
+    /// @sync enqueues @cost as above, but for the writes
+    template <Backend B, ops::GradientTaker F>
+    void backward_grouped(B& b, ops::Group<std::byte const> const& weights, F const& taker,
+                          ExpertGradientRows<T, space_of<B>> const& rows) const requires
+        DifferentiableActivation<Act> {
+        body().backward(b, weights, taker, rows);
+    }
     /// Writes `saved` again; `scratch` is not used. @sync enqueues @cost 4*H*I flops a row
     template <Backend B>
     void recompute_grouped(B& b, ops::Group<std::byte const> const& weights,

@@ -226,12 +226,13 @@ public:
     ///       one all-reduce of router and shared gradients
     void backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
                   BackwardOptions options = {}) {
-        run_backward(dy, dx, context, options, {}, [](auto&) {});
+        run_backward(dy, dx, context, options, nullptr, [](auto&) {});
     }
     /// backward and update with step.zero_grad in one, with the same bits: an expert is updated as
     /// soon as its gradient is complete. With one chunk no more experts have gradients at a time
     /// than are computed together, so that a tier needs few slots for them and stores none; between
-    /// chunks an expert that has rows in both keeps its own. There is no global norm to clip by,
+    /// chunks an expert that has rows in both keeps its own. Experts that HandsOverGradients are
+    /// updated where their gradients are computed, which then never go to memory. There is no global norm to clip by,
     /// since it would need all gradients first, and nothing is accumulated.
     /// @param dy, dx, context, options  as for backward
     /// @param optimizer, step           as for update; step.zero_grad counts as set
@@ -251,12 +252,10 @@ public:
             });
         step.zero_grad = true;
         blocks_.template declare_states<O>(backend_, true);
-        auto update = [&](expert_id id) { update_block(optimizer, id, step); };
-        detail::GradientListener const complete{&update, [](void* object, expert_id id) {
-                                                    (*static_cast<decltype(update)*>(object))(id);
-                                                }};
-        run_backward(dy, dx, context, options, complete,
-                     [&](auto& groups) { groups.for_each_other(update); });
+        Updates<O> updates{*this, optimizer, step};
+        run_backward(dy, dx, context, options, &updates, [&](auto& groups) {
+            groups.for_each_other([&](expert_id id) { updates.complete(id); });
+        });
     }
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
@@ -526,11 +525,11 @@ private:
         static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
                                        "update(backend, block, step) (see optim/concept.hpp)");
     }
-    /// @param complete  told of each expert
+    /// @param user      of the experts' gradients; or null
     /// @param finish    called at last with the groups of experts
     template <class F>
     void run_backward(MatrixView<T const, space> dy, MatrixView<T, space> dx, Context& context,
-                      BackwardOptions const& options, detail::GradientListener complete,
+                      BackwardOptions const& options, detail::GradientUser<B, T>* user,
                       F const& finish) {
         static_assert(DifferentiableGate<G, B, Real>,
                       "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
@@ -554,8 +553,8 @@ private:
             if constexpr (HasSharedExpert<X>) backward_shared(dy, s);
             if (!s.routed_outside || sigmoid_gate()) backward_router(s, options);
             detail::BackwardStages<B, X, M, T, C, Tr> stages{
-                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, complete};
-            stages.groups.announce(backend_, true, bool(complete));
+                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
+            stages.groups.announce(backend_, true, user != nullptr);
             schedule_.run(stages);
             finish(stages.groups);
         });
@@ -632,6 +631,37 @@ private:
         detail::update_block(backend_, blocks_, optimizer, id, step);
         rebuild_derived(id);
     }
+    /// Updates experts during backward, where it can as one operation with it.
+    template <class O>
+    struct Updates final : detail::GradientUser<B, T> {
+        using Routed = detail::RoutedPart<X>;
+
+        MoeLayer& layer;
+        O const& optimizer;
+        UpdateStep step;
+
+        Updates(MoeLayer& l, O const& o, UpdateStep s)
+          : layer(l)
+          , optimizer(o)
+          , step(s) {}
+        void complete(expert_id id) override { layer.update_block(optimizer, id, step); }
+        bool takes(index_t rows) const override {
+            if constexpr (detail::may_update_at_once<B, Routed, O>)
+                return detail::routed_part(layer.expert_)
+                    .hands_over_gradients(layer.backend_, rows);
+            else
+                return false;
+        }
+        void take(B& b, std::span<expert_id const> experts,
+                  ops::Group<std::byte const> const& places,
+                  ExpertGradientRows<T, space> const& rows) override {
+            if constexpr (detail::may_update_at_once<B, Routed, O>) {
+                detail::update_at_once(b, layer.blocks_, detail::routed_part(layer.expert_),
+                                       optimizer, step, experts, places, rows);
+                for (expert_id id : experts) layer.rebuild_derived(id);
+            }
+        }
+    };
 
     B backend_;
     G gate_;

@@ -7,16 +7,26 @@
 
 #include <array>
 #include <optional>
+#include <span>
 
 namespace semoe::detail {
 
-/// Called with an expert whose gradient is complete, in backward; or nobody is.
-struct GradientListener {
-    void* object = nullptr;
-    void (*call)(void* object, expert_id) = nullptr;
+/// Who uses the experts' gradients during backward.
+template <class B, class T>
+class GradientUser {
+public:
+    using Rows = ExpertGradientRows<T, space_of<B>>;
 
-    explicit operator bool() const { return call != nullptr; }
-    void operator()(expert_id id) const { call(object, id); }
+    /// An expert's block holds its whole gradient.
+    virtual void complete(expert_id) = 0;
+    /// Whether experts of so many rows come to take() instead.
+    virtual bool takes(index_t rows) const = 0;
+    /// Runs backward of experts whose rows these are, and uses their gradients at once.
+    virtual void take(B& b, std::span<expert_id const> experts,
+                      ops::Group<std::byte const> const& places, Rows const& rows) = 0;
+
+protected:
+    ~GradientUser() = default;
 };
 
 /// Experts of one chunk in groups that the tier can hold at once, those in slots already first, so
@@ -111,34 +121,49 @@ public:
         });
         flush();
     }
-    /// backward(weights, gradients, accumulate) for each group of a chunk; then `complete` of those
-    /// experts that have no rows in a later one.
+    /// backward(weights, gradients, accumulate) for each group of a chunk; then the user, if there
+    /// is one, has those experts complete that have no rows in a later one. What it takes it gets
+    /// in groups of their own.
     template <class F>
-    void backward(B& b, index_t chunk, GradientListener complete, F&& f) {
+    void backward(B& b, index_t chunk, GradientUser<B, T>* user,
+                  ExpertGradientRows<T, space_of<B>> const& all_rows, F&& f) {
         Leases weights, gradients;
         std::array<std::size_t, ops::Group<>::capacity> members{};
+        std::array<expert_id, ops::Group<>::capacity> ids{};
         ops::Group<std::byte const> group;
         ops::Group<std::byte> gradient_group;
         ops::GroupMask accumulate = 0;
-        index_t const limit = group_limit(true);
+        bool taken = false;
+        bool const may_take = user && state_.shape.num_chunks == 1 && !state_.shape.recompute;
+        index_t const limit = group_limit(true), taken_limit = may_take ? update_limit() : 0;
         auto const flush = [&] {
-            if (group.size > 0) f(group, gradient_group, accumulate);
-            for (int i = 0; i < group.size; ++i) {
-                weights[std::size_t(i)].reset();
-                gradients[std::size_t(i)].reset();
+            auto const done = std::size_t(group.size);
+            if (done > 0 && taken)
+                user->take(b, std::span<expert_id const>(ids).first(done), group, all_rows);
+            else if (done > 0)
+                f(group, gradient_group, accumulate);
+            for (std::size_t i = 0; i < done; ++i) {
+                weights[i].reset();
+                gradients[i].reset();
             }
-            int const done = group.size;
             group.size = gradient_group.size = 0;
             accumulate = 0;
-            for (int i = 0; complete && i < done; ++i)
-                if (is_last(chunk, members[std::size_t(i)]))
-                    complete(blocks_.local_experts()[members[std::size_t(i)]]);
+            for (std::size_t i = 0; user && !taken && i < done; ++i)
+                if (is_last(chunk, members[i])) user->complete(ids[i]);
         };
         for_each_expert(chunk, [&](std::size_t l, index_t first, index_t rows) {
             expert_id const id = blocks_.local_experts()[l];
-            if (!at_hand(id)) flush();
+            bool const take = may_take && user->takes(rows);
+            if (take != taken || !at_hand(id)) flush();
+            taken = take;
             auto const i = std::size_t(group.size);
             members[i] = l;
+            ids[i] = id;
+            if (take) {
+                group.add(first, rows, nullptr);
+                if (group.size == taken_limit) flush();
+                return;
+            }
             auto const& weight =
                 weights[i].emplace(blocks_.acquire(b, id, BlockKind::weight, Access::read));
             auto const& gradient = gradients[i].emplace(blocks_.acquire_gradient(b, id));
@@ -167,6 +192,13 @@ private:
             return blocks_.tier().arrived(blocks_.key(id, BlockKind::weight));
         else
             return true;
+    }
+    /// The same of experts that are updated at once: half the slots that their states have.
+    index_t update_limit() {
+        index_t slots = blocks_.tier().max_pinned(BlockKind::weight);
+        for (BlockKind const kind : {BlockKind::master, BlockKind::moments})
+            slots = std::min(slots, index_t(blocks_.tier().max_pinned(kind)));
+        return std::clamp<index_t>(slots / 2, 1, ops::Group<>::capacity);
     }
     /// Few enough that most slots stay free for what comes next, but some, for what one operation
     /// makes of several: of the many rows that a training step has, more, and half the slots.
@@ -291,7 +323,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     MatrixView<T, space_of<B>> dx;
-    GradientListener complete = {};
+    GradientUser<B, T>* user = nullptr;
 
     void dispatch(B& q, index_t c) {
         auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
@@ -310,7 +342,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             s.views.backward_scratch.row_range(0, s.num_rows(c)),
             in.index};
         this->groups.backward(
-            q, c, complete,
+            q, c, user, rows,
             [&](auto const& weights, auto const& gradients, ops::GroupMask accumulate) {
                 if constexpr (RecomputableExpert<typename Base::Routed, B>)
                     if (s.shape.recompute) recompute(q, weights, in, kept);

@@ -1,9 +1,12 @@
 #pragma once
 
+#include "semoe/expert/concept.hpp"
 #include "semoe/layer/blocks.hpp"
-#include "semoe/optim/concept.hpp"
+#include "semoe/optim/elementwise.hpp"
 
+#include <array>
 #include <optional>
+#include <span>
 
 namespace semoe::detail {
 
@@ -43,6 +46,64 @@ void update_block(B& b, LayerBlocks<B, X, M>& blocks, O const& optimizer, expert
         update_block_of<accumulate_t<T>>(b, blocks, optimizer, id, step);
     else
         update_block_of<T>(b, blocks, optimizer, id, step);
+}
+
+/// Updates the experts of a group by gradients that are handed over, in host memory.
+template <class T, class Rule>
+struct UpdateTaker {
+    using Real = accumulate_t<T>;
+
+    Rule rule;
+    Real gradient_scale;
+    index_t elements; ///< of a block
+    T* weight[ops::Group<>::capacity];
+    Real* master[ops::Group<>::capacity]; ///< null: the weight is the master
+    Real* moments[ops::Group<>::capacity];
+
+    void operator()(int i, index_t first, VectorView<float const, HostSpace> gradient) const {
+        ParameterBlock<T, HostSpace> block;
+        block.weight = {weight[i], elements};
+        if (master[i]) block.master = {master[i], elements};
+        block.moments = {moments[i], Rule::moments_per_element * elements};
+        optim::update_some(block, first, gradient, gradient_scale, rule);
+    }
+};
+/// Whether backward and update of an expert can be one.
+template <class B, class X, class O>
+inline constexpr bool may_update_at_once =
+    HasWorkers<B>&& std::same_as<accumulate_t<typename X::value_type>, float>&&
+        HandsOverGradients<X, B>&& optim::HasElementRule<O, float>;
+
+/// Backward and one optimizer step of some experts: no gradient goes to memory.
+/// @param places  their rows
+/// @pre expert.hands_over_gradients(b, rows of each)
+template <class B, class X, class Blocks, class O>
+    requires may_update_at_once<B, X, O>
+void update_at_once(B& b, Blocks& blocks, X const& expert, O const& optimizer,
+                    UpdateStep const& step, std::span<expert_id const> ids,
+                    ops::Group<std::byte const> const& places,
+                    ExpertGradientRows<typename X::value_type, space_of<B>> const& rows) {
+    using T = typename X::value_type;
+    auto const rule = optimizer.template rule<float>(step);
+    using Lease = decltype(blocks.acquire(b, ids[0], BlockKind::weight, Access::write));
+    std::array<std::optional<Lease>, 3 * ops::Group<>::capacity> leases;
+    std::size_t used = 0;
+    auto const acquire = [&](expert_id id, BlockKind kind) {
+        return leases[used++].emplace(blocks.acquire(b, id, kind, Access::write)).bytes();
+    };
+    UpdateTaker<T, std::remove_cv_t<decltype(rule)>> taker{
+        rule, float(step.gradient_scale), blocks.layout(ids[0]).primary_elements(), {}, {}, {}};
+    ops::Group<std::byte const> group;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        auto const weight = acquire(ids[i], BlockKind::weight);
+        group.add(places.first_row[i], places.rows[i], weight.data);
+        taker.weight[i] = view_as<T>(weight).data;
+        if (blocks.has_master(ids[i]))
+            taker.master[i] = view_as<float>(acquire(ids[i], BlockKind::master)).data;
+        if (O::moments_per_element > 0)
+            taker.moments[i] = view_as<float>(acquire(ids[i], BlockKind::moments)).data;
+    }
+    expert.backward_grouped(b, group, taker, rows);
 }
 
 } // namespace semoe::detail

@@ -5,6 +5,7 @@
 #include "semoe/ops/activation.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 #include "semoe/ops/detail/product.hpp"
+#include "semoe/ops/gradient_taker.hpp"
 #include "semoe/ops/group.hpp"
 #include "semoe/ops/grouped_gemm.hpp"
 
@@ -75,6 +76,19 @@ void grouped_feed_forward(B& b, Group<std::byte const> const& g,
     cpu::run_feed_forward<T>(b, g, block, in, saved, act, out);
 }
 
+namespace detail {
+template <class Block, class In, class Rows, class Out>
+void expect_backward_rows(Group<std::byte const> const& g, Block const& block, In const& in,
+                          Rows const& saved, Rows const& d_out, Out const& d_pre, Out const& d_in) {
+    char const* const name = "grouped_feed_forward_backward";
+    expect_rows(name, g, in, block.hidden());
+    expect_rows(name, g, saved, block.in.rows);
+    expect_rows(name, g, d_out, block.hidden());
+    expect_rows(name, g, d_pre, block.in.rows);
+    expect_rows(name, g, d_in, block.hidden());
+}
+} // namespace detail
+
 /// The gradients of grouped_feed_forward: those of in, and of the weights and biases.
 /// @param gradients   the experts' rows and gradient blocks
 /// @param accumulate  a set bit adds to that expert's gradient, a clear one overwrites it
@@ -97,18 +111,39 @@ void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights,
                                    MatrixView<T const, HostSpace> saved,
                                    MatrixView<T const, HostSpace> d_out,
                                    MatrixView<T, HostSpace> d_pre, MatrixView<T, HostSpace> d_in) {
-    char const* const name = "grouped_feed_forward_backward";
-    detail::expect_rows(name, weights, in, block.hidden());
-    detail::expect_rows(name, weights, saved, block.in.rows);
-    detail::expect_rows(name, weights, d_out, block.hidden());
-    detail::expect_rows(name, weights, d_pre, block.in.rows);
-    detail::expect_rows(name, weights, d_in, block.hidden());
+    detail::expect_backward_rows(weights, block, in, saved, d_out, d_pre, d_in);
     cpu::run_feed_forward_backward<T>(b, weights, gradients, accumulate, block, in, saved, d_out,
                                       d_pre, d_in);
     if (block.in_bias.rows > 0)
         grouped_bias_gradient(b, gradients, accumulate, d_pre, block.in_bias);
     if (block.down_bias.rows > 0)
         grouped_bias_gradient(b, gradients, accumulate, d_out, block.down_bias);
+}
+/// Most rows an expert may have where somebody takes its gradients.
+inline constexpr index_t taken_gradient_rows = cpu::backward_rows;
+
+/// The same where somebody takes the gradients, some rows of a matrix at a time: no memory holds
+/// them. When an expert's first ones are taken, nobody reads its weights any more.
+/// @param taker  told of every element of every expert with rows, once
+/// @pre has_fused_feed_forward<B, T>(); no biases; at most taken_gradient_rows rows an expert
+/// @sync enqueues
+/// @cost as above, but for the writes; 32 rows of a matrix in floats of a worker's scratch
+template <class T, HasWorkers B, class Unit, GradientTaker F>
+    requires may_fuse_feed_forward<B, T>
+void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights, F const& taker,
+                                   FeedForwardBlock<Unit> const& block,
+                                   IndexedRows<T const, HostSpace> const& in,
+                                   MatrixView<T const, HostSpace> saved,
+                                   MatrixView<T const, HostSpace> d_out,
+                                   MatrixView<T, HostSpace> d_pre, MatrixView<T, HostSpace> d_in) {
+    detail::expect_backward_rows(weights, block, in, saved, d_out, d_pre, d_in);
+    for (int i = 0; i < weights.size; ++i)
+        expects(weights.rows[i] <= taken_gradient_rows,
+                "grouped_feed_forward_backward: expert {} of the group has {} rows, of at most {}",
+                i, weights.rows[i], taken_gradient_rows);
+    expects(block.in_bias.rows == 0 && block.down_bias.rows == 0,
+            "grouped_feed_forward_backward: nobody can take the gradients of biases");
+    cpu::run_feed_forward_backward<T>(b, weights, taker, block, in, saved, d_out, d_pre, d_in);
 }
 
 } // namespace semoe::ops

@@ -26,6 +26,8 @@ concept ElementRule = std::is_trivially_copyable_v<R> &&
 
 namespace detail {
 
+inline constexpr int host_lanes = 16;
+
 /// Runs a rule over a range of elements, `lanes` at a time: a loop of constant length becomes
 /// vector code of the host's instruction set. The last, shorter run is padded and goes through the
 /// same instructions, so an element's bits do not depend on where ranges end.
@@ -41,28 +43,34 @@ struct UpdateElements {
 
     SEMOE_HD void operator()(index_t call) const {
         index_t const first = call * elements_per_call;
-        ops::vectorised(
-            Range{*this, first, semoe::min(first + elements_per_call, block.weight.size)});
+        auto const& g = block.gradient;
+        update(first, semoe::min(elements_per_call, block.weight.size - first),
+               g.empty() ? nullptr : g.data + first);
+    }
+    /// @param gradient  of `count` elements from `first` on; null: zeros
+    SEMOE_HD void update(index_t first, index_t count, Real const* gradient) const {
+        ops::vectorised(Range{*this, first, count, gradient});
     }
     Cost cost() const { return update_cost(block); }
 
 private:
     struct Range {
         UpdateElements const& all;
-        index_t first, last;
+        index_t first, count;
+        Real const* gradient;
         SEMOE_HD SEMOE_INLINE void operator()() const {
             Real const zeros[lanes] = {};
             Rule const copy = all.rule; // what `all` refers to might change with every store
-            auto const& gradient = all.block.gradient;
-            index_t i = first;
-            for (; i + lanes <= last; i += lanes) {
+            index_t n = 0;
+            for (; n + lanes <= count; n += lanes) {
+                index_t const i = first + n;
                 apply(copy, all.gradient_scale, all.parameter() + i,
-                      gradient.empty() ? zeros : gradient.data + i, all.moment(0, i),
-                      all.moment(1, i));
+                      gradient ? gradient + n : zeros, all.moment(0, i), all.moment(1, i));
                 if (!all.block.master.empty())
                     round(all.block.master.data + i, all.block.weight.data + i);
             }
-            if (i < last) all.update_tail(i, int(last - i));
+            if (n < count)
+                all.update_tail(first + n, int(count - n), gradient ? gradient + n : nullptr);
         }
     };
 
@@ -88,11 +96,11 @@ private:
         SEMOE_INDEPENDENT
         for (int k = 0; k < lanes; ++k) weight[k] = convert<T>(p[k]);
     }
-    SEMOE_HD SEMOE_INLINE void update_tail(index_t first, int count) const {
+    SEMOE_HD SEMOE_INLINE void update_tail(index_t first, int count, Real const* gradient) const {
         Real p[lanes] = {}, g[lanes] = {}, m[2][lanes] = {};
         for (int k = 0; k < count; ++k) {
             p[k] = parameter()[first + k];
-            if (!block.gradient.empty()) g[k] = block.gradient[first + k];
+            if (gradient) g[k] = gradient[k];
             for (int j = 0; j < moments; ++j) m[j][k] = *moment(j, first + k);
         }
         apply(rule, gradient_scale, p, g, m[0], m[1]);
@@ -105,6 +113,23 @@ private:
 };
 
 } // namespace detail
+
+/// An optimizer that is update_elements by one rule, whose constants hold the step.
+template <class O, class Real>
+concept HasElementRule = requires(O const& o, UpdateStep step) {
+    { o.template rule<Real>(step) } -> ElementRule<Real>;
+};
+
+/// What update_elements does, now and on this thread, to the elements from `first` on whose
+/// gradients are given. An element has the same bits.
+/// @param block  host memory; block.gradient is not read
+template <class T, class Rule>
+void update_some(ParameterBlock<T, HostSpace> const& block, index_t first,
+                 VectorView<accumulate_t<T> const, HostSpace> gradient,
+                 accumulate_t<T> gradient_scale, Rule const& rule) {
+    detail::UpdateElements<T, HostSpace, Rule, detail::host_lanes>{block, rule, gradient_scale, 0}
+        .update(first, gradient.size, gradient.data);
+}
 
 /// Applies an ElementRule to every element of a block, in accumulate_t<T>: the master (or, where
 /// there is none, the weight) is the parameter; the weight receives it rounded to T. The whole
@@ -129,7 +154,7 @@ void update_elements(B& b, ParameterBlock<T, space_of<B>> const& block, double g
     if (n == 0) return;
 
     // Host workers want long runs; a device wants neighbouring elements on neighbouring threads.
-    constexpr int lanes = host_reachable<B> ? 16 : 1;
+    constexpr int lanes = host_reachable<B> ? detail::host_lanes : 1;
     constexpr index_t per_call = host_reachable<B> ? 4096 : 1;
     b.parallel_for((n + per_call - 1) / per_call,
                    detail::UpdateElements<T, space_of<B>, Rule, lanes>{

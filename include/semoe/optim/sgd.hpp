@@ -47,6 +47,16 @@ struct Sgd {
         expects_number(weight_decay >= 0, "Sgd: weight_decay", weight_decay, "be 0 or more");
     }
 
+    /// What one step does to an element.
+    /// @throws precondition_error naming the value that is out of range
+    template <class Real>
+    SgdRule<Real> rule(UpdateStep step) const {
+        validate();
+        double const rate = lr * step.lr_factor;
+        return {Real(rate), Real(momentum), Real(decoupled ? 1 - rate * weight_decay : 1),
+                Real(decoupled ? 0 : weight_decay), nesterov};
+    }
+
     /// Updates one block's weight, master and buffer; arithmetic in accumulate_t<T>.
     /// @param block  n elements each, backend memory; 16-bit weights need their master
     /// @throws precondition_error on sizes or constants out of range
@@ -54,13 +64,7 @@ struct Sgd {
     /// @cost  for float 12 bytes read and 8 written an element; no allocation
     template <Backend B, class T>
     void update(B& b, ParameterBlock<T, space_of<B>> const& block, UpdateStep step) const {
-        using Real = accumulate_t<T>;
-        validate();
-        double const rate = lr * step.lr_factor;
-        SgdRule<Real> const rule{Real(rate), Real(momentum),
-                                 Real(decoupled ? 1 - rate * weight_decay : 1),
-                                 Real(decoupled ? 0 : weight_decay), nesterov};
-        update_elements(b, block, step.gradient_scale, rule);
+        update_elements(b, block, step.gradient_scale, rule<accumulate_t<T>>(step));
     }
 };
 

@@ -35,7 +35,8 @@ struct ExpertBatch {
     Doubles in, d_out;              ///< [2 + sum of rows, H]
     std::vector<Doubles> gradients; ///< what the gradient blocks hold before backward
     ops::GroupMask accumulate = 0;
-    bool indexed = false; ///< `in` is handed over in another order, with an index
+    bool indexed = false;    ///< `in` is handed over in another order, with an index
+    bool to_a_taker = false; ///< which writes the gradients to their blocks
 
     index_t num_rows() const {
         index_t n = 2;
@@ -63,7 +64,7 @@ inline bool same_bits(Doubles const& a, Doubles const& b) {
 struct ExpertRun {
     index_t hidden, saved_columns;
     BlockLayout layout;
-    bool trains, recomputes, reads_indexed;
+    bool trains, recomputes, reads_indexed, hands_over = false;
     std::size_t element_bytes;
 
     virtual ~ExpertRun() = default;
@@ -157,7 +158,9 @@ struct ExpertRunOf final : ExpertRun {
                   DifferentiableExpert<X, B>, RecomputableExpert<X, B>,
                   reads_indexed_rows(x, backend), sizeof(T))
       , b(backend)
-      , expert(x) {}
+      , expert(x) {
+        if constexpr (may_hand_over) hands_over = x.hands_over_gradients(backend, 5);
+    }
 
     double rounded(double x) const override { return double(from_double<T>(x)); }
 
@@ -196,10 +199,12 @@ struct ExpertRunOf final : ExpertRun {
             if (backward) {
                 Matrix const d_out(b, R, H, batch.d_out), d_in(b, R, H),
                     wide(b, R, expert.backward_scratch_columns());
-                expert.backward_grouped(
-                    b, weights, gradients, batch.accumulate,
-                    ExpertGradientRows<T, space_of<B>>{in.view(), saved.view(), d_out.view(),
-                                                       d_in.view(), wide.view(), index});
+                ExpertGradientRows<T, space_of<B>> const rows{
+                    in.view(), saved.view(), d_out.view(), d_in.view(), wide.view(), index};
+                if (!batch.to_a_taker)
+                    expert.backward_grouped(b, weights, gradients, batch.accumulate, rows);
+                else if constexpr (may_hand_over)
+                    expert.backward_grouped(b, weights, WriteTaken{gradients}, rows);
                 answer.d_in = d_in.taken(b, "d_in");
                 for (auto const& block : gradient_blocks)
                     answer.gradients.push_back(to_doubles(download(b, block)));
@@ -219,6 +224,16 @@ struct ExpertRunOf final : ExpertRun {
     }
 
 private:
+    static constexpr bool may_hand_over =
+        DifferentiableExpert<X, B> && HandsOverGradients<X, B> && host_reachable<B>;
+
+    struct WriteTaken {
+        ops::Group<std::byte> blocks;
+        void operator()(int i, index_t first, VectorView<float const, HostSpace> values) const {
+            auto* const to = reinterpret_cast<float*>(blocks.block[i]) + first;
+            for (index_t n = 0; n < values.size; ++n) to[n] = values[n];
+        }
+    };
     /// The last row first.
     Doubles reversed(Doubles const& rows) const {
         Doubles last_first;
@@ -243,6 +258,7 @@ public:
         experts_alone();
         experts_reversed();
         rows_by_index();
+        gradients_handed_over();
         recomputed();
         if (!expert_.trains) return;
         gradients_overwritten_or_added_to();
@@ -360,6 +376,16 @@ private:
     void rows_by_index() const {
         if (expert_.reads_indexed)
             require_same({0, 1, 2, 3}, 0, 99, "an index changes no bit", true);
+    }
+    void gradients_handed_over() const {
+        if (!expert_.hands_over) return;
+        Batch batch = batch_;
+        batch.to_a_taker = true;
+        Answer const a = expert_.run(batch, true);
+        require(same_bits(a.d_in, whole_.d_in), "Expert: a taker changes no bit of d_in");
+        for (std::size_t e = 0; e < batch.rows.size(); ++e)
+            require(same_bits(a.gradients[e], whole_.gradients[e]),
+                    "Expert: a taker gets the bits that blocks would hold");
     }
     void no_rows() const {
         for (std::size_t const experts : {0u, 1u, 3u}) {

@@ -109,6 +109,18 @@ struct FeedForward {
         ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);
     }
     template <Backend B>
+    bool hands_over_gradients(B const&, index_t rows) const {
+        return !bias && ops::has_fused_feed_forward<B, T>() && rows <= ops::taken_gradient_rows;
+    }
+    template <Backend B, ops::GradientTaker F>
+    void backward(B& b, ops::Group<std::byte const> const& weights, F const& taker,
+                  ExpertGradientRows<T, space_of<B>> const& rows) const {
+        if constexpr (ops::may_fuse_feed_forward<B, T>)
+            ops::grouped_feed_forward_backward<T>(
+                b, weights, taker, block(), rows.indexed(), rows.saved, rows.d_out,
+                rows.scratch.col_range(d_pre_column(), pre_columns()), rows.d_in);
+    }
+    template <Backend B>
     void rebuild_derived(B& b, BlockLayout const& layout, Bytes<space_of<B>> block) const {
         for (auto const& slice : {in(layout), down(layout)}) {
             if (slice.panels < 0) continue;

@@ -115,7 +115,13 @@ private:
 
 } // namespace detail
 
-/// Scratch of a backward task of that many rows.
+/// What both operands of the gradients of weights take, for that many rows.
+template <class T>
+constexpr index_t outer_scratch_bytes(index_t hidden, index_t inputs, index_t rows) {
+    return 2 * (blocks_of_16(max(hidden, inputs)) + 1) * steps_of<T>(rows) * tile_bytes;
+}
+/// Scratch of a backward task of that many rows. Those of a gradient that somebody takes lie behind
+/// the operands.
 template <class T>
 constexpr index_t backward_scratch_bytes(index_t hidden, index_t intermediate, index_t inputs,
                                          index_t rows) {
@@ -123,8 +129,8 @@ constexpr index_t backward_scratch_bytes(index_t hidden, index_t intermediate, i
     index_t const by_columns =
         tiles_bytes<T>(rows, widest) + max(by_columns_scratch_bytes<T>(blocks, hidden),
                                            by_columns_scratch_bytes<T>(blocks, intermediate));
-    index_t const outer = 2 * (blocks_of_16(widest) + 1) * steps_of<T>(rows) * tile_bytes;
-    return max(by_columns, outer);
+    index_t const taken = outer_rows * max(hidden, intermediate) * index_t(sizeof(float));
+    return max(by_columns, outer_scratch_bytes<T>(hidden, inputs, rows) + taken);
 }
 
 /// d_pre of rows [first, first + rows), for panels [begin, end) of down_columns().

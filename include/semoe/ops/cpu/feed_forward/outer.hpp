@@ -2,24 +2,34 @@
 
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
+#include "semoe/ops/gradient_taker.hpp"
 
 #if SEMOE_X86
 
 namespace semoe::ops::cpu {
 
-/// A matrix of floats that gradients go to.
+/// A matrix of floats that gradients go to, or somebody who takes them.
 struct GradientRows {
-    float* data; ///< [rows, cols], row after row
+    float* data; ///< [rows, cols], row after row; with a taker, room for outer_rows of them
     index_t rows, cols;
     bool add; ///< to what it holds; else it is overwritten, past the caches
+    ExpertTaker taker = {};
+    index_t first = 0; ///< for the taker: the matrix's first element in the expert's block
 
     GradientRows row_range(index_t begin, index_t end) const {
-        return {data + begin * cols, end - begin, cols, add};
+        float* const from = taker ? data : data + begin * cols;
+        return {from, end - begin, cols, add, taker, first + begin * cols};
+    }
+    void take() const {
+        if (taker) taker(first, {data, rows * cols});
     }
     bool is_aligned() const {
         return cols % 16 == 0 && reinterpret_cast<std::uintptr_t>(data) % 64 == 0;
     }
 };
+
+/// Rows of a gradient that are computed at a time.
+inline constexpr index_t outer_rows = 32;
 
 namespace detail {
 /// Sixteen rows of 32 results from their place, or to it: one tile, and that of the next 16 columns
@@ -64,12 +74,13 @@ inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, in
     alignas(64) float results[4 * tile_floats];
     Fetch nothing;
     index_t const block = steps * tile_bytes;
-    bool const stream = !g.add && g.is_aligned();
-    auto const rows = [&](index_t n, index_t k, int half) {
-        return detail::ResultRows{g, n + half * tile_rows, k, results + half * tile_floats};
-    };
-    for (index_t n = 0; n < g.rows; n += 32) {
+    bool const stream = !g.add && !g.taker && g.is_aligned();
+    for (index_t n = 0; n < g.rows; n += outer_rows) {
         char const* const row = a + n / 16 * block;
+        auto const some = g.row_range(n, min(n + outer_rows, g.rows));
+        auto const rows = [&](index_t k, int half) {
+            return detail::ResultRows{some, half * tile_rows, k, results + half * tile_floats};
+        };
         for (index_t k = 0; k < g.cols; k += 32) {
             BlockSteps const s{{row, n + 16 < g.rows ? row + block : row},
                                line_bytes,
@@ -78,11 +89,12 @@ inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, in
                                block,
                                steps,
                                g.cols - k};
-            for (int half = 0; half < 2 && g.add; ++half) rows(n, k, half).get();
+            for (int half = 0; half < 2 && g.add; ++half) rows(k, half).get();
             kernel.multiply(s, nothing, 0, g.add, results);
             for (int half = 0; half < 2; ++half)
-                stream ? rows(n, k, half).stream() : rows(n, k, half).put();
+                stream ? rows(k, half).stream() : rows(k, half).put();
         }
+        some.take();
     }
     if (stream) _mm_sfence(); // others may read once the task has ended
 }
