@@ -232,8 +232,8 @@ public:
     /// soon as its gradient is complete. With one chunk no more experts have gradients at a time
     /// than are computed together, so that a tier needs few slots for them and stores none; between
     /// chunks an expert that has rows in both keeps its own. Experts that HandsOverGradients are
-    /// updated where their gradients are computed, which then never go to memory. There is no global norm to clip by,
-    /// since it would need all gradients first, and nothing is accumulated.
+    /// updated where these are computed, so they never go to memory. There is no global norm to
+    /// clip by, since it would need all gradients first, and nothing is accumulated.
     /// @param dy, dx, context, options  as for backward
     /// @param optimizer, step           as for update; step.zero_grad counts as set
     /// @post no block has a gradient
