@@ -23,7 +23,7 @@ struct ExpertRows {
     /// [R], or none. Given only to experts with HasIndexedRows: row r is then in.row(index[r]).
     VectorView<index_t const, Space> index = {};
 
-    IndexedRows<T const, Space> indexed() const { return {in, index}; }
+    SEMOE_HD IndexedRows<T const, Space> indexed() const { return {in, index}; }
 };
 template <class T, class Space>
 struct ExpertGradientRows {
@@ -34,7 +34,7 @@ struct ExpertGradientRows {
     MatrixView<T, Space> scratch;                ///< [R,backward_scratch_columns()]
     VectorView<index_t const, Space> index = {}; ///< as in forward
 
-    IndexedRows<T const, Space> indexed() const { return {in, index}; }
+    SEMOE_HD IndexedRows<T const, Space> indexed() const { return {in, index}; }
 };
 
 namespace detail {
