@@ -93,7 +93,7 @@ private:
     }
     template <class X>
     Outcome time_on(Row const& row) {
-        bool const states = row.work == Work::training_step;
+        bool const states = is_step(row.work);
         std::string const key = std::string(row.shape.name) + " " + to_string(row.weights) +
                                 (row.training() ? " training" : "") + (states ? " states" : "");
         if (key != key_) {

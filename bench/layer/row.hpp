@@ -12,7 +12,7 @@ struct Row {
     Work work = Work::forward;
     index_t tokens = 1;
 
-    bool training() const { return work == Work::forward_backward || work == Work::training_step; }
+    bool training() const { return work == Work::forward_backward || is_step(work); }
     Factors factors() const {
         if (weights == Weights::floats) return Factors::floats;
         return weights == Weights::bf16 ? Factors::bf16 : Factors::bytes;
@@ -122,6 +122,9 @@ Outcome time_row(Row const& row, Stage<X>& stage, Probes& probes, Budget budget)
         if constexpr (Stage<X>::trains) {
             if (row.training()) layer.zero_grad();
             forward(call);
+            if (row.work == Work::step_at_once)
+                return layer.backward_and_update(in.view(in.dy), in.view(in.dx), context, optimizer,
+                                                 {.step = step++});
             if (row.training()) layer.backward(in.view(in.dy), in.view(in.dx), context);
             if (row.work == Work::training_step)
                 semoe::train_step(layer, optimizer, {.step = step++});

@@ -26,6 +26,7 @@ struct Sweep {
         add(zipf, Skew::zipf, Work::forward);
         add(forward_backward, Skew::balanced, Work::forward_backward);
         add(step, Skew::balanced, Work::training_step);
+        add(step, Skew::balanced, Work::step_at_once);
     }
 };
 inline std::vector<Row> rows_of(std::initializer_list<Sweep> sweeps) {

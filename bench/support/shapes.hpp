@@ -36,7 +36,9 @@ enum class Work {
     gate_forward,     ///< the same with router and gate
     forward_backward, ///< with a training context: all gradients, written and not added
     training_step,    ///< and AdamW on every block
+    step_at_once,     ///< the same by backward_and_update
 };
+inline bool is_step(Work work) { return work == Work::training_step || work == Work::step_at_once; }
 inline char const* to_string(Work work) {
     switch (work) {
     case Work::forward:
@@ -47,6 +49,8 @@ inline char const* to_string(Work work) {
         return "forward+backward";
     case Work::training_step:
         return "step";
+    case Work::step_at_once:
+        return "step-at-once";
     }
     return "unknown";
 }
@@ -64,7 +68,8 @@ struct Cost {
 /// Forward: 6 H I flops a row of an expert; the touched experts' weights, x and y.
 /// Backward: twice the flops; the weights again, their gradients written in float, x again, dy, dx.
 /// AdamW: gradients read, masters (of 16-bit weights) and two moments read and written in float,
-/// weights written, and read where they are their own masters. Second packings are not counted:
+/// weights written, and read where they are their own masters. At once with backward, no gradient
+/// is written or read. Second packings are not counted:
 /// a layer could do without.
 inline Cost cost_of(Shape const& s, Work work, index_t tokens, double touched, double element,
                     double weight) {
@@ -77,14 +82,15 @@ inline Cost cost_of(Shape const& s, Work work, index_t tokens, double touched, d
         cost.flops += 2 * T * H * E;
         cost.bytes += 4 * H * E;
     }
-    if (work == Work::forward_backward || work == Work::training_step) {
+    double const gradient = work == Work::step_at_once ? 0 : 4;
+    if (work == Work::forward_backward || is_step(work)) {
         cost.flops *= 3;
-        cost.bytes += weights * (element + 4) + 3 * T * H * element;
+        cost.bytes += weights * (element + gradient) + 3 * T * H * element;
     }
-    if (work == Work::training_step) {
+    if (is_step(work)) {
         double const all = E * s.expert_elements();
         double const masters = element < 4 ? 8 + element : 8;
-        cost.bytes += weights * 4 + all * (masters + 16);
+        cost.bytes += weights * gradient + all * (masters + 16);
     }
     return cost;
 }
