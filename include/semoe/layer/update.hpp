@@ -86,7 +86,7 @@ void update_at_once(B& b, Blocks& blocks, X const& expert, O const& optimizer,
     using T = typename X::value_type;
     auto const rule = optimizer.template rule<float>(step);
     using Lease = decltype(blocks.acquire(b, ids[0], BlockKind::weight, Access::write));
-    std::array<std::optional<Lease>, 3 * ops::Group<>::capacity> leases;
+    std::array<std::optional<Lease>, std::size_t(3 * ops::Group<>::capacity)> leases;
     std::size_t used = 0;
     auto const acquire = [&](expert_id id, BlockKind kind) {
         return leases[used++].emplace(blocks.acquire(b, id, kind, Access::write)).bytes();
