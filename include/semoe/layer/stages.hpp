@@ -195,9 +195,12 @@ private:
     }
     /// The same of experts that are updated at once: half the slots that their states have.
     index_t update_limit() {
-        index_t slots = blocks_.tier().max_pinned(BlockKind::weight);
-        for (BlockKind const kind : {BlockKind::master, BlockKind::moments})
-            slots = std::min(slots, index_t(blocks_.tier().max_pinned(kind)));
+        auto const pinned = [&](BlockKind kind) {
+            return index_t(blocks_.tier().max_pinned(kind));
+        };
+        index_t slots = pinned(BlockKind::weight);
+        if (blocks_.has_master(0)) slots = std::min(slots, pinned(BlockKind::master));
+        if (blocks_.moments_per_element() > 0) slots = std::min(slots, pinned(BlockKind::moments));
         return std::clamp<index_t>(slots / 2, 1, ops::Group<>::capacity);
     }
     /// Few enough that most slots stay free for what comes next, but some, for what one operation

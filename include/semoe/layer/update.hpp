@@ -77,6 +77,7 @@ inline constexpr bool may_update_at_once =
 /// Backward and one optimizer step of some experts: no gradient goes to memory.
 /// @param places  their rows
 /// @pre expert.hands_over_gradients(b, rows of each)
+/// @sync enqueues
 template <class B, class X, class Blocks, class O>
     requires may_update_at_once<B, X, O>
 void update_at_once(B& b, Blocks& blocks, X const& expert, O const& optimizer,

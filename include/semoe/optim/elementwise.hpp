@@ -114,15 +114,18 @@ private:
 
 } // namespace detail
 
-/// An optimizer that is update_elements by one rule, whose constants hold the step.
+/// An optimizer whose update is update_elements by one rule and nothing else, so that elements may
+/// be updated where their gradients are computed. The rule's constants hold the step.
 template <class O, class Real>
-concept HasElementRule = requires(O const& o, UpdateStep step) {
+concept HasElementRule = !HasPackedMoments<O> && requires(O const& o, UpdateStep step) {
     { o.template rule<Real>(step) } -> ElementRule<Real>;
 };
 
 /// What update_elements does, now and on this thread, to the elements from `first` on whose
 /// gradients are given. An element has the same bits.
-/// @param block  host memory; block.gradient is not read
+/// @param block     host memory; block.gradient is not read
+/// @param gradient  [count], host memory
+/// @sync at once, on this thread @cost as update_elements for those elements; no allocation
 template <class T, class Rule>
 void update_some(ParameterBlock<T, HostSpace> const& block, index_t first,
                  VectorView<accumulate_t<T> const, HostSpace> gradient,
