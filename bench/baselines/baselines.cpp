@@ -38,7 +38,8 @@ std::vector<std::unique_ptr<Baseline<T>>> make_baselines(Shape const& shape,
                 std::make_unique<ExpertLoop<T, Products>>(shape, own, std::move(products)));
     };
 #if BENCH_ONEDNN
-    add(OneDnnProducts<T>(shape, layers, options), options.threads);
+    if (OneDnnProducts<T>::is_available())
+        add(OneDnnProducts<T>(shape, layers, options), options.threads);
 #endif
 #if BENCH_OPENBLAS
     if constexpr (std::is_same_v<T, float>)

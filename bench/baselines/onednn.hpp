@@ -16,6 +16,16 @@ class OneDnnProducts {
 public:
     static constexpr bool trains = true;
 
+    /// Whether oneDNN multiplies this type here: bf16 wants AVX-512.
+    static bool is_available() {
+        try {
+            dnnl::engine const engine(dnnl::engine::kind::cpu, 0);
+            (void)description(engine, 16, 64, 64);
+            return true;
+        } catch (dnnl::error const&) {
+            return false;
+        }
+    }
     OneDnnProducts(Shape const& shape, std::vector<LayerWeights<T>> const& layers,
                    BaselineOptions const& options)
       : H_(shape.hidden)
@@ -99,10 +109,14 @@ private:
         return {{rows, cols}, t, Memory::format_tag::ab};
     }
     /// [m,k] times [k,n], the weights in whatever order suits.
-    dnnl::matmul::primitive_desc describe(index_t m, index_t k, index_t n) const {
+    static dnnl::matmul::primitive_desc description(dnnl::engine const& engine, index_t m,
+                                                    index_t k, index_t n) {
         Memory::desc const any({k, n}, type, Memory::format_tag::any);
         return {dnnl::matmul::desc(rows_of(type, m, k), any, rows_of(Memory::data_type::f32, m, n)),
-                engine_};
+                engine};
+    }
+    dnnl::matmul::primitive_desc describe(index_t m, index_t k, index_t n) const {
+        return description(engine_, m, k, n);
     }
     Product make(index_t m, index_t k, index_t n) const {
         return {dnnl::matmul(describe(m, k, n)), Memory(rows_of(type, m, k), engine_, nullptr),

@@ -1,6 +1,7 @@
 #include "semoe/ops/cpu/amx/block_kernel.hpp"
 
 #include "semoe/backend/cpu/isa.hpp"
+#include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
 #include "semoe/ops/tolerance.hpp"
 #include "support/matrix.hpp"
@@ -22,14 +23,15 @@ namespace {
 /// Two blocks of 16 rows by two of 16 columns, over some steps.
 template <class T>
 struct Block {
-    static constexpr index_t row_length = 3 * step_depth<T>;
-    index_t steps = 3;
+    index_t steps, row_length;
     std::vector<T> rows, columns;
     std::vector<float> results; // 64-byte aligned part of it
     std::vector<char> words;
 
-    explicit Block(std::uint64_t seed, double scale = 1)
-      : rows(random_values<T>(seed, 32 * row_length, scale))
+    explicit Block(std::uint64_t seed, double scale = 1, index_t steps_ = 3)
+      : steps(steps_)
+      , row_length(steps * step_depth<T>)
+      , rows(random_values<T>(seed, 32 * row_length, scale))
       , columns(random_values<T>(seed + 1, 32 * row_length))
       , words(std::size_t(2 * steps * tile_bytes) + 64) {}
 
@@ -100,19 +102,46 @@ void check_kernel() {
 }
 bool lacks(Isa isa) {
     if (is_available(isa)) return false;
-    MESSAGE("skipped: this machine lacks ", to_string(isa));
+    MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
     return true;
 }
 
 } // namespace
 
 TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the number of columns") {
+    if (lacks(Isa::avx2)) return;
+    check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
+    check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
     if (lacks(Isa::avx512)) return;
     check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
     check_kernel<avx512::VectorKernel<avx512::WidenedWords>, bf16>();
-    check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
+}
+
+TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
+    if (lacks(Isa::avx2)) return;
+    for (index_t const columns : {1, 2, 3, 4})
+        for (bool const add : {false, true}) {
+            Block<bf16> block(9);
+            Block<float> wide(9, 1, 6);
+            wide.rows.assign(block.rows.begin(), block.rows.end());
+            wide.columns.assign(block.columns.begin(), block.columns.end());
+            auto const few = block.run<avx2::FewKernel<avx2::WidenedWords>>(columns, add);
+            auto const many = wide.run<avx2::VectorKernel<avx2::FloatWords>>(32, add);
+            bool same = true;
+            for (index_t i = 0; i < 2 * tile_floats; ++i)
+                if (i % 16 < columns) same &= few[std::size_t(i)] == many[std::size_t(i)];
+            CAPTURE(columns);
+            CHECK(same);
+        }
+}
+
+TEST_CASE("ops/block_kernel: vectors of 8 and of 16 have the same bits") {
+    if (lacks(Isa::avx512)) return;
+    for (bool const add : {false, true})
+        CHECK(same_bits(Block<float>(9).run<avx2::VectorKernel<avx2::FloatWords>>(32, add),
+                        Block<float>(9).run<avx512::VectorKernel<avx512::FloatWords>>(32, add)));
 }
 
 TEST_CASE(
@@ -129,7 +158,8 @@ TEST_CASE(
 }
 #else
 TEST_CASE("ops/block_kernel: other processors than x86 have none") {
-    for (Isa isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) CHECK_FALSE(is_available(isa));
+    for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+        CHECK_FALSE(is_available(isa));
 }
 #endif
 

@@ -22,7 +22,7 @@ namespace {
 
 bool lacks(Isa isa) {
     if (is_available(isa)) return false;
-    MESSAGE("skipped: this machine lacks ", to_string(isa));
+    MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
     return true;
 }
 /// Memory aligned to lines.
@@ -126,92 +126,98 @@ double decoded(char const* line, index_t k, std::uint8_t const* row_scales) {
 } // namespace
 
 TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction set") {
-    if (lacks(Isa::avx512)) return;
+    if (lacks(Isa::avx2)) return;
     ByteBlock block(-127, 127);
-    block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
+    block.check<avx2::VectorKernel<avx2::ByteWords>>();
     block.check<amx::TileKernel<amx::EmulatedByteTiles>>();
+    if (lacks(Isa::avx512)) return;
+    block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
     if (!lacks(Isa::avx512_bf16)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
     if (!lacks(Isa::amx)) block.check<amx::TileKernel<amx::HardwareByteTiles>>();
 }
 
 TEST_CASE_TEMPLATE("ops/quantized_kernels: decoded panels are what the format says", Format,
                    quant::Int4, quant::Mxfp4) {
-    if (lacks(Isa::avx512)) return;
-    constexpr index_t step = ByteProducts::step, lines = Decode<Format>::lines;
-    for (index_t const depth : {1, 31, 32, 33, 64, 97, 300})
-        for (index_t const rows : {1, 16, 17, 33}) {
-            Encoded<Format> const m(rows, depth);
-            auto const w = QuantizedRows<Format>::of(m.view());
-            Lines tiles(2 * lines * tile_bytes);
-            Fetch nothing;
-            bool same = true;
-            for (index_t p = 0; p < w.panels(); ++p)
-                for (index_t k = 0; k < depth; ++k) {
-                    index_t const first = k / step / lines * lines;
-                    if (k % (lines * step) == 0)
-                        decode_panel(w, p, first, lines, tiles.data(), nothing);
-                    for (index_t n = 32 * p; n < min(rows, 32 * p + 32); ++n) {
-                        index_t const s = n % 32 / 16, tile = s * lines + k / step - first;
-                        same &= decoded<Format>(tiles.data() + tile * tile_bytes + n % 16 * 64,
-                                                k % step, w.panel_scales(int(s), p) + n % 16 * 4) ==
-                                double(Format::weight(m.view(), n, k));
-                    }
+    constexpr index_t step = line_bytes, lines = Decode<Format>::lines;
+    auto const check = [](Isa isa, index_t depth, index_t rows) {
+        Encoded<Format> const m(rows, depth);
+        auto const w = QuantizedRows<Format>::of(m.view());
+        Lines tiles(2 * lines * tile_bytes);
+        Fetch nothing;
+        bool same = true;
+        for (index_t p = 0; p < w.panels(); ++p)
+            for (index_t k = 0; k < depth; ++k) {
+                index_t const first = k / step / lines * lines;
+                if (k % (lines * step) == 0)
+                    decode_panel(isa, w, p, first, lines, tiles.data(), nothing);
+                for (index_t n = 32 * p; n < min(rows, 32 * p + 32); ++n) {
+                    index_t const s = n % 32 / 16, tile = s * lines + k / step - first;
+                    same &= decoded<Format>(tiles.data() + tile * tile_bytes + n % 16 * 64,
+                                            k % step, w.panel_scales(int(s), p) + n % 16 * 4) ==
+                            double(Format::weight(m.view(), n, k));
                 }
-            CAPTURE(depth);
-            CAPTURE(rows);
-            CHECK(same);
-        }
+            }
+        CAPTURE(depth);
+        CAPTURE(rows);
+        CHECK(same);
+    };
+    for (Isa const isa : {Isa::avx2, Isa::avx512}) {
+        if (lacks(isa)) continue;
+        for (index_t const depth : {1, 31, 32, 33, 64, 97, 300})
+            for (index_t const rows : {1, 16, 17, 33}) check(isa, depth, rows);
+    }
 }
 
 TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however they lie", T, float,
                    bf16) {
-    if (lacks(Isa::avx512)) return;
-    for (index_t const depth : {1, 63, 64, 130})
-        for (index_t const rows : {1, 16, 19}) {
-            auto x = random_values<T>(11, rows * depth);
-            bool const odd_row = rows == 19, few = rows <= few_tokens;
-            if (odd_row) {
-                for (index_t k = 0; k < depth; ++k) x[std::size_t(depth + k)] = T(0.0f);
-                x[std::size_t(2 * depth)] = T(std::numeric_limits<float>::infinity());
-                x[std::size_t(3 * depth)] = T(std::numeric_limits<float>::quiet_NaN());
-            }
-            index_t const steps = ByteProducts::steps(depth),
-                          bytes = TokenTiles::bytes(rows, steps);
-            Lines by_rows(bytes), by_lanes(bytes), lane_memory(TokenLanes<T>::bytes(rows, depth));
-            auto const a = TokenTiles::in(by_rows.data(), rows, steps, few),
-                       b = TokenTiles::in(by_lanes.data(), rows, steps, few);
-            ByteProducts::pack(HostRows<T>{x.data(), depth, rows, depth}, a);
-            auto const lanes = TokenLanes<T>::in(lane_memory.data(), rows, depth);
-            for (index_t m = 0; m < rows; ++m)
-                for (index_t k = 0; k < depth; ++k) {
-                    float const value = float(x[std::size_t(m * depth + k)]);
-                    lanes.at(m / 16, k)[m % 16] = T(value);
-                    auto& largest = lanes.largest[m];
-                    largest = std::max(largest,
-                                       semoe::detail::bits_of<std::uint32_t>(value) & 0x7fffffffu);
-                }
-            ByteProducts::pack(lanes, rows, b);
-            CHECK(std::memcmp(by_rows.data(), by_lanes.data(), std::size_t(bytes)) == 0);
-            for (index_t m = 0; m < rows; ++m) {
-                if (odd_row && (m == 2 || m == 3)) {
-                    CHECK(std::isnan(a.scales[m]));
-                    continue;
-                }
-                std::int32_t sum = 0;
-                double worst = 0;
-                for (index_t k = 0; k < depth; ++k) {
-                    auto const q =
-                        static_cast<signed char>(a.words[(m / 16 * steps + k / 64) * tile_bytes +
-                                                         k % 64 / 4 * 64 + m % 16 * 4 + k % 4]);
-                    sum += q;
-                    worst =
-                        std::max(worst, std::fabs(double(q) * double(a.scales[m]) -
-                                                  double(float(x[std::size_t(m * depth + k)]))));
-                }
-                CHECK(a.offsets[m] == 128 * sum);
-                CHECK(worst <= 0.5001 * double(a.scales[m]));
-            }
+    auto const check = [](Isa isa, index_t depth, index_t rows) {
+        auto x = random_values<T>(11, rows * depth);
+        bool const odd_row = rows == 19, few = rows <= few_tokens;
+        if (odd_row) {
+            for (index_t k = 0; k < depth; ++k) x[std::size_t(depth + k)] = T(0.0f);
+            x[std::size_t(2 * depth)] = T(std::numeric_limits<float>::infinity());
+            x[std::size_t(3 * depth)] = T(std::numeric_limits<float>::quiet_NaN());
         }
+        index_t const steps = byte_steps(depth), bytes = TokenTiles::bytes(rows, steps);
+        Lines by_rows(bytes), by_lanes(bytes), lane_memory(TokenLanes<T>::bytes(rows, depth));
+        auto const a = TokenTiles::in(by_rows.data(), rows, steps, few),
+                   b = TokenTiles::in(by_lanes.data(), rows, steps, few);
+        pack_tokens(isa, HostRows<T>{x.data(), depth, rows, depth}, a);
+        auto const lanes = TokenLanes<T>::in(lane_memory.data(), rows, depth);
+        for (index_t m = 0; m < rows; ++m)
+            for (index_t k = 0; k < depth; ++k) {
+                float const value = float(x[std::size_t(m * depth + k)]);
+                lanes.at(m / 16, k)[m % 16] = T(value);
+                auto& largest = lanes.largest[m];
+                largest =
+                    std::max(largest, semoe::detail::bits_of<std::uint32_t>(value) & 0x7fffffffu);
+            }
+        pack_tokens(isa, lanes, rows, b);
+        CHECK(std::memcmp(by_rows.data(), by_lanes.data(), std::size_t(bytes)) == 0);
+        for (index_t m = 0; m < rows; ++m) {
+            if (odd_row && (m == 2 || m == 3)) {
+                CHECK(std::isnan(a.scales[m]));
+                continue;
+            }
+            std::int32_t sum = 0;
+            double worst = 0;
+            for (index_t k = 0; k < depth; ++k) {
+                auto const q =
+                    static_cast<signed char>(a.words[(m / 16 * steps + k / 64) * tile_bytes +
+                                                     k % 64 / 4 * 64 + m % 16 * 4 + k % 4]);
+                sum += q;
+                worst = std::max(worst, std::fabs(double(q) * double(a.scales[m]) -
+                                                  double(float(x[std::size_t(m * depth + k)]))));
+            }
+            CHECK(a.offsets[m] == 128 * sum);
+            CHECK(worst <= 0.5001 * double(a.scales[m]));
+        }
+    };
+    for (Isa const isa : {Isa::avx2, Isa::avx512}) {
+        if (lacks(isa)) continue;
+        for (index_t const depth : {1, 63, 64, 130})
+            for (index_t const rows : {1, 16, 19}) check(isa, depth, rows);
+    }
 }
 #else
 TEST_CASE("ops/quantized_kernels: other processors than x86 have none") {

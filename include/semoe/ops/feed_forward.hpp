@@ -42,8 +42,8 @@ template <class B, class T, class Unit>
 std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
     if constexpr (may_fuse_feed_forward<B, T>)
         if (has_fused_feed_forward<B, T>())
-            return std::size_t(
-                cpu::feed_forward_scratch<T>(block.hidden(), block.intermediate(), block.in.rows));
+            return std::size_t(cpu::feed_forward_scratch<T>(selected_isa(), block.hidden(),
+                                                            block.intermediate(), block.in.rows));
     return 0;
 }
 

@@ -28,7 +28,7 @@ template <class B, class T>
 std::size_t linear_scratch_bytes(index_t inputs, index_t outputs) {
     if constexpr (may_fuse_feed_forward<B, T>)
         if (has_fused_feed_forward<B, T>())
-            return std::size_t(cpu::linear_scratch<T>(inputs, outputs));
+            return std::size_t(cpu::linear_scratch<T>(selected_isa(), inputs, outputs));
     return 0;
 }
 

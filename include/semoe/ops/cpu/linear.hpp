@@ -24,12 +24,17 @@ struct LinearTasks {
 };
 
 template <class T>
-constexpr index_t linear_scratch(index_t inputs, index_t outputs) {
-    index_t bytes = tiles_bytes<T>(feed_forward_rows, inputs) + by_rows_scratch_bytes<T>(inputs);
+constexpr index_t linear_scratch(Isa isa, index_t inputs, index_t outputs) {
+    auto const form = TileForm::of<T>(isa);
+    index_t bytes = 0;
+    for (index_t const rows : {few_columns, feed_forward_rows}) {
+        auto const own = TileForm::of<T>(isa, rows);
+        bytes = max(bytes, own.bytes(rows, inputs) + by_rows_scratch_bytes<T>(own, inputs, rows));
+    }
     for (index_t rows = tile_rows; rows <= backward_rows; rows += tile_rows) {
-        index_t const blocks = blocks_of_16(rows), steps = steps_of<T>(rows);
-        bytes =
-            max(bytes, tiles_bytes<T>(rows, outputs) + by_columns_scratch_bytes<T>(blocks, inputs));
+        index_t const blocks = blocks_of_16(rows), steps = form.steps(rows);
+        bytes = max(bytes,
+                    form.bytes(rows, outputs) + by_columns_scratch_bytes<T>(form, blocks, inputs));
         bytes = max(bytes, (blocks_of_16(outputs) + blocks_of_16(inputs) + 2) * steps * tile_bytes);
     }
     return bytes;
@@ -44,17 +49,18 @@ struct LinearForward {
     MatrixView<T, HostSpace> y;
 
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        TaskScratch const memory(scratch, linear_scratch<T>(w.cols, w.rows));
+        TaskScratch const memory(scratch, linear_scratch<T>(isa, w.cols, w.rows));
         Parts parts(memory.data());
         index_t const first = tasks.first(i), n = tasks.count(i);
-        char* const words = parts.take(tiles_bytes<T>(n, x.cols));
-        tile_words_of(detail::host_rows(x, first, n), words);
+        auto const form = TileForm::of<T>(isa, n);
+        char* const words = parts.take(form.bytes(n, x.cols));
+        tile_words_of(form, detail::host_rows(x, first, n), words);
         auto const rows = WeightRows<T>::of(w.data, w.rows, w.cols);
         Range const panels = tasks.range(rows.panels(), i);
-        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
-            multiply_by_rows(kernel, rows, panels.begin, panels.end, words, n, WeightRows<T>{},
-                             parts.rest(),
-                             detail::FinishRows<T>{rows, nullptr, y.row_range(first, n)});
+        with_block_kernel<T>(form, [&](BlockKernel& kernel) {
+            multiply_by_rows(form, kernel, rows, panels.begin, panels.end, words, n,
+                             WeightRows<T>{}, parts.rest(),
+                             detail::FinishRows<T>{isa, rows, nullptr, y.row_range(first, n)});
         });
     }
 };
@@ -67,17 +73,18 @@ struct LinearBackwardInput {
     MatrixView<T, HostSpace> dx;
 
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        TaskScratch const memory(scratch, linear_scratch<T>(w.cols, w.rows));
+        TaskScratch const memory(scratch, linear_scratch<T>(isa, w.cols, w.rows));
         Parts parts(memory.data());
         index_t const first = tasks.first(i), n = tasks.count(i), blocks = blocks_of_16(n);
-        char* const rows = parts.take(tiles_bytes<T>(n, dy.cols));
-        tile_rows_of(detail::host_rows(dy, first, n), rows);
+        auto const form = TileForm::of<T>(isa);
+        char* const rows = parts.take(form.bytes(n, dy.cols));
+        tile_rows_of(form, detail::host_rows(dy, first, n), rows);
         WeightColumns<T> const columns{w.data, w.ld, w.rows, w.cols};
-        Range const panels = tasks.range(ColumnPanels<T>(blocks, w.cols).panels, i);
-        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
-            multiply_by_columns(kernel, rows, blocks, columns, panels.begin, panels.end,
+        Range const panels = tasks.range(ColumnPanels<T>(form, blocks, w.cols).panels, i);
+        with_block_kernel<T>(form, [&](BlockKernel& kernel) {
+            multiply_by_columns(isa, kernel, rows, blocks, columns, panels.begin, panels.end,
                                 WeightColumns<T>{}, parts.rest(),
-                                detail::FinishColumns<T>{dx.row_range(first, n)});
+                                detail::FinishColumns<T>{isa, dx.row_range(first, n)});
         });
     }
 };
@@ -90,21 +97,23 @@ struct LinearBackwardWeights {
     GradientRows dw;
 
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        TaskScratch const memory(scratch, linear_scratch<T>(dw.cols, dw.rows));
+        TaskScratch const memory(scratch, linear_scratch<T>(isa, dw.cols, dw.rows));
         Range const pairs((dw.rows + 31) / 32, i, tasks);
         index_t const begin = pairs.begin * 32, end = min(pairs.end * 32, dw.rows);
         if (begin >= end) return;
-        with_block_kernel<T>(isa, [&](BlockKernel& kernel) {
+        auto const form = TileForm::of<T>(isa);
+        with_block_kernel<T>(form, [&](BlockKernel& kernel) {
             auto g = dw.row_range(begin, end);
             for (index_t first = 0; first < x.rows; first += backward_rows, g.add = true) {
                 index_t const rows = min(backward_rows, x.rows - first);
-                index_t const steps = steps_of<T>(rows);
+                index_t const steps = form.steps(rows);
                 Parts parts(memory.data());
                 char* const left = parts.take(blocks_of_16(end - begin) * steps * tile_bytes);
                 tile_transposed(
-                    detail::host_rows(dy, first, rows).part(0, begin, rows, end - begin), left);
-                tile_by_columns(detail::host_rows(x, first, rows), parts.rest());
-                multiply_outer(kernel, left, parts.rest(), steps, g);
+                    isa, detail::host_rows(dy, first, rows).part(0, begin, rows, end - begin),
+                    left);
+                tile_by_columns(isa, detail::host_rows(x, first, rows), parts.rest());
+                multiply_outer(isa, kernel, left, parts.rest(), steps, g);
             }
         });
     }
@@ -139,7 +148,7 @@ namespace semoe::ops::cpu {
 
 // Elsewhere these products are gemms, and nobody calls these.
 template <class T>
-constexpr index_t linear_scratch(index_t, index_t) {
+constexpr index_t linear_scratch(Isa, index_t, index_t) {
     return 0;
 }
 template <class T, class... Arguments>

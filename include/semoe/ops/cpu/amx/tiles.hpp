@@ -1,6 +1,7 @@
 #pragma once
 
-#include "semoe/ops/cpu/feed_forward/lines.hpp"
+#include "semoe/ops/cpu/avx2/kernels.hpp"
+#include "semoe/ops/cpu/feed_forward/tiles.hpp"
 
 #if SEMOE_X86
 #include <cmath>
@@ -78,7 +79,7 @@ public:
             std::memcpy(static_cast<char*>(to) + r * stride, tiles_[Tile][r], line_bytes);
     }
     template <int C, int A, int B>
-    SEMOE_LINES void dot() {
+    SEMOE_AVX2 void dot() {
         unsigned const flush_to_zero = 0x8000, denormals_are_zero = 0x0040;
         unsigned const before = _mm_getcsr();
         _mm_setcsr(before | flush_to_zero | denormals_are_zero);

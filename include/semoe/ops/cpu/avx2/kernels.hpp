@@ -118,7 +118,7 @@ struct Avx2Kernels {
         std::memcpy(to + i, from + i, bytes - i);
     }
 
-private:
+    /// Eight numbers from or to memory that need not be aligned.
     SEMOE_AVX2 SEMOE_INLINE static __m256 load(float const* p) { return _mm256_loadu_ps(p); }
     SEMOE_AVX2 SEMOE_INLINE static __m256 load(bf16 const* p) {
         __m128i const bits = _mm_loadu_si128(reinterpret_cast<__m128i const*>(p));
@@ -145,6 +145,8 @@ private:
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                          _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
+
+private:
     template <class T>
     SEMOE_AVX2 SEMOE_INLINE static void load_block(T const* from, index_t n, float (&to)[16]) {
         if (n == 16) {

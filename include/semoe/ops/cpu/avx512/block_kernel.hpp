@@ -1,7 +1,7 @@
 #pragma once
 
+#include "semoe/ops/cpu/avx512/lines.hpp"
 #include "semoe/ops/cpu/feed_forward/block.hpp"
-#include "semoe/ops/cpu/feed_forward/lines.hpp"
 
 #if SEMOE_X86
 #include <cstring>
@@ -13,13 +13,13 @@ struct FloatWords {
     using Element = float;
     using Left = __m512;
     using Right = __m512;
-    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
         return _mm512_castsi512_ps(_mm512_set1_epi32(int(word)));
     }
-    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) {
+    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
         return _mm512_castsi512_ps(_mm512_load_si512(line));
     }
-    SEMOE_LINES SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
+    SEMOE_AVX512 SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
         sum = _mm512_fmadd_ps(a, b, sum);
     }
 };
@@ -31,17 +31,17 @@ struct WidenedWords {
     };
     using Left = Pair;
     using Right = Pair;
-    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
         return {_mm512_castsi512_ps(_mm512_set1_epi32(int(word << 16))),
                 _mm512_castsi512_ps(_mm512_set1_epi32(int(word & 0xffff0000u)))};
     }
-    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) {
+    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
         __m512i const words = _mm512_load_si512(line);
         __m512i const upper = _mm512_set1_epi32(int(0xffff0000u));
         return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, words, 16)),
                 _mm512_castsi512_ps(_mm512_and_si512(words, upper))};
     }
-    SEMOE_LINES SEMOE_INLINE static void add(Left const& a, Right const& b, __m512& sum) {
+    SEMOE_AVX512 SEMOE_INLINE static void add(Left const& a, Right const& b, __m512& sum) {
         sum = _mm512_fmadd_ps(a.even, b.even, sum);
         sum = _mm512_fmadd_ps(a.odd, b.odd, sum);
     }
@@ -51,11 +51,13 @@ struct DotWords {
     using Element = bf16;
     using Left = __m512i;
     using Right = __m512i;
-    SEMOE_LINES SEMOE_INLINE static Left spread(std::uint32_t word) {
+    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
         return _mm512_set1_epi32(int(word));
     }
-    SEMOE_LINES SEMOE_INLINE static Right load(char const* line) { return _mm512_load_si512(line); }
-    SEMOE_LINES SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
+    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
+        return _mm512_load_si512(line);
+    }
+    SEMOE_AVX512 SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
         // Written out, so that one target serves all kernels of this file.
         __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
     }
@@ -77,9 +79,9 @@ class VectorKernel final : public BlockKernel {
     /// Up to so many columns it is faster to turn rows into lanes than to leave lanes empty.
     static constexpr index_t few_columns = 4;
 
-    SEMOE_LINES SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
-                                                        Fetch& fetch, int lines, bool add,
-                                                        float* results) {
+    SEMOE_AVX512 SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
+                                                         Fetch& fetch, int lines, bool add,
+                                                         float* results) {
         __m512 sums[few_columns];
         alignas(64) float column[16] = {};
         for (index_t m = 0; m < few_columns; ++m) {
@@ -91,7 +93,7 @@ class VectorKernel final : public BlockKernel {
             fetch.some(lines);
             __m512i x[16];
             for (index_t r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(left + r * s.row_bytes);
-            lines::transpose_words(x);
+            transpose_words(x);
             alignas(64) char words[tile_bytes];
             for (index_t i = 0; i < 16; ++i) _mm512_store_si512(words + i * line_bytes, x[i]);
             for (index_t i = 0; i < 16; ++i) {
@@ -121,9 +123,9 @@ class VectorKernel final : public BlockKernel {
                                 std::make_integer_sequence<index_t, rows>{});
     }
     template <int Columns, index_t... R>
-    SEMOE_LINES SEMOE_NOINLINE static void chains(BlockSteps const& block, char const* left,
-                                                  Fetch& fetch, int lines, bool add, float* results,
-                                                  std::integer_sequence<index_t, R...>) {
+    SEMOE_AVX512 SEMOE_NOINLINE static void
+    chains(BlockSteps const& block, char const* left, Fetch& fetch, int lines, bool add,
+           float* results, std::integer_sequence<index_t, R...>) {
         BlockSteps s = block;
         constexpr index_t second_column = 2 * tile_floats;
         __m512 first[sizeof...(R)], second[sizeof...(R)];
@@ -149,19 +151,19 @@ class VectorKernel final : public BlockKernel {
         if constexpr (Columns == 2)
             (_mm512_storeu_ps(results + second_column + R * 16, second[R]), ...);
     }
-    SEMOE_LINES SEMOE_INLINE static typename Words::Left spread(char const* from) {
+    SEMOE_AVX512 SEMOE_INLINE static typename Words::Left spread(char const* from) {
         std::uint32_t word;
         std::memcpy(&word, from, sizeof(word));
         return Words::spread(word);
     }
     // Where rows become lanes, words that tell rows from columns have other names for both.
-    SEMOE_LINES SEMOE_INLINE static typename Words::Left load_rows(char const* line) {
+    SEMOE_AVX512 SEMOE_INLINE static typename Words::Left load_rows(char const* line) {
         if constexpr (requires { Words::load_rows(line); })
             return Words::load_rows(line);
         else
             return Words::load(line);
     }
-    SEMOE_LINES SEMOE_INLINE static typename Words::Right spread_column(char const* from) {
+    SEMOE_AVX512 SEMOE_INLINE static typename Words::Right spread_column(char const* from) {
         std::uint32_t word;
         std::memcpy(&word, from, sizeof(word));
         if constexpr (requires { Words::spread_column(word); })
@@ -169,9 +171,9 @@ class VectorKernel final : public BlockKernel {
         else
             return Words::spread(word);
     }
-    SEMOE_LINES SEMOE_INLINE static void step(char const* from, typename Words::Right const& b0,
-                                              typename Words::Right const& b1, __m512& sum0,
-                                              __m512& sum1) {
+    SEMOE_AVX512 SEMOE_INLINE static void step(char const* from, typename Words::Right const& b0,
+                                               typename Words::Right const& b1, __m512& sum0,
+                                               __m512& sum1) {
         auto const a = spread(from);
         Words::add(a, b0, sum0);
         Words::add(a, b1, sum1);

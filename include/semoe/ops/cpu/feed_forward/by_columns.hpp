@@ -23,19 +23,21 @@ struct ColumnPanels {
     static constexpr index_t sums_bytes = 256 << 10, slab_bytes = 128 << 10;
 
     index_t width, slab, panels;
+    TileForm form;
 
-    ColumnPanels(index_t blocks, index_t cols)
+    ColumnPanels(TileForm tile_form, index_t blocks, index_t cols)
       : width(min(max(sums_bytes / (index_t(128) * ((blocks + 1) / 2)) / 32 * 32, index_t(256)),
                   (max(cols, index_t(1)) + 31) / 32 * 32))
-      , slab(min(max(slab_bytes / (width * line_bytes), index_t(1)), index_t(16)) * step_depth<T>)
-      , panels((cols + width - 1) / width) {}
+      , slab(min(max(slab_bytes / (width * line_bytes), index_t(1)), index_t(16)) * tile_form.step)
+      , panels((cols + width - 1) / width)
+      , form(tile_form) {}
 
     HostRows<T> at(WeightColumns<T> const& w, index_t panel, index_t k) const {
         return {w.first + k * w.ld + panel * width, w.ld, min(slab, w.depth - k),
                 min(width, w.cols - panel * width)};
     }
-    static HostRows<T> first_slab(WeightColumns<T> const& w, index_t blocks) {
-        return ColumnPanels(blocks, w.cols).at(w, 0, 0);
+    static HostRows<T> first_slab(TileForm form, WeightColumns<T> const& w, index_t blocks) {
+        return ColumnPanels(form, blocks, w.cols).at(w, 0, 0);
     }
     /// What a slab reads, on its way into L2.
     static Fetch fetch(HostRows<T> const& slab) {
@@ -43,13 +45,13 @@ struct ColumnPanels {
         void const* const regions[2] = {slab.data, slab.data + half * slab.ld};
         return Fetch(regions, half, bytes, slab.cols * index_t(sizeof(T)));
     }
-    index_t slab_tiles() const { return slab / step_depth<T> * (width / 16) * tile_bytes; }
+    index_t slab_tiles() const { return slab / form.step * (width / 16) * tile_bytes; }
 };
 
 /// Bytes that multiply_by_columns works in, for that many blocks of 16 rows.
 template <class T>
-constexpr index_t by_columns_scratch_bytes(index_t blocks, index_t cols) {
-    ColumnPanels<T> const p(blocks, cols);
+constexpr index_t by_columns_scratch_bytes(TileForm form, index_t blocks, index_t cols) {
+    ColumnPanels<T> const p(form, blocks, cols);
     return p.slab_tiles() + (blocks + 1) / 2 * (p.width / 32) * 4 * tile_bytes;
 }
 
@@ -61,11 +63,12 @@ constexpr index_t by_columns_scratch_bytes(index_t blocks, index_t cols) {
 /// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
 ///                 blocks by the first 16 columns, then by the second
 template <class T, class Finish>
-void multiply_by_columns(BlockKernel& kernel, char const* a, index_t blocks,
+void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t blocks,
                          WeightColumns<T> const& w, index_t first_panel, index_t last_panel,
                          WeightColumns<T> const& next, char* scratch, Finish const& finish) {
-    ColumnPanels<T> const panels(blocks, w.cols);
-    index_t const left_block = steps_of<T>(w.depth) * tile_bytes, pairs = (blocks + 1) / 2;
+    auto const form = TileForm::of<T>(isa);
+    ColumnPanels<T> const panels(form, blocks, w.cols);
+    index_t const left_block = form.steps(w.depth) * tile_bytes, pairs = (blocks + 1) / 2;
     // The other half of the lines.
     int const lines = pairs == 1 ? 4 : pairs < 4 ? 2 : 1;
     char* const all_results = scratch + panels.slab_tiles();
@@ -75,13 +78,13 @@ void multiply_by_columns(BlockKernel& kernel, char const* a, index_t blocks,
             auto const slab = panels.at(w, p, k);
             auto const upcoming = !last                ? panels.at(w, p, k + panels.slab)
                                   : p + 1 < last_panel ? panels.at(w, p + 1, 0)
-                                                       : panels.first_slab(next, blocks);
+                                                       : panels.first_slab(form, next, blocks);
             Fetch fetch = panels.fetch(upcoming);
-            tile_by_columns(slab, scratch, fetch);
-            index_t const steps = steps_of<T>(slab.rows), right_block = steps * tile_bytes;
+            tile_by_columns(isa, slab, scratch, fetch);
+            index_t const steps = form.steps(slab.rows), right_block = steps * tile_bytes;
             for (index_t c = 0; c < slab.cols; c += 32)
                 for (index_t r = 0; r < pairs; ++r) {
-                    char const* const row = a + 2 * r * left_block + k / step_depth<T> * tile_bytes;
+                    char const* const row = a + 2 * r * left_block + k / form.step * tile_bytes;
                     BlockSteps const block{{row, 2 * r + 1 < blocks ? row + left_block : row},
                                            line_bytes,
                                            tile_bytes,

@@ -4,8 +4,6 @@
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
 #if SEMOE_X86
-#include <cstring>
-
 namespace semoe::ops::cpu {
 
 /// The rows of a weight matrix as a product takes them: panels of 32, sixteen from each of two
@@ -47,52 +45,69 @@ struct WeightRows {
     }
 };
 
+/// Steps of widened rows that are made at a time, to stay in L1 while all columns pass by.
+inline constexpr index_t widened_steps = 16;
+
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
-constexpr index_t by_rows_scratch_bytes(index_t depth) {
-    return 2 * steps_of<T>(depth) * tile_bytes;
+constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
+    index_t const steps = form.widens<T>() ? widened_steps : form.steps(depth);
+    return (2 * steps + (rows + 31) / 32 * 4) * tile_bytes;
 }
 
 /// c(n, m) = sum over k of w(n, k) * x(m, k) for some panels: the bits of an element depend on its
 /// row of w and its row of x alone.
-/// @param x        tiles of words [blocks of 16 columns][steps]
+/// @param x        tiles of words [blocks of 16 columns][steps], in that form
 /// @param rows     of x
 /// @param next     weights to fetch when these have been read; may have no streams
-/// @param scratch  by_rows_scratch_bytes(depth), for panels that are not whole
+/// @param scratch  by_rows_scratch_bytes(form, depth, rows), aligned to 64 bytes
 /// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles, those
-/// of
-///                 both streams by the first block, then by the second
+///                 of both streams by the first block, then by the second
 template <class T, class Finish>
-void multiply_by_rows(BlockKernel& kernel, WeightRows<T> const& w, index_t first_panel,
-                      index_t last_panel, char const* x, index_t rows, WeightRows<T> const& next,
-                      char* scratch, Finish const& finish) {
-    alignas(64) float results[4 * tile_floats];
-    index_t const steps = steps_of<T>(w.depth), pairs = (rows + 31) / 32;
+void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w,
+                      index_t first_panel, index_t last_panel, char const* x, index_t rows,
+                      WeightRows<T> const& next, char* scratch, Finish const& finish) {
+    index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
     index_t const right_block = steps * tile_bytes;
-    int const lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+    bool const widens = form.widens<T>();
+    index_t const slab = widens ? widened_steps : steps;
+    float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
+    index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
+    int const all_lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+    int const lines = widens ? (all_lines + 1) / 2 : all_lines;
     for (index_t p = first_panel; p < last_panel; ++p) {
-        bool const whole = w.is_whole(p);
-        char const* left[2];
-        for (int s = 0; s < 2; ++s) {
-            left[s] = reinterpret_cast<char const*>(w.panel(s, p));
-            if (whole) continue;
-            tile_rows_of(HostRows<T>{w.panel(s, p), w.depth, w.panel_rows(s, p), w.depth},
-                         scratch + s * right_block);
-            left[s] = scratch + s * right_block;
-        }
-        index_t const row_bytes = whole ? w.row_bytes() : line_bytes;
-        index_t const step_bytes = whole ? line_bytes : tile_bytes;
+        bool const in_place = w.is_whole(p) && !widens;
         bool const more = p + 1 < last_panel;
         void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.stream[0],
                                          more ? w.panel(1, p + 1) : next.stream[1]};
         index_t const upcoming_bytes = (more ? w : next).row_bytes();
         Fetch fetch(upcoming, tile_rows, upcoming_bytes, upcoming_bytes);
-        for (index_t c = 0; c < pairs; ++c) {
-            BlockSteps const block{
-                {left[0], left[1]}, row_bytes, step_bytes,   x + c * 2 * right_block,
-                right_block,        steps,     rows - 32 * c};
-            kernel.multiply(block, fetch, lines, false, results);
-            finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), results);
+        for (index_t first = 0; first < steps; first += slab) {
+            index_t const n = min(slab, steps - first), k = first * form.step;
+            char const* left[2];
+            for (int s = 0; s < 2; ++s) {
+                T const* const from = w.panel(s, p) + k;
+                left[s] = in_place ? reinterpret_cast<char const*>(from)
+                                   : scratch + s * slab * tile_bytes;
+                if (!in_place)
+                    tile_rows_of(form,
+                                 HostRows<T>{from, w.depth, w.panel_rows(s, p),
+                                             min(n * form.step, w.depth - k)},
+                                 scratch + s * slab * tile_bytes);
+            }
+            for (index_t c = 0; c < pairs; ++c) {
+                float* const to = results + c * pair_results;
+                BlockSteps const block{{left[0], left[1]},
+                                       in_place ? w.row_bytes() : line_bytes,
+                                       in_place ? line_bytes : tile_bytes,
+                                       x + 2 * c * right_block + first * tile_bytes,
+                                       right_block,
+                                       n,
+                                       rows - 32 * c};
+                kernel.multiply(block, fetch, lines, first > 0, to);
+                if (first + n == steps)
+                    finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), to);
+            }
         }
     }
 }

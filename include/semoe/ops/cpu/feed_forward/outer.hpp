@@ -35,32 +35,29 @@ namespace detail {
 /// Sixteen rows of 32 results from their place, or to it: one tile, and that of the next 16 columns
 /// 2 * tile_floats on.
 struct ResultRows {
+    Isa isa;
     GradientRows const& g;
     index_t n, k;
     float* results;
 
-    SEMOE_LINES void get() const {
-        for (index_t r = 0; r < rows(); ++r)
-            for (index_t c = 0; c < cols(); c += 16)
-                _mm512_store_ps(at(r, c), lines::load_16(place(r, c), cols() - c));
+    void get() const {
+        for (index_t c = 0; c < cols(); c += 16)
+            load_rows(isa, place(c), g.cols, rows(), cols() - c, at(c));
     }
-    SEMOE_LINES void put() const {
-        for (index_t r = 0; r < rows(); ++r)
-            for (index_t c = 0; c < cols(); c += 16)
-                lines::store_16(place(r, c), cols() - c, _mm512_load_ps(at(r, c)));
+    void put() const {
+        for (index_t c = 0; c < cols(); c += 16)
+            store_rows(isa, at(c), place(c), g.cols, rows(), cols() - c);
     }
     /// Past the caches. @pre g.is_aligned()
-    SEMOE_LINES void stream() const {
-        for (index_t r = 0; r < rows(); ++r)
-            for (index_t c = 0; c < cols(); c += 16)
-                _mm512_stream_ps(place(r, c), _mm512_load_ps(at(r, c)));
+    void stream() const {
+        for (index_t c = 0; c < cols(); c += 16) stream_rows(isa, at(c), place(c), g.cols, rows());
     }
 
 private:
     index_t rows() const { return min(g.rows - n, tile_rows); }
     index_t cols() const { return min(g.cols - k, index_t(32)); }
-    float* place(index_t r, index_t c) const { return g.data + (n + r) * g.cols + k + c; }
-    float* at(index_t r, index_t c) const { return results + c / 16 * 2 * tile_floats + r * 16; }
+    float* place(index_t c) const { return g.data + n * g.cols + k + c; }
+    float* at(index_t c) const { return results + c / 16 * 2 * tile_floats; }
 };
 } // namespace detail
 
@@ -69,8 +66,8 @@ private:
 /// @param a      tiles of rows [blocks of 16 rows of g][steps]
 /// @param b      tiles of words [blocks of 16 columns of g][steps]
 /// @param steps  of the rows m
-inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, index_t steps,
-                           GradientRows const& g) {
+inline void multiply_outer(Isa isa, BlockKernel& kernel, char const* a, char const* b,
+                           index_t steps, GradientRows const& g) {
     alignas(64) float results[4 * tile_floats];
     Fetch nothing;
     index_t const block = steps * tile_bytes;
@@ -79,7 +76,7 @@ inline void multiply_outer(BlockKernel& kernel, char const* a, char const* b, in
         char const* const row = a + n / 16 * block;
         auto const some = g.row_range(n, min(n + outer_rows, g.rows));
         auto const rows = [&](index_t k, int half) {
-            return detail::ResultRows{some, half * tile_rows, k, results + half * tile_floats};
+            return detail::ResultRows{isa, some, half * tile_rows, k, results + half * tile_floats};
         };
         for (index_t k = 0; k < g.cols; k += 32) {
             BlockSteps const s{{row, n + 16 < g.rows ? row + block : row},

@@ -4,6 +4,7 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/core/view.hpp"
 #include "semoe/ops/cpu/amx/block_kernel.hpp"
+#include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
 #include "semoe/ops/cpu/feed_forward/backward.hpp"
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
@@ -21,7 +22,7 @@ namespace semoe::ops::cpu {
 template <class T>
 constexpr bool has_fused_feed_forward(Isa isa) {
     bool const type = std::same_as<T, float> || std::same_as<T, bf16>;
-    return type && (isa == Isa::avx512 || isa == Isa::avx512_bf16 || isa == Isa::amx);
+    return type && isa != Isa::portable && isa != Isa::neon;
 }
 
 /// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
@@ -33,26 +34,37 @@ inline constexpr index_t backward_rows = 384;
 
 /// Enough for a task of any number of rows.
 template <class T>
-constexpr index_t feed_forward_scratch(index_t hidden, index_t intermediate, index_t inputs) {
-    index_t bytes = forward_scratch_bytes<T>(hidden, intermediate, feed_forward_rows);
+constexpr index_t feed_forward_scratch(Isa isa, index_t hidden, index_t intermediate,
+                                       index_t inputs) {
+    index_t bytes = max(forward_scratch_bytes<T>(isa, hidden, intermediate, feed_forward_rows),
+                        forward_scratch_bytes<T>(isa, hidden, intermediate, few_columns));
     for (index_t rows = tile_rows; rows <= backward_rows; rows += tile_rows)
-        bytes = max(bytes, backward_scratch_bytes<T>(hidden, intermediate, inputs, rows));
+        bytes = max(bytes, backward_scratch_bytes<T>(isa, hidden, intermediate, inputs, rows));
     return bytes;
 }
 
-/// Calls f(kernel) with the BlockKernel of an element type for an instruction set.
-/// @pre has_fused_feed_forward<T>(isa)
+/// Calls f(kernel) with the BlockKernel of tiles in a form, made of elements of T.
+/// @pre has_fused_feed_forward<T>(form.isa)
 template <class T, class F>
-void with_block_kernel(Isa isa, F const& f) {
+void with_block_kernel(TileForm form, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    if constexpr (std::same_as<T, float>)
-        with(avx512::VectorKernel<avx512::FloatWords>{});
-    else if (isa == Isa::amx)
+    if constexpr (std::same_as<T, float>) {
+        if (form.isa == Isa::avx2)
+            with(avx2::VectorKernel<avx2::FloatWords>{});
+        else
+            with(avx512::VectorKernel<avx512::FloatWords>{});
+    } else if (form.isa == Isa::avx2) {
+        if (form.widens<T>())
+            with(avx2::VectorKernel<avx2::FloatWords>{});
+        else
+            with(avx2::FewKernel<avx2::WidenedWords>{});
+    } else if (form.isa == Isa::amx) {
         with(amx::TileKernel<amx::HardwareTiles>{});
-    else if (isa == Isa::avx512_bf16)
+    } else if (form.isa == Isa::avx512_bf16) {
         with(avx512::VectorKernel<avx512::DotWords>{});
-    else
+    } else {
         with(avx512::VectorKernel<avx512::WidenedWords>{});
+    }
 }
 
 /// A worker's scratch where it is large enough, else memory for one task.
@@ -158,13 +170,15 @@ struct FeedForwardTasks {
     index_t splits;
     Part part;
 
-    Expert expert(int e) const {
+    /// @param rows  that a task takes
+    Expert expert(int e, index_t rows) const {
         auto const* w = reinterpret_cast<T const*>(group.block[e]);
         auto const of = [&](auto m) {
             return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
         };
         auto const bias = [&](BlockSlice const& s) { return s.rows ? w + s.offset : nullptr; };
-        return {block.unit,
+        return {TileForm::of<T>(isa, rows),
+                block.unit,
                 block.hidden(),
                 block.intermediate(),
                 w + block.in.offset,
@@ -183,22 +197,22 @@ struct FeedForwardTasks {
     WeightRows<T> upcoming(index_t i) const {
         RowBlocks::Place next;
         if (!RowBlocks::find(group, splits, i + workers, next) || next.rows == 0) return {};
-        auto const w = weights(expert(next.expert));
+        auto const w = weights(expert(next.expert, next.rows));
         return w.from(Range(w.panels(), next.split, splits).begin);
     }
     void operator()(index_t i, std::span<std::byte> scratch) const {
         RowBlocks::Place at;
         if (!RowBlocks::find(group, splits, i, at) || at.rows == 0) return;
-        with_block_kernel<T>(isa,
+        with_block_kernel<T>(TileForm::of<T>(isa, at.rows),
                              [&](BlockKernel& kernel) { run(kernel, at, upcoming(i), scratch); });
     }
 
 private:
     SEMOE_NOINLINE void run(BlockKernel& kernel, RowBlocks::Place const& at,
                             WeightRows<T> const& next, std::span<std::byte> scratch) const {
-        auto const f = expert(at.expert);
+        auto const f = expert(at.expert, at.rows);
         TaskScratch const memory(scratch,
-                                 forward_scratch_bytes<T>(f.hidden, f.intermediate, at.rows));
+                                 forward_scratch_bytes<T>(isa, f.hidden, f.intermediate, at.rows));
         if (part == Part::all) return forward(kernel, f, at.first, at.rows, next, memory.data());
         Range const panels(weights(f).panels(), at.split, splits);
         if (part == Part::in)
@@ -289,7 +303,8 @@ struct FeedForwardBackwardTasks {
     Expert expert(int e, float* room = nullptr) const {
         auto const* w = reinterpret_cast<T const*>(group.block[e]);
         auto const of = [&](auto m) { return m.row_range(group.first_row[e], group.rows[e]); };
-        return {block.unit,
+        return {TileForm::of<T>(isa),
+                block.unit,
                 block.hidden(),
                 block.intermediate(),
                 w + block.in.offset,
@@ -309,7 +324,8 @@ struct FeedForwardBackwardTasks {
         return expert(int(next)).down_columns();
     }
     void operator()(index_t i, std::span<std::byte> scratch) const {
-        with_block_kernel<T>(isa, [&](BlockKernel& kernel) { run(kernel, i, scratch); });
+        with_block_kernel<T>(TileForm::of<T>(isa),
+                             [&](BlockKernel& kernel) { run(kernel, i, scratch); });
     }
 
 private:
@@ -321,8 +337,8 @@ private:
         index_t const hidden = block.hidden(), inputs = block.in.rows,
                       most = min(all, backward_rows);
         TaskScratch const memory(
-            scratch, backward_scratch_bytes<T>(hidden, block.intermediate(), inputs, most));
-        char* const room = memory.data() + outer_scratch_bytes<T>(hidden, inputs, most);
+            scratch, backward_scratch_bytes<T>(isa, hidden, block.intermediate(), inputs, most));
+        char* const room = memory.data() + outer_scratch_bytes<T>(isa, hidden, inputs, most);
         auto const f = expert(int(i / splits), reinterpret_cast<float*>(room));
         auto const range = [&](index_t n) { return Range(n, split, splits); };
         for (index_t first = 0; first < all; first += backward_rows) {

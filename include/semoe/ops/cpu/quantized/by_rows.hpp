@@ -1,7 +1,9 @@
 #pragma once
 
+#include "semoe/ops/cpu/avx2/few_rows.hpp"
+#include "semoe/ops/cpu/avx512/few_rows.hpp"
 #include "semoe/ops/cpu/feed_forward/block.hpp"
-#include "semoe/ops/cpu/quantized/few_rows.hpp"
+#include "semoe/ops/cpu/quantized/products.hpp"
 
 #if SEMOE_X86
 
@@ -12,6 +14,10 @@ namespace semoe::ops::cpu {
 inline constexpr index_t slab_steps = 12;
 
 constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
+
+/// Whether few tokens of a format may be multiplied line by line.
+template <class Format>
+inline constexpr bool may_be_few = Decode<Format>::lines > 1;
 
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {
@@ -27,12 +33,12 @@ constexpr index_t quantized_scratch_bytes(index_t rows) {
 /// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles of sums,
 ///                 those of both streams by the first block, then by the second
 template <class Format, class Finish>
-void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, index_t first_panel,
-                        index_t last_panel, TokenTiles const& x, index_t rows,
+void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w,
+                        index_t first_panel, index_t last_panel, TokenTiles const& x, index_t rows,
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
     constexpr index_t decoded = Decode<Format>::lines;
     constexpr index_t pair_floats = 4 * tile_floats;
-    index_t const steps = ByteProducts::steps(w.depth), pairs = pairs_of(rows);
+    index_t const steps = byte_steps(w.depth), pairs = pairs_of(rows);
     float* const results = reinterpret_cast<float*>(scratch);
     char* const tiles = reinterpret_cast<char*>(results + pairs * pair_floats);
     int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
@@ -44,8 +50,12 @@ void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, ind
         index_t const quarter = (more ? w : next).code_bytes() / 4;
         Fetch fetch(upcoming, 4, quarter, quarter);
         if (x.few) {
-            if constexpr (may_be_few<Format>)
-                FewRows<Format>(w, x, rows).multiply(p, fetch, results);
+            if constexpr (may_be_few<Format>) {
+                if (isa == Isa::avx2)
+                    avx2::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
+                else
+                    avx512::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
+            }
             finish(p, 0, 1, results);
             continue;
         }
@@ -60,7 +70,7 @@ void multiply_quantized(BlockKernel& kernel, QuantizedRows<Format> const& w, ind
                               first * tile_bytes;
             } else {
                 index_t const whole = (n + decoded - 1) / decoded * decoded;
-                decode_panel(w, p, first, whole, tiles, fetch);
+                decode_panel(isa, w, p, first, whole, tiles, fetch);
                 left[0] = tiles;
                 left[1] = tiles + second * whole * tile_bytes;
             }

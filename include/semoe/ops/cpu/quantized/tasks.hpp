@@ -14,7 +14,9 @@ namespace semoe::ops::cpu {
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    if (isa == Isa::amx)
+    if (isa == Isa::avx2)
+        with(avx2::VectorKernel<avx2::ByteWords>{});
+    else if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
     else if (isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
@@ -49,8 +51,8 @@ struct QuantizedTasks {
             return m.data ? m.row_range(group.first_row[e], group.rows[e]) : m;
         };
         std::byte const* const w = group.block[e];
-        return {block.unit,
-                isa != Isa::avx512,
+        return {isa,
+                block.unit,
                 block.hidden,
                 block.intermediate,
                 block.in(w),

@@ -1,15 +1,12 @@
 #pragma once
 
-#include "semoe/ops/cpu/quantized/products.hpp"
+#include "semoe/ops/cpu/avx512/byte_lines.hpp"
+#include "semoe/ops/cpu/quantized/weights.hpp"
 
 #if SEMOE_X86
 #include <utility>
 
-namespace semoe::ops::cpu {
-
-/// Whether few tokens of a format may be multiplied line by line.
-template <class Format>
-inline constexpr bool may_be_few = Decode<Format>::lines > 1;
+namespace semoe::ops::cpu::avx512 {
 
 /// Up to four tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
 /// their order is free, and lanes may run along the depth.
@@ -49,9 +46,9 @@ private:
                          std::make_integer_sequence<index_t, height>{});
     }
     template <index_t Tokens, index_t... R>
-    SEMOE_LINES SEMOE_NOINLINE void rows(std::uint8_t const* codes, std::uint8_t const* scales,
-                                         Fetch& shared_fetch, float* results,
-                                         std::integer_sequence<index_t, R...>) const {
+    SEMOE_AVX512 SEMOE_NOINLINE void rows(std::uint8_t const* codes, std::uint8_t const* scales,
+                                          Fetch& shared_fetch, float* results,
+                                          std::integer_sequence<index_t, R...>) const {
         Fetch fetch = shared_fetch;
         bool const fetched = fetch.wanted();
         __m512i sums[sizeof...(R)][Tokens] = {};
@@ -71,34 +68,34 @@ private:
         shared_fetch = fetch;
     }
     template <index_t Tokens>
-    SEMOE_LINES SEMOE_INLINE static void row(std::uint8_t const* codes, std::uint8_t const* scales,
-                                             char const* tokens, Fetch& fetch, bool fetched,
-                                             __m512i (&sums)[Tokens]) {
+    SEMOE_AVX512 SEMOE_INLINE static void row(std::uint8_t const* codes, std::uint8_t const* scales,
+                                              char const* tokens, Fetch& fetch, bool fetched,
+                                              __m512i (&sums)[Tokens]) {
         if (fetched) fetch.some(1);
         row_lines(codes, scales, tokens, sums, std::make_integer_sequence<int, lines>{});
     }
     template <index_t Tokens, int... I>
-    SEMOE_LINES SEMOE_INLINE static void
+    SEMOE_AVX512 SEMOE_INLINE static void
     row_lines(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
               __m512i (&sums)[Tokens], std::integer_sequence<int, I...>) {
-        (add<Tokens>(Decode<Format>::template line<I>(codes, scales),
+        (add<Tokens>(detail::decoded<Format, I>(codes, scales),
                      tokens + I * few_tokens * line_bytes, sums),
          ...);
     }
     template <index_t Tokens>
-    SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens,
-                                             __m512i (&sums)[Tokens]) {
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens,
+                                              __m512i (&sums)[Tokens]) {
         add(weights, tokens, sums[0]);
         if constexpr (Tokens >= 2) add(weights, tokens + line_bytes, sums[1]);
         if constexpr (Tokens == 4) add(weights, tokens + 2 * line_bytes, sums[2]);
         if constexpr (Tokens == 4) add(weights, tokens + 3 * line_bytes, sums[3]);
     }
-    SEMOE_LINES SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
         __m512i const line = _mm512_load_si512(tokens);
         // Written out, so that one target serves all kernels.
         __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}" : "+v"(sum) : "v"(weights), "v"(line));
     }
-    SEMOE_LINES SEMOE_INLINE static std::int32_t total(__m512i sums) {
+    SEMOE_AVX512 SEMOE_INLINE static std::int32_t total(__m512i sums) {
         alignas(64) std::int32_t lanes[16];
         _mm512_store_si512(lanes, sums);
         std::int32_t all = 0;
@@ -111,5 +108,5 @@ private:
     index_t rows_;
 };
 
-} // namespace semoe::ops::cpu
+} // namespace semoe::ops::cpu::avx512
 #endif

@@ -1,0 +1,203 @@
+#pragma once
+
+#include "semoe/core/quant.hpp"
+#include "semoe/ops/cpu/avx2/lines.hpp"
+#include "semoe/ops/cpu/quantized/decode.hpp"
+#include "semoe/ops/cpu/quantized/tokens.hpp"
+
+#if SEMOE_X86
+#include <bit>
+#include <limits>
+
+namespace semoe::ops::cpu::avx2 {
+
+namespace detail {
+
+SEMOE_AVX2 SEMOE_INLINE __m256i magnitude(__m256 x) {
+    return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+}
+/// How a token's numbers become bytes of 127 at most; what is not finite makes the scale NaN.
+struct ByteScale {
+    float scale, inverse;
+
+    explicit ByteScale(float largest) {
+        bool const finite = largest < std::numeric_limits<float>::infinity();
+        float const wanted = largest / 127;
+        bool const usable = finite && wanted >= std::numeric_limits<float>::min();
+        inverse = usable ? 127 / largest : 0;
+        scale = !finite ? std::numeric_limits<float>::quiet_NaN() : usable ? wanted : 0;
+    }
+};
+/// The sums of four bytes of every word.
+SEMOE_AVX2 SEMOE_INLINE __m256i sums_of_words(__m256i words) {
+    __m256i const pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), words);
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+/// Eight numbers as bytes, each in the lowest byte of a word.
+SEMOE_AVX2 SEMOE_INLINE __m256i rounded(__m256 x, __m256 inverse) {
+    return _mm256_and_si256(_mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)), _mm256_set1_epi32(255));
+}
+template <class T>
+SEMOE_AVX2 float largest_of_row(T const* row, index_t n) {
+    __m256i most = _mm256_setzero_si256();
+    index_t c = 0;
+    for (; c + 8 <= n; c += 8) most = _mm256_max_epu32(most, magnitude(Avx2Kernels::load(row + c)));
+    alignas(32) std::uint32_t lanes[8];
+    store_half(lanes, most);
+    std::uint32_t all = 0;
+    for (std::uint32_t const lane : lanes) all = max(all, lane);
+    for (; c < n; ++c) all = max(all, std::bit_cast<std::uint32_t>(float(row[c])) & 0x7fffffffu);
+    return std::bit_cast<float>(all);
+}
+
+/// Half bytes in their lower or upper halves, by the table of their group's scale.
+template <class Format, int Upper>
+SEMOE_AVX2 SEMOE_INLINE __m256i decoded(__m256i codes, std::uint8_t scale) {
+    __m256i const table = _mm256_broadcastsi128_si256(
+        _mm_load_si128(reinterpret_cast<__m128i const*>(Decode<Format>::table(scale))));
+    __m256i const lower = Upper == 0 ? codes : _mm256_srli_epi16(codes, 4);
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(lower, _mm256_set1_epi8(15)));
+}
+
+} // namespace detail
+
+/// What ops/cpu/quantized/products.hpp asks of an instruction set.
+struct ByteLines {
+    template <class T>
+    SEMOE_AVX2 static void pack(HostRows<T> const& m, TokenTiles const& to) {
+        index_t const steps = byte_steps(m.cols);
+        for (index_t block = 0; block < blocks_of_16(m.rows); ++block) {
+            float inverse[16];
+            for (index_t i = 0; i < 16; ++i) {
+                index_t const r = block * 16 + i;
+                detail::ByteScale const s(r < m.rows ? detail::largest_of_row(m.row(r), m.cols)
+                                                     : 0);
+                to.scales[r] = s.scale;
+                inverse[i] = s.inverse;
+            }
+            char* words = to.words + block * steps * tile_bytes;
+            for (index_t c = 0; c < m.cols; c += line_bytes, words += tile_bytes) {
+                alignas(64) char rows[tile_bytes] = {};
+                for (index_t i = 0; i < min(m.rows - block * 16, tile_rows); ++i)
+                    byte_line(m.row(block * 16 + i) + c, m.cols - c, inverse[i],
+                              rows + i * line_bytes);
+                transpose_words(rows, line_bytes, words);
+            }
+            store_offsets(to, block, steps);
+        }
+        spread(to, steps);
+    }
+    template <class T>
+    SEMOE_AVX2 static void pack(TokenLanes<T> const& m, index_t rows, TokenTiles const& to) {
+        index_t const steps = byte_steps(m.depth);
+        for (index_t block = 0; block < blocks_of_16(rows); ++block) {
+            alignas(32) float inverse[16];
+            for (index_t i = 0; i < 16; ++i) {
+                // As it is after rounding to T.
+                T const most(std::bit_cast<float>(m.largest[block * 16 + i]));
+                detail::ByteScale const s{float(most)};
+                to.scales[block * 16 + i] = s.scale;
+                inverse[i] = s.inverse;
+            }
+            char* words = to.words + block * steps * tile_bytes;
+            for (index_t half = 0; half < 2; ++half) {
+                __m256 const by = _mm256_load_ps(inverse + half * 8);
+                T const* const from = m.at(block, 0) + half * 8;
+                for (index_t k = 0; k < steps * line_bytes; k += 4) {
+                    __m256i word = _mm256_setzero_si256();
+                    for (index_t i = min(index_t(4), m.depth - k) - 1; i >= 0; --i)
+                        word = _mm256_or_si256(
+                            _mm256_slli_epi32(word, 8),
+                            detail::rounded(Avx2Kernels::load(from + (k + i) * 16), by));
+                    store_half(words + k / 4 * line_bytes + half * 32, word);
+                }
+            }
+            store_offsets(to, block, steps);
+        }
+        spread(to, steps);
+    }
+    SEMOE_AVX2 static void numbers_of(SumScales const& s, index_t rows, float* sums) {
+        for (index_t r = 0; r < rows; ++r, sums += 16) {
+            __m256 const row = _mm256_set1_ps(quant::detail::load_float(s.rows + 4 * r));
+            for (index_t half = 0; half < 16; half += 8) {
+                __m256i const exact =
+                    _mm256_sub_epi32(load_half(sums + half), load_half(s.offsets + half));
+                __m256 number = _mm256_mul_ps(_mm256_cvtepi32_ps(exact),
+                                              _mm256_mul_ps(_mm256_loadu_ps(s.tokens + half), row));
+                if (s.bias) number = _mm256_add_ps(number, _mm256_set1_ps(s.bias[r]));
+                _mm256_storeu_ps(sums + half, number);
+            }
+        }
+    }
+    SEMOE_AVX2 static void keep_largest(float const* rows, index_t n, std::uint32_t* largest) {
+        for (index_t half = 0; half < 16; half += 8) {
+            __m256i most = load_half(largest + half);
+            for (index_t r = 0; r < n; ++r)
+                most = _mm256_max_epu32(most,
+                                        detail::magnitude(_mm256_loadu_ps(rows + r * 16 + half)));
+            store_half(largest + half, most);
+        }
+    }
+    template <class Format>
+    SEMOE_AVX2 static void decode_tile(std::uint8_t const* codes, std::uint8_t const* scales,
+                                       char* tiles, Fetch& fetch) {
+        int const fetched = fetch.wanted() ? 1 : 0;
+        for (index_t r = 0; r < tile_rows; ++r, codes += line_bytes, scales += 4) {
+            fetch.some(fetched);
+            for (index_t half = 0; half < 2; ++half) {
+                __m256i const both = load_half(codes + half * 32);
+                char* const to = tiles + r * line_bytes + half * 32;
+                store_half(to, detail::decoded<Format, 0>(both, scales[half]));
+                store_half(to + tile_bytes, detail::decoded<Format, 1>(both, scales[2 + half]));
+            }
+        }
+    }
+
+private:
+    /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
+    SEMOE_AVX2 static void spread(TokenTiles const& t, index_t steps) {
+        if (!t.few) return;
+        constexpr index_t bytes = few_tokens * line_bytes;
+        std::memset(t.few, 0, std::size_t(TokenTiles::padded(steps) * bytes));
+        for (index_t s = 0; s < steps; ++s) {
+            alignas(64) char lines[tile_bytes];
+            transpose_words(t.words + s * tile_bytes, line_bytes, lines);
+            std::memcpy(t.few + s * bytes, lines, std::size_t(bytes));
+        }
+    }
+    /// The first n numbers of a row as 64 bytes.
+    template <class T>
+    SEMOE_AVX2 SEMOE_INLINE static void byte_line(T const* row, index_t n, float inverse,
+                                                  char* to) {
+        T rest[line_bytes] = {};
+        if (n < line_bytes) {
+            std::memcpy(rest, row, std::size_t(n) * sizeof(T));
+            row = rest;
+        }
+        __m256 const by = _mm256_set1_ps(inverse);
+        __m256i const order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        for (index_t half = 0; half < 2; ++half, row += 32, to += 32) {
+            __m256i const low =
+                _mm256_packus_epi32(detail::rounded(Avx2Kernels::load(row), by),
+                                    detail::rounded(Avx2Kernels::load(row + 8), by));
+            __m256i const high =
+                _mm256_packus_epi32(detail::rounded(Avx2Kernels::load(row + 16), by),
+                                    detail::rounded(Avx2Kernels::load(row + 24), by));
+            store_half(to, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+        }
+    }
+    /// What weights 128 too large add to the sums of a block's tokens.
+    SEMOE_AVX2 static void store_offsets(TokenTiles const& to, index_t block, index_t steps) {
+        char const* const words = to.words + block * steps * tile_bytes;
+        for (index_t half = 0; half < 2; ++half) {
+            __m256i sums = _mm256_setzero_si256();
+            for (index_t i = 0; i < 16 * steps; ++i)
+                sums = _mm256_add_epi32(
+                    sums, detail::sums_of_words(load_half(words + i * line_bytes + half * 32)));
+            store_half(to.offsets + block * 16 + half * 8, _mm256_slli_epi32(sums, 7));
+        }
+    }
+};
+
+} // namespace semoe::ops::cpu::avx2
+#endif

@@ -1,0 +1,83 @@
+#pragma once
+
+#include "semoe/backend/cpu/isa.hpp"
+#include "semoe/core/config.hpp"
+#include "semoe/core/dtype.hpp"
+#include "semoe/core/math.hpp"
+#include "semoe/core/types.hpp"
+
+namespace semoe::ops::cpu {
+
+// Operands come in tiles of 16 lines of 64 bytes. A tile of rows holds one step of the depth of 16
+// rows: 16 floats or 32 bf16 of each. A tile of words holds one step of 16 columns: word i of 4
+// bytes of every column stands in line i, that is one float, or two bf16 that follow one another.
+// A transpose of words turns one into the other.
+
+inline constexpr index_t tile_rows = 16, line_bytes = 64, tile_bytes = 1024;
+/// Floats of a tile of results, 16 x 16.
+inline constexpr index_t tile_floats = 256;
+
+/// Elements of the depth that a line of a row holds: what one step takes.
+template <class T>
+inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
+constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
+
+/// So few columns of a product have kernels of their own: rows become lanes.
+inline constexpr index_t few_columns = 4;
+
+/// How operands lie in tiles on an instruction set: as they are or, where products are of floats
+/// and many columns share the work, widened.
+struct TileForm {
+    Isa isa;      ///< whose code makes the tiles
+    index_t step; ///< elements of the depth that a line holds: what one step takes
+
+    template <class T>
+    static constexpr TileForm of(Isa isa) {
+        return {isa, isa == Isa::avx2 ? step_depth<float> : step_depth<T>};
+    }
+    /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
+    template <class T>
+    static constexpr TileForm of(Isa isa, index_t columns) {
+        return columns <= few_columns ? TileForm{isa, step_depth<T>} : of<T>(isa);
+    }
+    template <class T>
+    constexpr bool widens() const {
+        return step != step_depth<T>;
+    }
+    constexpr index_t steps(index_t depth) const { return (depth + step - 1) / step; }
+    /// Of the tiles that hold `rows` rows of that depth.
+    constexpr index_t bytes(index_t rows, index_t depth) const {
+        return blocks_of_16(rows) * steps(depth) * tile_bytes;
+    }
+    /// Lines that 16 elements of the depth take.
+    constexpr index_t lines_of_16() const { return tile_floats / step; }
+};
+
+/// A matrix of rows in host memory; those past its end are read as zeros.
+template <class T>
+struct HostRows {
+    T const* data;
+    index_t ld, rows, cols;
+    index_t const* index = nullptr; ///< where row r lies; null: it is row r of data
+
+    T const* row(index_t r) const { return data + (index ? index[r] : r) * ld; }
+    HostRows part(index_t first, index_t col, index_t n, index_t m) const {
+        return {data + (index ? 0 : first * ld) + col, ld, n, m, index ? index + first : nullptr};
+    }
+};
+
+/// The rows that one step of a depth over rows takes; null past the end.
+template <class T>
+struct StepRows {
+    T const* row[step_depth<T>];
+    index_t cols;
+
+    StepRows(HostRows<T> const& m, index_t first)
+      : cols(m.cols) {
+        for (index_t r = 0; r < step_depth<T>; ++r)
+            row[r] = first + r < m.rows ? m.row(first + r) : nullptr;
+    }
+    bool is_whole() const { return row[step_depth<T> - 1] != nullptr; }
+};
+
+} // namespace semoe::ops::cpu

@@ -1,0 +1,70 @@
+#pragma once
+
+#include "semoe/core/math.hpp"
+#include "semoe/ops/cpu/feed_forward/tiles.hpp"
+
+#include <cstdint>
+#include <cstring>
+
+namespace semoe::ops::cpu {
+
+/// So few tokens are multiplied line by line where codes need decoding, but by AVX-512 without dot
+/// products of bytes: beside AMX, from L2, 1, 2 and 4 tokens took 1.26, 1.40 and 1.80 ns a line,
+/// and tiles 2.3; on AVX2 a layer of one token takes a third of the time.
+inline constexpr index_t few_tokens = 4;
+
+/// Steps of 64 bytes that a depth takes.
+constexpr index_t byte_steps(index_t depth) { return (depth + line_bytes - 1) / line_bytes; }
+
+/// Tokens as a product's columns: tiles of words [blocks of 16 tokens][steps] of signed bytes, and
+/// numbers a token.
+struct TokenTiles {
+    float* scales;         ///< [blocks * 16]
+    std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
+    char* words;
+    char* few; ///< the first few tokens as lines, [steps][few_tokens][64], or null
+
+    /// Bytes for that many tokens.
+    static constexpr index_t bytes(index_t rows, index_t steps) {
+        return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes) +
+               padded(steps) * few_tokens * line_bytes;
+    }
+    static TokenTiles in(char* memory, index_t rows, index_t steps, bool few) {
+        index_t const numbers = blocks_of_16(rows) * line_bytes;
+        char* const words = memory + 2 * numbers;
+        return {reinterpret_cast<float*>(memory), reinterpret_cast<std::int32_t*>(memory + numbers),
+                words, few ? words + blocks_of_16(rows) * steps * tile_bytes : nullptr};
+    }
+    /// To whole lines of codes.
+    static constexpr index_t padded(index_t steps) { return (steps + 3) / 4 * 4; }
+};
+
+/// The activations of some tokens between the products: for each block of 16 tokens, the numbers
+/// [I][16] in T, and the largest magnitudes as bits of floats.
+template <class T>
+struct TokenLanes {
+    T* values;
+    std::uint32_t* largest; ///< [blocks * 16]
+    index_t depth;
+
+    static constexpr index_t bytes(index_t rows, index_t depth) {
+        return blocks_of_16(rows) * (line_bytes + (depth + 1) / 2 * 32 * index_t(sizeof(T)));
+    }
+    static TokenLanes in(char* memory, index_t rows, index_t depth) {
+        auto* const largest = reinterpret_cast<std::uint32_t*>(memory);
+        index_t const numbers = blocks_of_16(rows) * 16;
+        std::memset(memory, 0, std::size_t(numbers) * sizeof(*largest));
+        return {reinterpret_cast<T*>(memory + numbers * 4), largest, depth};
+    }
+    T* at(index_t block, index_t k) const { return values + (block * depth + k) * 16; }
+};
+
+/// What turns sums of 16 tokens with rows of weights into numbers.
+struct SumScales {
+    float const* tokens;         ///< a scale a token
+    std::int32_t const* offsets; ///< and what unsigned weights added to its sums
+    std::uint8_t const* rows;    ///< a scale a row, four bytes each
+    float const* bias;           ///< a number a row, or null
+};
+
+} // namespace semoe::ops::cpu
