@@ -39,6 +39,19 @@ TEST_CASE("core/rng: a draw depends on seed, step, layer, token and number, and 
     CHECK(random_bits(key, 5 + (index_t(1) << 32), 7) != draw);
 }
 
+TEST_CASE("core/rng: sixteen draws at once are the draws one by one") {
+    RngKey const key{7, 1ull << 63, 2};
+    RngStream const stream(key);
+    for (index_t const block : {index_t(0), index_t(5), index_t(1) << 28, index_t(1) << 40}) {
+        std::uint32_t bits[16];
+        stream.bits_of_16(block, 3, bits);
+        for (int j = 0; j < 16; ++j) {
+            CHECK(bits[j] == stream.bits(16 * block + j, 3));
+            CHECK(bits[j] == random_bits(key, 16 * block + j, 3));
+        }
+    }
+}
+
 TEST_CASE("core/rng: draws of neighbouring tokens, steps and layers do not repeat") {
     std::set<std::uint32_t> seen;
     int n = 0;

@@ -147,7 +147,7 @@ std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit>
 /// @param out    [R,H], overwritten
 /// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
-/// @cost 2 H I (Unit::inputs + 1) flops a row; with kernels reads every weight once for 384 rows,
+/// @cost 2 H I (Unit::inputs + 1) flops a row; with kernels reads every weight once for 192 rows,
 ///       and allocates nothing where workers have their scratch
 template <quant::Format Format, class T, Backend B, class Unit>
 void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,

@@ -34,6 +34,11 @@ struct CpuBackend;
 
 #if SEMOE_X86
 #define SEMOE_BLOCK_KERNELS(how)                                                                   \
+    how class avx2::VectorKernel<avx2::FloatWords>;                                                \
+    how class avx2::VectorKernel<avx2::ByteWords>;                                                 \
+    how class avx2::FewKernel<avx2::FloatWords>;                                                   \
+    how class avx2::FewKernel<avx2::WidenedWords>;                                                 \
+    how class avx2::FewKernel<avx2::ByteWords>;                                                    \
     how class avx512::VectorKernel<avx512::FloatWords>;                                            \
     how class avx512::VectorKernel<avx512::DotWords>;                                              \
     how class avx512::VectorKernel<avx512::WidenedWords>;                                          \
@@ -41,11 +46,22 @@ struct CpuBackend;
     how class avx512::VectorKernel<avx512::WidenedByteWords>;                                      \
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
     how class amx::TileKernel<amx::HardwareByteTiles>;                                             \
+    SEMOE_LINE_KERNELS(how, float)                                                                 \
+    SEMOE_LINE_KERNELS(how, bf16)                                                                  \
     SEMOE_UNIT_KERNELS(how, unit::Gated<activation::Silu>)                                         \
     SEMOE_UNIT_KERNELS(how, unit::Gated<activation::Gelu>)                                         \
     SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Relu>)                                         \
     SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Gelu>)                                         \
     SEMOE_UNIT_KERNELS(how, unit::Plain<activation::Silu>)
+#define SEMOE_LINE_KERNELS(how, T)                                                                 \
+    how void tile_rows_of(TileForm, HostRows<T> const&, char*);                                    \
+    how void tile_words_of(TileForm, HostRows<T> const&, char*);                                   \
+    how void tile_by_columns(Isa, HostRows<T> const&, char*, Fetch&);                              \
+    how void store_columns<1>(Isa, float const*, T*, index_t, index_t, index_t);                   \
+    how void store_columns<2>(Isa, float const*, T*, index_t, index_t, index_t);                   \
+    how void words_of_results<T>(TileForm, float const*, char*);                                   \
+    how void load_rows(Isa, T const*, index_t, index_t, index_t, float*);                          \
+    how void store_rows(Isa, float const*, T*, index_t, index_t, index_t);
 #define SEMOE_UNIT_KERNELS(how, Unit)                                                              \
     SEMOE_FEED_FORWARD_KERNELS(how, float, Unit)                                                   \
     SEMOE_FEED_FORWARD_KERNELS(how, bf16, Unit)
