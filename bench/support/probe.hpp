@@ -69,6 +69,17 @@ inline void avx2_products(long turns) {
     BENCH_LOOP("vxorps %%ymm\\r, %%ymm\\r, %%ymm\\r", "vfmadd231ps %%ymm0, %%ymm1, %%ymm\\r");
     __asm__ volatile("vzeroupper");
 }
+/// Pairs of 16 bits, which bytes are widened to where there are no dot products of them.
+inline void avx2_pair_products(long turns) {
+    BENCH_LOOP("vpxor %%ymm\\r, %%ymm\\r, %%ymm\\r",
+               "vpmaddwd %%ymm0, %%ymm1, %%ymm2\nvpaddd %%ymm2, %%ymm\\r, %%ymm\\r");
+    __asm__ volatile("vzeroupper");
+}
+inline void avx512_pair_products(long turns) {
+    BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r",
+               "vpmaddwd %%zmm0, %%zmm1, %%zmm2\nvpaddd %%zmm2, %%zmm\\r, %%zmm\\r");
+    __asm__ volatile("vzeroupper");
+}
 inline void avx512_products(long turns) {
     BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r", "vfmadd231ps %%zmm0, %%zmm1, %%zmm\\r");
     __asm__ volatile("vzeroupper");
@@ -117,6 +128,8 @@ inline constexpr ProductLoop bf16_loops[] = {
     {semoe::Isa::avx512_bf16, avx512_bf16_products, 12 * 32 * 2},
     {semoe::Isa::amx, amx_products, 12 * 16 * 16 * 32 * 2}};
 inline constexpr ProductLoop byte_loops[] = {
+    {semoe::Isa::avx2, avx2_pair_products, 12 * 16 * 2},
+    {semoe::Isa::avx512, avx512_pair_products, 12 * 32 * 2},
     {semoe::Isa::avx512_bf16, byte_dot_products, 12 * 64 * 2},
     {semoe::Isa::amx, amx_byte_products, 12 * 16 * 16 * 64 * 2}};
 #else
