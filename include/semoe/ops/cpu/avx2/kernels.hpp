@@ -129,14 +129,7 @@ struct Avx2Kernels {
     }
     SEMOE_AVX2 SEMOE_INLINE static void store(float* p, __m256 x) { _mm256_storeu_ps(p, x); }
     SEMOE_AVX2 SEMOE_INLINE static void store(bf16* p, __m256 x) {
-        __m256i const u = _mm256_castps_si256(x);
-        __m256i const upper = _mm256_srli_epi32(u, 16);
-        __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-        __m256i const rounded = _mm256_srli_epi32(
-            _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-        __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-        __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-        __m256i const words = _mm256_blendv_epi8(rounded, quiet, nan);
+        __m256i const words = narrow_words(x);
         _mm_storeu_si128(
             reinterpret_cast<__m128i*>(p),
             _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
@@ -144,6 +137,17 @@ struct Avx2Kernels {
     SEMOE_AVX2 SEMOE_INLINE static void store(f16* p, __m256 x) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                          _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    /// Eight numbers as bf16, each in the lower half of a word: to nearest, ties to even.
+    SEMOE_AVX2 SEMOE_INLINE static __m256i narrow_words(__m256 x) {
+        __m256i const u = _mm256_castps_si256(x);
+        __m256i const upper = _mm256_srli_epi32(u, 16);
+        __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+        __m256i const rounded = _mm256_srli_epi32(
+            _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+        __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+        __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        return _mm256_blendv_epi8(rounded, quiet, nan);
     }
 
 private:

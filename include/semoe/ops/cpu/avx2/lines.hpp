@@ -16,18 +16,6 @@ SEMOE_AVX2 SEMOE_INLINE __m256i load_half(void const* p) {
 SEMOE_AVX2 SEMOE_INLINE void store_half(void* p, __m256i half) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), half);
 }
-/// Eight numbers as bf16, each in the lower half of a word.
-SEMOE_AVX2 SEMOE_INLINE __m256i narrow_words(__m256 x) {
-    __m256i const u = _mm256_castps_si256(x);
-    __m256i const upper = _mm256_srli_epi32(u, 16);
-    __m256i const odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-    __m256i const rounded = _mm256_srli_epi32(
-        _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
-    __m256i const quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
-    __m256i const nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return _mm256_blendv_epi8(rounded, quiet, nan);
-}
-
 template <int... I>
 SEMOE_AVX2 SEMOE_INLINE void transpose_8(char const* from, index_t ld, char* to,
                                          std::integer_sequence<int, I...>) {
@@ -120,15 +108,16 @@ struct Lines {
             std::memcpy(to, tile, tile_bytes);
         else if constexpr (std::is_same_v<S, float>)
             for (index_t i = 0; i < tile_floats; i += 8)
-                store_half(to + i * 4, upper_halves(narrow_words(_mm256_load_ps(tile + i))));
+                store_half(to + i * 4,
+                           upper_halves(Avx2Kernels::narrow_words(_mm256_load_ps(tile + i))));
         else
             for (index_t r = 0; r < 16; r += 2)
                 for (index_t c = 0; c < 16; c += 8) {
                     float const* const even = tile + r * 16 + c;
-                    store_half(
-                        to + r / 2 * line_bytes + c * 4,
-                        _mm256_or_si256(narrow_words(_mm256_load_ps(even)),
-                                        upper_halves(narrow_words(_mm256_load_ps(even + 16)))));
+                    store_half(to + r / 2 * line_bytes + c * 4,
+                               _mm256_or_si256(Avx2Kernels::narrow_words(_mm256_load_ps(even)),
+                                               upper_halves(Avx2Kernels::narrow_words(
+                                                   _mm256_load_ps(even + 16)))));
                 }
     }
     template <class T>

@@ -96,6 +96,20 @@ SEMOE_AVX512 SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& lo
     high = _mm512_permutex2var_epi16(even, _mm512_load_si512(order[1]), odd);
 }
 
+/// The rows that one step of a depth over rows takes; null past the end.
+template <class T>
+struct StepRows {
+    T const* row[step_depth<T>];
+    index_t cols;
+
+    StepRows(HostRows<T> const& m, index_t first)
+      : cols(m.cols) {
+        for (index_t r = 0; r < step_depth<T>; ++r)
+            row[r] = first + r < m.rows ? m.row(first + r) : nullptr;
+    }
+    bool is_whole() const { return row[step_depth<T> - 1] != nullptr; }
+};
+
 /// Lines that 16 rows of results become: words of their columns, rounded to T.
 template <class T>
 inline constexpr index_t lines_of_16 = sizeof(T) == 4 ? 16 : 8;

@@ -74,9 +74,7 @@ private:
         for (int i = 0; i < Unit::inputs; ++i)
             load_rows(f.form.isa, f.saved.row(row) + i * f.intermediate + c, f.saved.ld, n, left,
                       x[i]);
-        with_kernels(f.form.isa, [&](auto kernels) {
-            kernels.call(UnitTileBackward<Unit>{f.unit, x, d_act, n});
-        });
+        call_for(f.form.isa, UnitTileBackward<Unit>{f.unit, x, d_act, n});
         for (int i = 0; i < Unit::inputs; ++i)
             store_rows(f.form.isa, x[i], f.d_pre.row(row) + i * f.intermediate + c, f.d_pre.ld, n,
                        left);
@@ -122,8 +120,7 @@ private:
         for (int i = 0; i < Unit::inputs && n > 0; ++i)
             load_rows(f.form.isa, f.saved.row(first + r) + i * f.intermediate + c, f.saved.ld, n,
                       left, x + i * tile_floats);
-        with_kernels(f.form.isa,
-                     [&](auto kernels) { kernels.call(UnitTile<Unit>::of(f.unit, x, n, act)); });
+        call_for(f.form.isa, UnitTile<Unit>::of(f.unit, x, n, act));
         for (index_t row = 0; row < n && left < 16; ++row)
             for (index_t j = left; j < 16; ++j) act[row * 16 + j] = 0;
     }

@@ -109,10 +109,9 @@ struct FinishIn {
             alignas(64) float act[units * tile_floats];
             // Beyond the last row of weights the second product must find zeros.
             for (int u = 0; u < units; ++u)
-                with_kernels(f.form.isa, [&](auto kernels) {
-                    kernels.call(UnitTile<Unit>::of(f.unit, results + u * tile_floats,
-                                                    w.panel_rows(u, panel), act + u * tile_floats));
-                });
+                call_for(f.form.isa,
+                         UnitTile<Unit>::of(f.unit, results + u * tile_floats,
+                                            w.panel_rows(u, panel), act + u * tile_floats));
             if (words)
                 to_words(panel, block + b, act);
             else

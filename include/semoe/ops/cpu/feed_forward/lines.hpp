@@ -17,6 +17,13 @@ auto with_lines(Isa isa, F const& f) {
     return isa == Isa::avx2 ? f(avx2::Lines{}) : f(avx512::Lines{});
 }
 
+/// f(), compiled for an instruction set as far as it is inlined.
+/// @pre isa is avx2 or a later one
+template <class F>
+void call_for(Isa isa, F const& f) {
+    isa == Isa::avx2 ? Avx2Kernels::call(f) : Avx512Kernels::call(f);
+}
+
 // Tiles are of the form TileForm::of<T>(isa), or as `form` says.
 
 /// Tiles of rows [blocks of 16 rows][steps].

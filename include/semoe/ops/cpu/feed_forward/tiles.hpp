@@ -66,18 +66,4 @@ struct HostRows {
     }
 };
 
-/// The rows that one step of a depth over rows takes; null past the end.
-template <class T>
-struct StepRows {
-    T const* row[step_depth<T>];
-    index_t cols;
-
-    StepRows(HostRows<T> const& m, index_t first)
-      : cols(m.cols) {
-        for (index_t r = 0; r < step_depth<T>; ++r)
-            row[r] = first + r < m.rows ? m.row(first + r) : nullptr;
-    }
-    bool is_whole() const { return row[step_depth<T> - 1] != nullptr; }
-};
-
 } // namespace semoe::ops::cpu

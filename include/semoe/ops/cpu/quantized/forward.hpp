@@ -70,10 +70,8 @@ struct FinishQuantizedIn {
                              results);
             alignas(64) float act[units * tile_floats];
             for (int u = 0; u < units; ++u)
-                with_kernels(f.isa, [&](auto kernels) {
-                    kernels.call(UnitTile<Unit>::of(f.unit, results + u * tile_floats,
-                                                    w.panel_rows(u, panel), act + u * tile_floats));
-                });
+                call_for(f.isa, UnitTile<Unit>::of(f.unit, results + u * tile_floats,
+                                                   w.panel_rows(u, panel), act + u * tile_floats));
             if (!lanes.values)
                 store_columns<units>(f.isa, act, f.act.row(first_row + b * 16) + first, f.act.ld,
                                      rows_of_block(rows, b), f.intermediate - first);
