@@ -152,19 +152,19 @@ class VectorKernel final : public BlockKernel {
     static void multiply(BlockSteps const& s, index_t columns, char const* left, char const* right,
                          Fetch& fetch, int lines, bool add, float* results) {
         if (columns > 8) {
-            rows<2, 6>(s, left, right, fetch, lines, add, results);
-            rows<2, 5>(s, left + 6 * s.row_bytes, right, fetch, 0, add, results + 6 * 16);
-            rows<2, 5>(s, left + 11 * s.row_bytes, right, fetch, 0, add, results + 11 * 16);
+            rows<2, 6>(s, 0, left, right, fetch, lines, add, results);
+            rows<2, 5>(s, 6, left, right, fetch, 0, add, results);
+            rows<2, 5>(s, 11, left, right, fetch, 0, add, results);
         } else {
-            rows<1, 8>(s, left, right, fetch, lines, add, results);
-            rows<1, 8>(s, left + 8 * s.row_bytes, right, fetch, 0, add, results + 8 * 16);
+            rows<1, 8>(s, 0, left, right, fetch, lines, add, results);
+            rows<1, 8>(s, 8, left, right, fetch, 0, add, results);
         }
     }
     template <int Vectors, index_t Rows>
-    static void rows(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
-                     int lines, bool add, float* results) {
-        chains<Vectors>(s, left, right, fetch, lines, add, results,
-                        std::make_integer_sequence<index_t, Rows>{});
+    static void rows(BlockSteps const& s, index_t first, char const* left, char const* right,
+                     Fetch& fetch, int lines, bool add, float* results) {
+        chains<Vectors>(s, left + first * s.row_bytes, right, fetch, lines, add,
+                        results + first * 16, std::make_integer_sequence<index_t, Rows>{});
     }
     template <int Vectors, index_t... R>
     SEMOE_AVX2 SEMOE_NOINLINE static void
