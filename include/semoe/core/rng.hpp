@@ -87,6 +87,7 @@ template <class Real = float>
 SEMOE_HD constexpr Real uniform_of(std::uint32_t bits) {
     return Real(bits >> 8) * Real(0x1p-24);
 }
+/// A draw as such a number.
 template <class Real = float>
 SEMOE_HD constexpr Real random_uniform(RngKey key, index_t token, index_t draw) {
     return uniform_of<Real>(random_bits(key, token, draw));

@@ -76,9 +76,6 @@ class VectorKernel final : public BlockKernel {
                 multiply_few(s, s.left[place], fetch, 2 * lines, add,
                              results + place * tile_floats);
     }
-    /// Up to so many columns it is faster to turn rows into lanes than to leave lanes empty.
-    static constexpr index_t few_columns = 4;
-
     SEMOE_AVX512 SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
                                                          Fetch& fetch, int lines, bool add,
                                                          float* results) {

@@ -59,7 +59,7 @@ constexpr index_t by_columns_scratch_bytes(TileForm form, index_t blocks, index_
 /// depend on its row of a and its column of w alone.
 /// @param a        tiles of rows [blocks of 16][steps of the whole depth]
 /// @param next     weights to fetch when these have been read
-/// @param scratch  by_columns_scratch_bytes(blocks, w.cols)
+/// @param scratch  by_columns_scratch_bytes(TileForm::of<T>(isa), blocks, w.cols)
 /// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
 ///                 blocks by the first 16 columns, then by the second
 template <class T, class Finish>

@@ -48,7 +48,7 @@ void tile_words_of(TileForm form, HostRows<T> const& m, char* tiles) {
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].
-/// @param fetch  asked for a line for every two that are read
+/// @param fetch  asked for a line for every two that are read; on AVX2 for each
 template <class T>
 void tile_by_columns(Isa isa, HostRows<T> const& m, char* tiles, Fetch& fetch) {
     with_lines(isa, [&](auto lines) { lines.tile_by_columns(m, tiles, fetch); });

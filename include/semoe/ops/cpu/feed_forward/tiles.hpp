@@ -22,7 +22,7 @@ template <class T>
 inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
 constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
-/// So few columns of a product have kernels of their own: rows become lanes.
+/// Up to so many columns of a product, turning rows into lanes is faster than leaving lanes empty.
 inline constexpr index_t few_columns = 4;
 
 /// How operands lie in tiles on an instruction set: as they are or, where products are of floats

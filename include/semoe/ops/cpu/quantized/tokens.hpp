@@ -10,7 +10,7 @@ namespace semoe::ops::cpu {
 
 /// So few tokens are multiplied line by line where codes need decoding, but by AVX-512 without dot
 /// products of bytes: beside AMX, from L2, 1, 2 and 4 tokens took 1.26, 1.40 and 1.80 ns a line,
-/// and tiles 2.3; on AVX2 a layer of one token takes a third of the time.
+/// and tiles 2.3; on AVX2 a layer of one token takes half the time.
 inline constexpr index_t few_tokens = 4;
 
 /// Steps of 64 bytes that a depth takes.
