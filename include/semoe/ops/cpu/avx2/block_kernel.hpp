@@ -69,63 +69,77 @@ SEMOE_AVX2 SEMOE_INLINE __m256i spread(char const* from) {
 template <class Words>
 class FewKernel final : public BlockKernel {
 public:
-    /// Sixteen rows.
-    SEMOE_AVX2 SEMOE_NOINLINE static void multiply(BlockSteps const& s, char const* left,
-                                                   Fetch& fetch, int lines, bool add,
-                                                   float* results) {
-        alignas(32) float sums[few_columns][16] = {};
-        for (index_t m = 0; m < few_columns && add; ++m)
-            for (index_t r = 0; r < 16; ++r) sums[m][r] = results[r * 16 + m];
-        char const* right = s.right;
-        for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
-            fetch.some(lines);
-            alignas(64) char words[tile_bytes];
-            transpose_words(left, s.row_bytes, words);
-            if (s.columns == 1) {
-                chains<1>(words, right, sums[0]);
-                continue;
-            }
-            chains<2>(words, right, sums[0]);
-            if (s.columns > 2) chains<2>(words, right + 8, sums[2]);
-        }
-        if (!add) std::memset(results, 0, tile_bytes);
+    SEMOE_AVX2 SEMOE_NOINLINE static void multiply(BlockSteps const& s, Fetch& fetch, int lines,
+                                                   bool add, float* results) {
+        if (!add) std::memset(results, 0, 2 * tile_bytes);
+        alignas(32) float sums[few_columns][32];
         for (index_t m = 0; m < few_columns; ++m)
-            for (index_t r = 0; r < 16; ++r) results[r * 16 + m] = sums[m][r];
+            for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
+        alignas(64) char words[slab * 2 * tile_bytes];
+        char const* right = s.right;
+        for (index_t first = 0; first < s.steps; first += slab) {
+            index_t const steps = min(slab, s.steps - first);
+            for (index_t rows = 0; rows < 32; rows += 8)
+                transpose(s, first, steps, rows, fetch, lines, words);
+            for (index_t i = 0; i < steps; ++i, right += tile_bytes) {
+                char const* const tiles = words + i * 2 * tile_bytes;
+                if (s.columns == 1) {
+                    chains<4, 1>(tiles, right, sums[0]);
+                } else if (s.columns == 2) {
+                    chains<4, 2>(tiles, right, sums[0]);
+                } else {
+                    chains<2, 4>(tiles, right, sums[0]);
+                    chains<2, 4>(tiles + tile_bytes, right, sums[0] + 16);
+                }
+            }
+        }
+        for (index_t m = 0; m < few_columns; ++m)
+            for (index_t r = 0; r < 32; ++r) results[r * 16 + m] = sums[m][r];
     }
 
 private:
-    /// One step of one or two columns by 16 rows, whose words are lanes.
-    template <int Columns>
-    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums) {
-        __m256 s[4] = {_mm256_load_ps(sums), _mm256_load_ps(sums + 8)};
-        if constexpr (Columns == 2)
-            s[2] = _mm256_load_ps(sums + 16), s[3] = _mm256_load_ps(sums + 24);
-        for (index_t i = 0; i < tile_bytes; i += line_bytes) {
-            step<0, Columns>(rows + i, columns + i, s);
-            if constexpr (Words::parts == 2) step<1, Columns>(rows + i, columns + i, s);
+    /// Steps at a time. Rows may lie a page apart, and of those L1 holds no more than eight: lines
+    /// of each in turn, so that none is read twice.
+    static constexpr index_t slab = 4;
+
+    /// Eight of the 32 rows to tiles of words [steps][2].
+    SEMOE_AVX2 SEMOE_INLINE static void transpose(BlockSteps const& s, index_t first, index_t steps,
+                                                  index_t rows, Fetch& fetch, int lines,
+                                                  char* tiles) {
+        char const* from = s.left[rows / 16] + rows % 16 * s.row_bytes + first * s.step_bytes;
+        char* to = tiles + rows / 16 * tile_bytes + rows % 16 * 4;
+        for (index_t i = 0; i < steps; ++i, from += s.step_bytes, to += 2 * tile_bytes) {
+            fetch.some(lines);
+            for (index_t words = 0; words < 4; ++words)
+                transpose_four(from + 16 * words, s.row_bytes, to + 4 * words * line_bytes);
         }
-        _mm256_store_ps(sums, s[0]), _mm256_store_ps(sums + 8, s[1]);
-        if constexpr (Columns == 2)
-            _mm256_store_ps(sums + 16, s[2]), _mm256_store_ps(sums + 24, s[3]);
     }
-    template <int Part, int Columns>
-    SEMOE_AVX2 SEMOE_INLINE static void step(char const* rows, char const* columns,
-                                             __m256 (&s)[4]) {
-        __m256i const low = Words::template row<Part>(load_half(rows));
-        __m256i const high = Words::template row<Part>(load_half(rows + 32));
-        __m256i const first = Words::template column<Part>(spread(columns));
-        Words::add(low, first, s[0]);
-        Words::add(high, first, s[1]);
-        if constexpr (Columns == 2) {
-            __m256i const second = Words::template column<Part>(spread(columns + 4));
-            Words::add(low, second, s[2]);
-            Words::add(high, second, s[3]);
+    template <int Vectors, int Columns>
+    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums) {
+        chains<Vectors>(rows, columns, sums, std::make_integer_sequence<int, Vectors * Columns>{});
+    }
+    /// One step of some columns by 8 rows a vector, whose words are lanes.
+    template <int Vectors, int... I>
+    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums,
+                                               std::integer_sequence<int, I...>) {
+        auto const at = [sums](int i) { return sums + i / Vectors * 32 + i % Vectors * 8; };
+        __m256 s[] = {_mm256_load_ps(at(I))...};
+        for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
+            (step<0, Vectors, I>(rows, columns, s[I]), ...);
+            if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
         }
+        (_mm256_store_ps(at(I), s[I]), ...);
+    }
+    template <int Part, int Vectors, int I>
+    SEMOE_AVX2 SEMOE_INLINE static void step(char const* rows, char const* columns, __m256& sum) {
+        constexpr int vector = I % Vectors;
+        Words::add(
+            Words::template row<Part>(load_half(rows + vector / 2 * tile_bytes + vector % 2 * 32)),
+            Words::template column<Part>(spread(columns + I / Vectors * 4)), sum);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        for (index_t place = 0; place < 2; ++place)
-            multiply(s, s.left[place], fetch, 2 * lines, add, results + place * tile_floats);
+        multiply(s, fetch, lines, add, results);
     }
 };
 
@@ -133,15 +147,13 @@ private:
 template <class Words>
 class VectorKernel final : public BlockKernel {
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
+        if (s.columns <= few_columns)
+            return FewKernel<Words>::multiply(s, fetch, lines, add, results);
         // Asked of some of the chains only.
         int const fetched = s.columns > 16 ? lines : 2 * lines;
         for (index_t place = 0; place < 2; ++place) {
             char const* const left = s.left[place];
             float* const to = results + place * tile_floats;
-            if (s.columns <= few_columns) {
-                FewKernel<Words>::multiply(s, left, fetch, fetched, add, to);
-                continue;
-            }
             multiply(s, s.columns, left, s.right, fetch, fetched, add, to);
             if (s.columns > 16)
                 multiply(s, s.columns - 16, left, s.right + s.right_tile, fetch, fetched, add,

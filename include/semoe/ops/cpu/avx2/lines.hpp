@@ -16,28 +16,34 @@ SEMOE_AVX2 SEMOE_INLINE __m256i load_half(void const* p) {
 SEMOE_AVX2 SEMOE_INLINE void store_half(void* p, __m256i half) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), half);
 }
-template <int... I>
-SEMOE_AVX2 SEMOE_INLINE void transpose_8(char const* from, index_t ld, char* to,
-                                         std::integer_sequence<int, I...>) {
-    // Exchanges between lines 1, 2 and 4 apart.
-    __m256i x[8] = {load_half(from + I * ld)...}, t[8] = {};
-    ((t[I] = I % 2 ? _mm256_unpackhi_epi32(x[I & ~1], x[I | 1])
-                   : _mm256_unpacklo_epi32(x[I & ~1], x[I | 1])),
-     ...);
-    ((x[I] = I % 2 ? _mm256_unpackhi_epi64(t[(I & ~3) + I / 2 % 2], t[(I & ~3) + I / 2 % 2 + 2])
-                   : _mm256_unpacklo_epi64(t[(I & ~3) + I / 2 % 2], t[(I & ~3) + I / 2 % 2 + 2])),
-     ...);
-    (store_half(to + I * line_bytes,
-                _mm256_permute2x128_si256(x[I % 4], x[I % 4 + 4], I < 4 ? 0x20 : 0x31)),
-     ...);
+SEMOE_AVX2 SEMOE_INLINE __m128 load_quarter(char const* p) {
+    return _mm_loadu_ps(reinterpret_cast<float const*>(p));
+}
+/// Four words of two rows.
+SEMOE_AVX2 SEMOE_INLINE __m256 load_two(char const* low, char const* high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(load_quarter(low)), load_quarter(high), 1);
+}
+/// Four words of eight rows, `ld` bytes apart, to halves of four lines.
+SEMOE_AVX2 SEMOE_INLINE void transpose_four(char const* from, index_t ld, char* to) {
+    char const* const fifth = from + 4 * ld;
+    __m256 const a = load_two(from, fifth), b = load_two(from + ld, fifth + ld),
+                 c = load_two(from + 2 * ld, fifth + 2 * ld),
+                 d = load_two(from + 3 * ld, fifth + 3 * ld);
+    __m256d const ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)),
+                  cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)),
+                  ab_high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b)),
+                  cd_high = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+    store_half(to, _mm256_castpd_si256(_mm256_unpacklo_pd(ab, cd)));
+    store_half(to + line_bytes, _mm256_castpd_si256(_mm256_unpackhi_pd(ab, cd)));
+    store_half(to + 2 * line_bytes, _mm256_castpd_si256(_mm256_unpacklo_pd(ab_high, cd_high)));
+    store_half(to + 3 * line_bytes, _mm256_castpd_si256(_mm256_unpackhi_pd(ab_high, cd_high)));
 }
 /// Sixteen rows of 16 words, `ld` bytes apart, to a tile whose lines are their columns.
 SEMOE_AVX2 SEMOE_INLINE void transpose_words(char const* from, index_t ld, char* tile) {
-    std::make_integer_sequence<int, 8> const lines;
-    transpose_8(from, ld, tile, lines);
-    transpose_8(from + 32, ld, tile + 8 * line_bytes, lines);
-    transpose_8(from + 8 * ld, ld, tile + 32, lines);
-    transpose_8(from + 8 * ld + 32, ld, tile + 8 * line_bytes + 32, lines);
+    // Lines of rows are read whole: rows that are a page apart share few places in L1.
+    for (index_t half = 0; half < 2; ++half, from += 8 * ld, tile += 32)
+        for (index_t i = 0; i < 4; ++i)
+            transpose_four(from + 16 * i, ld, tile + 4 * i * line_bytes);
 }
 
 /// What ops/cpu/feed_forward/lines.hpp asks of an instruction set. Tiles are of floats, or of S.
