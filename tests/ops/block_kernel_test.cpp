@@ -3,6 +3,7 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
+#include "semoe/ops/cpu/neon/block_kernel.hpp"
 #include "semoe/ops/tolerance.hpp"
 #include "support/matrix.hpp"
 
@@ -15,10 +16,21 @@ using namespace semoe::test;
 
 namespace block_kernel_test {
 
-#if SEMOE_X86
+#if SEMOE_TILES
 using namespace semoe::ops::cpu;
 
 namespace {
+
+/// What has products of floats alone, by vectors.
+#if SEMOE_X86
+constexpr Isa of_floats = Isa::avx2;
+using FloatKernel = avx2::VectorKernel<avx2::FloatWords>;
+using FewWidenedKernel = avx2::FewKernel<avx2::WidenedWords>;
+#else
+constexpr Isa of_floats = Isa::neon;
+using FloatKernel = neon::VectorKernel;
+using FewWidenedKernel = neon::FewKernel<neon::WidenedWords>;
+#endif
 
 /// Two blocks of 16 rows by two of 16 columns, over some steps.
 template <class T>
@@ -109,26 +121,28 @@ bool lacks(Isa isa) {
 } // namespace
 
 TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the number of columns") {
-    if (lacks(Isa::avx2)) return;
-    check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
+    if (lacks(of_floats)) return;
+    check_kernel<FloatKernel, float>();
+#if SEMOE_X86
     check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
     if (lacks(Isa::avx512)) return;
     check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
     check_kernel<avx512::VectorKernel<avx512::WidenedWords>, bf16>();
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
+#endif
 }
 
 TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
-    if (lacks(Isa::avx2)) return;
+    if (lacks(of_floats)) return;
     for (index_t const columns : {1, 2, 3, 4})
         for (bool const add : {false, true}) {
             Block<bf16> block(9);
             Block<float> wide(9, 1, 6);
             wide.rows.assign(block.rows.begin(), block.rows.end());
             wide.columns.assign(block.columns.begin(), block.columns.end());
-            auto const few = block.run<avx2::FewKernel<avx2::WidenedWords>>(columns, add);
-            auto const many = wide.run<avx2::VectorKernel<avx2::FloatWords>>(32, add);
+            auto const few = block.run<FewWidenedKernel>(columns, add);
+            auto const many = wide.run<FloatKernel>(32, add);
             bool same = true;
             for (index_t i = 0; i < 2 * tile_floats; ++i)
                 if (i % 16 < columns) same &= few[std::size_t(i)] == many[std::size_t(i)];
@@ -137,6 +151,7 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
         }
 }
 
+#if SEMOE_X86
 TEST_CASE("ops/block_kernel: vectors of 8 and of 16 have the same bits") {
     if (lacks(Isa::avx512)) return;
     for (bool const add : {false, true})
@@ -156,8 +171,9 @@ TEST_CASE(
             CHECK(same_bits(hardware, emulated));
         }
 }
+#endif
 #else
-TEST_CASE("ops/block_kernel: other processors than x86 have none") {
+TEST_CASE("ops/block_kernel: other processors than x86 and ARM have none") {
     for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
         CHECK_FALSE(is_available(isa));
 }

@@ -15,7 +15,7 @@ using namespace semoe::test;
 
 namespace feed_forward_test {
 
-#if SEMOE_X86
+#if SEMOE_TILES
 namespace {
 
 /// Experts of one group with rows between rows that belong to nobody.
@@ -325,7 +325,7 @@ TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
     CHECK_THROWS_AS(forward(saved, act.row_range(0, 4)), precondition_error);
 }
 #else
-TEST_CASE("ops/feed_forward: other processors than x86 have no fused expert") {
+TEST_CASE("ops/feed_forward: other processors than x86 and ARM have no fused expert") {
     CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, float>());
     CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, bf16>());
 }

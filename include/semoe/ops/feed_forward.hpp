@@ -24,7 +24,7 @@ struct FeedForwardBlock {
 
 /// Backends and types for which an expert may be one operation.
 template <class B, class T>
-inline constexpr bool may_fuse_feed_forward = HasWorkers<B>&& SEMOE_X86 &&
+inline constexpr bool may_fuse_feed_forward = HasWorkers<B>&& SEMOE_TILES &&
                                               (std::same_as<T, float> || std::same_as<T, bf16>);
 
 /// Whether a backend has one operation for a whole expert, which grouped_feed_forward needs; it

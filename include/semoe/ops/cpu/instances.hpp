@@ -33,7 +33,7 @@ struct CpuBackend;
     how void dot_rows(Isa, RowDots<T, float> const&);
 
 #if SEMOE_X86
-#define SEMOE_BLOCK_KERNELS(how)                                                                   \
+#define SEMOE_TILE_KERNELS(how)                                                                    \
     how class avx2::VectorKernel<avx2::FloatWords>;                                                \
     how class avx2::VectorKernel<avx2::ByteWords>;                                                 \
     how class avx2::FewKernel<avx2::FloatWords>;                                                   \
@@ -45,7 +45,16 @@ struct CpuBackend;
     how class avx512::VectorKernel<avx512::ByteDotWords>;                                          \
     how class avx512::VectorKernel<avx512::WidenedByteWords>;                                      \
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
-    how class amx::TileKernel<amx::HardwareByteTiles>;                                             \
+    how class amx::TileKernel<amx::HardwareByteTiles>;
+#elif SEMOE_ARM
+#define SEMOE_TILE_KERNELS(how)                                                                    \
+    how class neon::FewKernel<neon::FloatWords>;                                                   \
+    how class neon::FewKernel<neon::WidenedWords>;
+#endif
+
+#if SEMOE_TILES
+#define SEMOE_BLOCK_KERNELS(how)                                                                   \
+    SEMOE_TILE_KERNELS(how)                                                                        \
     SEMOE_LINE_KERNELS(how, float)                                                                 \
     SEMOE_LINE_KERNELS(how, bf16)                                                                  \
     SEMOE_UNIT_KERNELS(how, unit::Gated<activation::Silu>)                                         \

@@ -2,7 +2,7 @@
 
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 

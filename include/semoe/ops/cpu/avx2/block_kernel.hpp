@@ -122,7 +122,7 @@ private:
     template <int Vectors, int... I>
     SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums,
                                                std::integer_sequence<int, I...>) {
-        auto const at = [sums](int i) { return sums + i / Vectors * 32 + i % Vectors * 8; };
+        auto const at = [sums](index_t i) { return sums + i / Vectors * 32 + i % Vectors * 8; };
         __m256 s[] = {_mm256_load_ps(at(I))...};
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
@@ -132,10 +132,10 @@ private:
     }
     template <int Part, int Vectors, int I>
     SEMOE_AVX2 SEMOE_INLINE static void step(char const* rows, char const* columns, __m256& sum) {
-        constexpr int vector = I % Vectors;
+        constexpr index_t vector = I % Vectors, column = I / Vectors;
         Words::add(
             Words::template row<Part>(load_half(rows + vector / 2 * tile_bytes + vector % 2 * 32)),
-            Words::template column<Part>(spread(columns + I / Vectors * 4)), sum);
+            Words::template column<Part>(spread(columns + column * 4)), sum);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {

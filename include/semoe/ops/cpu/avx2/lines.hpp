@@ -48,6 +48,8 @@ SEMOE_AVX2 SEMOE_INLINE void transpose_words(char const* from, index_t ld, char*
 
 /// What ops/cpu/feed_forward/lines.hpp asks of an instruction set. Tiles are of floats, or of S.
 struct Lines {
+    static constexpr bool widens = true;
+
     /// Row after row, as memory and its prefetch like it.
     template <class S, class T>
     SEMOE_AVX2 static void tile_rows_of(HostRows<T> const& m, char* tiles) {

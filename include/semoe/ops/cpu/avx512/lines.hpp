@@ -116,14 +116,16 @@ inline constexpr index_t lines_of_16 = sizeof(T) == 4 ? 16 : 8;
 
 /// What ops/cpu/feed_forward/lines.hpp asks of an instruction set.
 struct Lines {
-    template <class T>
+    static constexpr bool widens = false; ///< no tiles but of what rows are made of
+
+    template <class, class T>
     SEMOE_AVX512 static void tile_rows_of(HostRows<T> const& m, char* tiles) {
         for (index_t r = 0; r < m.rows; r += tile_rows)
             for (index_t c = 0; c < m.cols; c += step_depth<T>, tiles += tile_bytes)
                 for (index_t i = 0; i < tile_rows; ++i)
                     _mm512_store_si512(tiles + i * line_bytes, line(m, r + i, c));
     }
-    template <class T>
+    template <class, class T>
     SEMOE_AVX512 static void tile_words_of(HostRows<T> const& m, char* tiles) {
         for (index_t r = 0; r < m.rows; r += tile_rows)
             for (index_t c = 0; c < m.cols; c += step_depth<T>, tiles += tile_bytes) {
@@ -177,7 +179,7 @@ struct Lines {
             for (index_t r = 0; r < rows; ++r) store(to + r * ld, width, words[r]);
         }
     }
-    template <class T>
+    template <class, class T>
     SEMOE_AVX512 static void words_of_results(float const* tile, char* to) {
         __m512i line[lines_of_16<T>];
         of_results(tile, line, static_cast<T const*>(nullptr));

@@ -4,7 +4,7 @@
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
 #include "semoe/ops/cpu/feed_forward/outer.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 

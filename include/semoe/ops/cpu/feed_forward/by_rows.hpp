@@ -3,7 +3,7 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 namespace semoe::ops::cpu {
 
 /// The rows of a weight matrix as a product takes them: panels of 32, sixteen from each of two

@@ -27,19 +27,20 @@ public:
     bool wanted() const { return row_ < end_; }
     /// The next n lines.
     SEMOE_INLINE void some(int n) {
-#if SEMOE_X86
         for (int i = 0; i < n; ++i) {
-            __asm__ volatile("prefetcht1 %0" ::"m"(
-                regions_[place_ >> 2][(place_ & 3) * part_ + row_ + column_]));
+            char const* const line =
+                regions_[place_ >> 2] + ((place_ & 3) * part_ + row_ + column_);
+#if SEMOE_X86
+            __asm__ volatile("prefetcht1 %0" ::"m"(*line));
+#else
+            __builtin_prefetch(line, 0, 2);
+#endif
             place_ = (place_ + 1) & 7;
             if (place_ == 0 && (column_ += 64) >= width_) {
                 column_ = 0;
                 row_ += row_bytes_;
             }
         }
-#else
-        (void)n;
-#endif
     }
 
 private:

@@ -3,7 +3,7 @@
 #include "semoe/core/view.hpp"
 #include "semoe/ops/cpu/feed_forward/by_rows.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 #include <cstring>
 
 namespace semoe::ops::cpu {

@@ -5,23 +5,43 @@
 #include "semoe/ops/cpu/avx2/lines.hpp"
 #include "semoe/ops/cpu/avx512/lines.hpp"
 #include "semoe/ops/cpu/feed_forward/tiles.hpp"
+#include "semoe/ops/cpu/neon/lines.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
 /// f(Lines{}) with what an instruction set has for lines and tiles.
-/// @pre isa is avx2 or a later one
+/// @pre isa is avx2 or a later one, or neon
 template <class F>
 auto with_lines(Isa isa, F const& f) {
+#if SEMOE_X86
     return isa == Isa::avx2 ? f(avx2::Lines{}) : f(avx512::Lines{});
+#else
+    (void)isa;
+    return f(neon::Lines{});
+#endif
+}
+/// f(Lines{}, S{}) for tiles of S in a form, made of elements of T.
+template <class T, class F>
+void with_tiles(TileForm form, F const& f) {
+    with_lines(form.isa, [&](auto lines) {
+        if constexpr (decltype(lines)::widens)
+            if (form.widens<T>()) return f(lines, float{});
+        f(lines, T{});
+    });
 }
 
 /// f(), compiled for an instruction set as far as it is inlined.
-/// @pre isa is avx2 or a later one
+/// @pre isa is avx2 or a later one, or neon
 template <class F>
 void call_for(Isa isa, F const& f) {
+#if SEMOE_X86
     isa == Isa::avx2 ? Avx2Kernels::call(f) : Avx512Kernels::call(f);
+#else
+    (void)isa;
+    f();
+#endif
 }
 
 // Tiles are of the form TileForm::of<T>(isa), or as `form` says.
@@ -29,26 +49,18 @@ void call_for(Isa isa, F const& f) {
 /// Tiles of rows [blocks of 16 rows][steps].
 template <class T>
 void tile_rows_of(TileForm form, HostRows<T> const& m, char* tiles) {
-    if (form.isa != Isa::avx2)
-        avx512::Lines::tile_rows_of(m, tiles);
-    else if (form.step == step_depth<float>)
-        avx2::Lines::tile_rows_of<float>(m, tiles);
-    else
-        avx2::Lines::tile_rows_of<T>(m, tiles);
+    with_tiles<T>(form,
+                  [&](auto lines, auto s) { lines.template tile_rows_of<decltype(s)>(m, tiles); });
 }
 /// The same rows as columns of a product: tiles of words [blocks of 16 rows][steps].
 template <class T>
 void tile_words_of(TileForm form, HostRows<T> const& m, char* tiles) {
-    if (form.isa != Isa::avx2)
-        avx512::Lines::tile_words_of(m, tiles);
-    else if (form.step == step_depth<float>)
-        avx2::Lines::tile_words_of<float>(m, tiles);
-    else
-        avx2::Lines::tile_words_of<T>(m, tiles);
+    with_tiles<T>(form,
+                  [&](auto lines, auto s) { lines.template tile_words_of<decltype(s)>(m, tiles); });
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].
-/// @param fetch  asked for a line for every two that are read; on AVX2 for each
+/// @param fetch  asked for a line for every two that are read; where they are widened for each
 template <class T>
 void tile_by_columns(Isa isa, HostRows<T> const& m, char* tiles, Fetch& fetch) {
     with_lines(isa, [&](auto lines) { lines.tile_by_columns(m, tiles, fetch); });
@@ -83,12 +95,9 @@ void store_columns(Isa isa, float const* tiles, T* to, index_t ld, index_t rows,
 /// A tile of results, rounded to T, to the words of its columns: form.lines_of_16() lines.
 template <class T>
 void words_of_results(TileForm form, float const* tile, char* to) {
-    if (form.isa != Isa::avx2)
-        avx512::Lines::words_of_results<T>(tile, to);
-    else if (form.step == step_depth<float>)
-        avx2::Lines::words_of_results<float, T>(tile, to);
-    else
-        avx2::Lines::words_of_results<T, T>(tile, to);
+    with_tiles<T>(form, [&](auto lines, auto s) {
+        lines.template words_of_results<decltype(s), T>(tile, to);
+    });
 }
 /// The first rows of a tile from up to 16 columns of a matrix, those past its end as zeros.
 template <class T>

@@ -2,9 +2,10 @@
 
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
+#include "semoe/ops/cpu/kernels.hpp"
 #include "semoe/ops/gradient_taker.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
@@ -93,7 +94,7 @@ inline void multiply_outer(Isa isa, BlockKernel& kernel, char const* a, char con
         }
         some.take();
     }
-    if (stream) _mm_sfence(); // others may read once the task has ended
+    if (stream) finish_copies(); // others may read once the task has ended
 }
 
 } // namespace semoe::ops::cpu

@@ -8,6 +8,7 @@
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
 #include "semoe/ops/cpu/feed_forward/backward.hpp"
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
+#include "semoe/ops/cpu/neon/block_kernel.hpp"
 #include "semoe/ops/gradient_taker.hpp"
 #include "semoe/ops/group.hpp"
 
@@ -22,7 +23,7 @@ namespace semoe::ops::cpu {
 template <class T>
 constexpr bool has_fused_feed_forward(Isa isa) {
     bool const type = std::same_as<T, float> || std::same_as<T, bf16>;
-    return type && isa != Isa::portable && isa != Isa::neon;
+    return type && isa != Isa::portable;
 }
 
 /// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
@@ -30,7 +31,7 @@ inline constexpr index_t feed_forward_rows = 192;
 /// The same in backward, where every block but the first reads and writes a gradient once more.
 inline constexpr index_t backward_rows = 384;
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 /// Enough for a task of any number of rows.
 template <class T>
@@ -48,6 +49,12 @@ constexpr index_t feed_forward_scratch(Isa isa, index_t hidden, index_t intermed
 template <class T, class F>
 void with_block_kernel(TileForm form, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
+#if SEMOE_ARM
+    if (std::same_as<T, float> || form.widens<T>())
+        with(neon::VectorKernel{});
+    else
+        with(neon::FewKernel<neon::WidenedWords>{});
+#else
     if constexpr (std::same_as<T, float>) {
         if (form.isa == Isa::avx2)
             with(avx2::VectorKernel<avx2::FloatWords>{});
@@ -65,6 +72,7 @@ void with_block_kernel(TileForm form, F const& f) {
     } else {
         with(avx512::VectorKernel<avx512::WidenedWords>{});
     }
+#endif
 }
 
 /// A worker's scratch where it is large enough, else memory for one task.

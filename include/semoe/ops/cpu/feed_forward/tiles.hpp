@@ -6,6 +6,9 @@
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
 
+/// Whether this machine has instruction sets for which products are made of tiles.
+#define SEMOE_TILES (SEMOE_X86 || SEMOE_ARM)
+
 namespace semoe::ops::cpu {
 
 // Operands come in tiles of 16 lines of 64 bytes. A tile of rows holds one step of the depth of 16
@@ -33,7 +36,8 @@ struct TileForm {
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
-        return {isa, isa == Isa::avx2 ? step_depth<float> : step_depth<T>};
+        bool const as_floats = isa == Isa::avx2 || isa == Isa::neon;
+        return {isa, as_floats ? step_depth<float> : step_depth<T>};
     }
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
     template <class T>

@@ -82,15 +82,7 @@ struct NeonKernels : PortableKernels {
         for (; m < d.rows; ++m) dot_row_block<1, 4>(d, m);
     }
 
-private:
-    template <class T>
-    SEMOE_INLINE static uint16x4_t load_bits(T const* p) {
-        return vld1_u16(reinterpret_cast<std::uint16_t const*>(p));
-    }
-    template <class T>
-    SEMOE_INLINE static void store_bits(T* p, uint16x4_t bits) {
-        vst1_u16(reinterpret_cast<std::uint16_t*>(p), bits);
-    }
+    /// Four numbers from or to memory that need not be aligned.
     SEMOE_INLINE static float32x4_t load(float const* p) { return vld1q_f32(p); }
     SEMOE_INLINE static float32x4_t load(bf16 const* p) {
         return vreinterpretq_f32_u32(vshll_n_u16(load_bits(p), 16));
@@ -108,6 +100,16 @@ private:
     }
     SEMOE_INLINE static void store(f16* p, float32x4_t x) {
         store_bits(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+    }
+
+private:
+    template <class T>
+    SEMOE_INLINE static uint16x4_t load_bits(T const* p) {
+        return vld1_u16(reinterpret_cast<std::uint16_t const*>(p));
+    }
+    template <class T>
+    SEMOE_INLINE static void store_bits(T* p, uint16x4_t bits) {
+        vst1_u16(reinterpret_cast<std::uint16_t*>(p), bits);
     }
     template <class T>
     SEMOE_INLINE static void load_block(T const* from, index_t n, float (&to)[16]) {
