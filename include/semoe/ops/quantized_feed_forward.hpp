@@ -120,12 +120,8 @@ concept HasDecode = requires {
 };
 
 template <class B, class Format, class T>
-inline constexpr bool may_fuse_quantized_feed_forward =
-    may_fuse_feed_forward<B, T>&& HasDecode<Format>&& SEMOE_X86;
-
-template <class B, class Format, class T>
 bool has_fused_quantized_feed_forward() {
-    if constexpr (may_fuse_quantized_feed_forward<B, Format, T>)
+    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
         return cpu::has_fused_feed_forward<T>(selected_isa());
     else
         return false;
@@ -134,7 +130,7 @@ bool has_fused_quantized_feed_forward() {
 /// Scratch that a worker should have for grouped_quantized_feed_forward; zero where it needs none.
 template <class Format, class T, class B, class Unit>
 std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit> const& block) {
-    if constexpr (may_fuse_quantized_feed_forward<B, Format, T>)
+    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
         if (has_fused_quantized_feed_forward<B, Format, T>())
             return std::size_t(
                 cpu::quantized_feed_forward_scratch<Format, T>(block.hidden, block.intermediate));
@@ -164,7 +160,7 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
     detail::expect_rows(name, g, in, block.hidden);
     detail::expect_rows(name, g, act, block.intermediate);
     detail::expect_rows(name, g, out, block.hidden);
-    if constexpr (may_fuse_quantized_feed_forward<B, Format, T>)
+    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
         if (has_fused_quantized_feed_forward<B, Format, T>())
             return cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
     detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);

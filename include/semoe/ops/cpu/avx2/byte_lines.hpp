@@ -7,7 +7,6 @@
 
 #if SEMOE_X86
 #include <bit>
-#include <limits>
 
 namespace semoe::ops::cpu::avx2 {
 
@@ -16,18 +15,6 @@ namespace detail {
 SEMOE_AVX2 SEMOE_INLINE __m256i magnitude(__m256 x) {
     return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
 }
-/// How a token's numbers become bytes of 127 at most; what is not finite makes the scale NaN.
-struct ByteScale {
-    float scale, inverse;
-
-    explicit ByteScale(float largest) {
-        bool const finite = largest < std::numeric_limits<float>::infinity();
-        float const wanted = largest / 127;
-        bool const usable = finite && wanted >= std::numeric_limits<float>::min();
-        inverse = usable ? 127 / largest : 0;
-        scale = !finite ? std::numeric_limits<float>::quiet_NaN() : usable ? wanted : 0;
-    }
-};
 /// The sums of four bytes of every word.
 SEMOE_AVX2 SEMOE_INLINE __m256i sums_of_words(__m256i words) {
     __m256i const pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), words);
@@ -70,8 +57,7 @@ struct ByteLines {
             float inverse[16];
             for (index_t i = 0; i < 16; ++i) {
                 index_t const r = block * 16 + i;
-                detail::ByteScale const s(r < m.rows ? detail::largest_of_row(m.row(r), m.cols)
-                                                     : 0);
+                ByteScale const s(r < m.rows ? detail::largest_of_row(m.row(r), m.cols) : 0);
                 to.scales[r] = s.scale;
                 inverse[i] = s.inverse;
             }
@@ -95,7 +81,7 @@ struct ByteLines {
             for (index_t i = 0; i < 16; ++i) {
                 // As it is after rounding to T.
                 T const most(std::bit_cast<float>(m.largest[block * 16 + i]));
-                detail::ByteScale const s{float(most)};
+                ByteScale const s{float(most)};
                 to.scales[block * 16 + i] = s.scale;
                 inverse[i] = s.inverse;
             }

@@ -5,7 +5,7 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/quantized/products.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
@@ -18,6 +18,8 @@ constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 /// Whether few tokens of a format may be multiplied line by line.
 template <class Format>
 inline constexpr bool may_be_few = Decode<Format>::lines > 1;
+/// Whether an instruction set has products for that.
+constexpr bool has_few_rows(Isa isa) { return isa != Isa::avx512 && isa != Isa::neon; }
 
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {
@@ -50,12 +52,14 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
         index_t const quarter = (more ? w : next).code_bytes() / 4;
         Fetch fetch(upcoming, 4, quarter, quarter);
         if (x.few) {
+#if SEMOE_X86
             if constexpr (may_be_few<Format>) {
                 if (isa == Isa::avx2)
                     avx2::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
                 else
                     avx512::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
             }
+#endif
             finish(p, 0, 1, results);
             continue;
         }

@@ -3,7 +3,7 @@
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
 #include "semoe/ops/cpu/quantized/by_rows.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
@@ -35,7 +35,7 @@ namespace detail {
 template <class Format>
 TokenTiles take_tokens(Isa isa, Parts& parts, index_t rows, index_t depth) {
     index_t const steps = byte_steps(depth);
-    bool const few = may_be_few<Format> && isa != Isa::avx512 && rows <= few_tokens;
+    bool const few = may_be_few<Format> && has_few_rows(isa) && rows <= few_tokens;
     return TokenTiles::in(parts.take(TokenTiles::bytes(rows, steps)), rows, steps, few);
 }
 

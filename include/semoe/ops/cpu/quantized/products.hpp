@@ -3,18 +3,24 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/ops/cpu/avx2/byte_lines.hpp"
 #include "semoe/ops/cpu/avx512/byte_lines.hpp"
+#include "semoe/ops/cpu/neon/byte_lines.hpp"
 #include "semoe/ops/cpu/quantized/tokens.hpp"
 #include "semoe/ops/cpu/quantized/weights.hpp"
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
 /// f(ByteLines{}) with what an instruction set has for lines of bytes.
-/// @pre isa is avx2 or a later one
+/// @pre isa is avx2 or a later one, or neon
 template <class F>
 auto with_byte_lines(Isa isa, F const& f) {
+#if SEMOE_X86
     return isa == Isa::avx2 ? f(avx2::ByteLines{}) : f(avx512::ByteLines{});
+#else
+    (void)isa;
+    return f(neon::ByteLines{});
+#endif
 }
 
 // Products of weights in unsigned bytes, 128 too large, and tokens in signed bytes, each token by a

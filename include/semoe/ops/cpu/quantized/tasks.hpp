@@ -3,17 +3,22 @@
 #include "semoe/ops/cpu/amx/byte_tiles.hpp"
 #include "semoe/ops/cpu/avx512/byte_words.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
+#include "semoe/ops/cpu/neon/byte_kernel.hpp"
 #include "semoe/ops/cpu/quantized/forward.hpp"
 
 namespace semoe::ops::cpu {
 
-#if SEMOE_X86
+#if SEMOE_TILES
 
 /// Calls f(kernel) with the BlockKernel of bytes for an instruction set.
 /// @pre has_fused_feed_forward<bf16>(isa)
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
+#if SEMOE_ARM
+    (void)isa;
+    with(neon::ByteKernel{});
+#else
     if (isa == Isa::avx2)
         with(avx2::VectorKernel<avx2::ByteWords>{});
     else if (isa == Isa::amx)
@@ -22,6 +27,7 @@ void with_byte_kernel(Isa isa, F const& f) {
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
     else
         with(avx512::VectorKernel<avx512::WidenedByteWords>{});
+#endif
 }
 
 template <class Format, class T>

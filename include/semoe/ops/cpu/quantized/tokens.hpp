@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace semoe::ops::cpu {
 
@@ -15,6 +16,19 @@ inline constexpr index_t few_tokens = 4;
 
 /// Steps of 64 bytes that a depth takes.
 constexpr index_t byte_steps(index_t depth) { return (depth + line_bytes - 1) / line_bytes; }
+
+/// How a token's numbers become bytes of 127 at most; what is not finite makes the scale NaN.
+struct ByteScale {
+    float scale, inverse;
+
+    explicit ByteScale(float largest) {
+        bool const finite = largest < std::numeric_limits<float>::infinity();
+        float const wanted = largest / 127;
+        bool const usable = finite && wanted >= std::numeric_limits<float>::min();
+        inverse = usable ? 127 / largest : 0;
+        scale = !finite ? std::numeric_limits<float>::quiet_NaN() : usable ? wanted : 0;
+    }
+};
 
 /// Tokens as a product's columns: tiles of words [blocks of 16 tokens][steps] of signed bytes, and
 /// numbers a token.
