@@ -74,12 +74,12 @@ private:
     static void chains(char const* rows, char const* columns, float* sums,
                        std::integer_sequence<int, I...>) {
         auto const at = [sums](index_t i) { return sums + i / Vectors * 32 + i % Vectors * 4; };
-        float32x4_t s[] = {vld1q_f32(at(I))...};
+        float32x4_t s[] = {NeonKernels::load(at(I))...};
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
             if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
         }
-        (vst1q_f32(at(I), s[I]), ...);
+        (NeonKernels::store(at(I), s[I]), ...);
     }
     template <int Part, int Vectors, int I>
     SEMOE_INLINE static void step(char const* rows, char const* columns, float32x4_t& sum) {
@@ -138,18 +138,18 @@ class VectorKernel final : public BlockKernel {
         auto const at = [results](index_t i) {
             return results + i / Vectors * 16 + i % Vectors * 4;
         };
-        float32x4_t sum[] = {(add ? vld1q_f32(at(I)) : vdupq_n_f32(0))...};
+        float32x4_t sum[] = {(add ? NeonKernels::load(at(I)) : vdupq_n_f32(0))...};
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
             auto const* word = reinterpret_cast<float const*>(left);
             auto const* line = reinterpret_cast<float const*>(right);
             index_t const row = s.row_bytes / 4;
             for (index_t i = 0; i < 16; ++i, ++word, line += 16)
-                ((sum[I] = vfmaq_n_f32(sum[I], vld1q_f32(line + index_t(I % Vectors) * 4),
+                ((sum[I] = vfmaq_n_f32(sum[I], NeonKernels::load(line + index_t(I % Vectors) * 4),
                                        word[index_t(I / Vectors) * row])),
                  ...);
         }
-        (vst1q_f32(at(I), sum[I]), ...);
+        (NeonKernels::store(at(I), sum[I]), ...);
     }
 };
 
