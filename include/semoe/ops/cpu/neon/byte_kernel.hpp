@@ -35,13 +35,12 @@ class ByteKernel final : public BlockKernel {
                      int lines, bool add, std::int32_t const* missing, float* results) {
         for (index_t r = 0; r < 16; r += Rows)
             sums<Pairs>(s, left + r * s.row_bytes, right, fetch, r == 0 ? lines : 0, add, missing,
-                        reinterpret_cast<std::int32_t*>(results + r * 16),
-                        std::make_integer_sequence<int, int(Rows) * Pairs>{});
+                        results + r * 16, std::make_integer_sequence<int, int(Rows) * Pairs>{});
     }
     template <int Pairs, int... I>
     SEMOE_NOINLINE static void sums(BlockSteps const& s, char const* left, char const* right,
                                     Fetch& fetch, int lines, bool add, std::int32_t const* missing,
-                                    std::int32_t* results, std::integer_sequence<int, I...>) {
+                                    float* results, std::integer_sequence<int, I...>) {
         // Both halves of two columns' words each.
         int32x4_t sum[] = {(void(I), vdupq_n_s32(0))...};
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
@@ -53,10 +52,10 @@ class ByteKernel final : public BlockKernel {
         }
         for (index_t i = 0; i < index_t(sizeof...(I)); i += 2) {
             index_t const column = i % Pairs * 2;
-            std::int32_t* const to = results + i / Pairs * 16 + column;
+            float* const to = results + i / Pairs * 16 + column;
             int32x4_t all = vaddq_s32(vpaddq_s32(sum[i], sum[i + 1]), vld1q_s32(missing + column));
-            if (add) all = vaddq_s32(all, vld1q_s32(to));
-            vst1q_s32(to, all);
+            if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(load_words(to)));
+            store_words(to, vreinterpretq_u8_s32(all));
         }
     }
     /// A row's word and the next by those of two columns.

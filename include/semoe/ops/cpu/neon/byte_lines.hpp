@@ -79,7 +79,7 @@ struct ByteLines {
                             vandq_s32(detail::rounded(NeonKernels::load(m.at(block, k + i) + q),
                                                       vld1q_f32(inverse + q)),
                                       vdupq_n_s32(255)));
-                    vst1q_s32(reinterpret_cast<std::int32_t*>(words + q * 4), word);
+                    store_words(words + q * 4, vreinterpretq_u8_s32(word));
                 }
             detail::offsets_of(to.words + block * steps * tile_bytes, steps,
                                to.offsets + block * 16);
@@ -89,8 +89,8 @@ struct ByteLines {
         for (index_t r = 0; r < rows; ++r, sums += 16) {
             float const row = quant::detail::load_float(s.rows + 4 * r);
             for (index_t q = 0; q < 16; q += 4) {
-                int32x4_t const exact =
-                    vsubq_s32(vreinterpretq_s32_f32(vld1q_f32(sums + q)), vld1q_s32(s.offsets + q));
+                int32x4_t const exact = vsubq_s32(vreinterpretq_s32_u32(load_words(sums + q)),
+                                                  vld1q_s32(s.offsets + q));
                 float32x4_t number =
                     vmulq_f32(vcvtq_f32_s32(exact), vmulq_n_f32(vld1q_f32(s.tokens + q), row));
                 if (s.bias) number = vaddq_f32(number, vdupq_n_f32(s.bias[r]));

@@ -10,11 +10,15 @@
 
 namespace semoe::ops::cpu::neon {
 
-SEMOE_INLINE uint32x4_t load_words(char const* p) {
-    return vld1q_u32(reinterpret_cast<std::uint32_t const*>(p));
+/// Four words of whatever type, by bytes, as which all may be read.
+SEMOE_INLINE uint32x4_t load_words(void const* p) {
+    return vreinterpretq_u32_u8(vld1q_u8(static_cast<std::uint8_t const*>(p)));
 }
-SEMOE_INLINE void store_words(char* p, uint64x2_t pairs) {
-    vst1q_u32(reinterpret_cast<std::uint32_t*>(p), vreinterpretq_u32_u64(pairs));
+SEMOE_INLINE void store_words(void* p, uint8x16_t words) {
+    vst1q_u8(static_cast<std::uint8_t*>(p), words);
+}
+SEMOE_INLINE void store_words(void* p, uint64x2_t pairs) {
+    store_words(p, vreinterpretq_u8_u64(pairs));
 }
 /// Four words of four rows, `ld` bytes apart, to quarters of four lines.
 SEMOE_INLINE void transpose_four(char const* from, index_t ld, char* to) {
