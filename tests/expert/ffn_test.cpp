@@ -40,15 +40,17 @@ TEST_CASE("expert/ffn: every element type agrees with a reference in double") {
 TEST_CASE("expert/ffn: derived panels change no bit") {
     using B = test::FirstBackend;
     B b{};
-    AnyFfn<bf16> plain{
+    AnyFfn<f16> plain{
         .hidden = 19, .intermediate = 35, .bias = true, .activation = {test::Curve::gelu}};
     auto packed = plain;
     packed.packing = expert::Packing::derived_panels;
     testing::check_expert(b, packed);
     CHECK(packed.layout(b).id() == (HasWorkers<B> ? LayoutId::panels_16 : LayoutId::row_major));
     CHECK(packed.layout(b).primary_elements() == plain.layout(b).elements());
-
     CHECK(test::run_group(b, packed) == test::run_group(b, plain));
+    expert::Ffn<float, activation::Gelu> const one_operation{
+        .hidden = 3, .intermediate = 5, .packing = expert::Packing::derived_panels};
+    CHECK(one_operation.layout(CpuBackend{}).id() == LayoutId::row_major);
 }
 
 TEST_CASE("expert/ffn: the block holds up, down and, with bias, their biases") {

@@ -41,7 +41,7 @@ TEST_CASE("expert/gated: every element type agrees with a reference in double") 
 
 TEST_CASE("expert/gated: derived panels change no bit") {
     test::FirstBackend b{};
-    AnyGated<float> plain{
+    AnyGated<f16> plain{
         .hidden = 19, .intermediate = 35, .bias = true, .activation = {test::Curve::silu}};
     auto packed = plain;
     packed.packing = expert::Packing::derived_panels;

@@ -3,7 +3,8 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
-#include "semoe/ops/cpu/neon/block_kernel.hpp"
+#include "semoe/ops/cpu/neon/vectors.hpp"
+#include "semoe/ops/cpu/portable/block_kernel.hpp"
 #include "semoe/ops/tolerance.hpp"
 #include "support/matrix.hpp"
 
@@ -16,21 +17,9 @@ using namespace semoe::test;
 
 namespace block_kernel_test {
 
-#if SEMOE_TILES
 using namespace semoe::ops::cpu;
 
 namespace {
-
-/// What has products of floats alone, by vectors.
-#if SEMOE_X86
-constexpr Isa of_floats = Isa::avx2;
-using FloatKernel = avx2::VectorKernel<avx2::FloatWords>;
-using FewWidenedKernel = avx2::FewKernel<avx2::WidenedWords>;
-#else
-constexpr Isa of_floats = Isa::neon;
-using FloatKernel = neon::VectorKernel;
-using FewWidenedKernel = neon::FewKernel<neon::WidenedWords>;
-#endif
 
 /// Two blocks of 16 rows by two of 16 columns, over some steps.
 template <class T>
@@ -112,36 +101,16 @@ void check_kernel() {
         }
     }
 }
-bool lacks(Isa isa) {
-    if (is_available(isa)) return false;
-    MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
-    return true;
-}
-
-} // namespace
-
-TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the number of columns") {
-    if (lacks(of_floats)) return;
-    check_kernel<FloatKernel, float>();
-#if SEMOE_X86
-    check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
-    if (lacks(Isa::avx512)) return;
-    check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
-    check_kernel<avx512::VectorKernel<avx512::WidenedWords>, bf16>();
-    if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
-    if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
-#endif
-}
-
-TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
-    if (lacks(of_floats)) return;
+/// A kernel of a few columns of bf16 beside one of their floats.
+template <class FewKernel, class FloatKernel>
+void check_widened() {
     for (index_t const columns : {1, 2, 3, 4})
         for (bool const add : {false, true}) {
             Block<bf16> block(9);
             Block<float> wide(9, 1, 6);
             wide.rows.assign(block.rows.begin(), block.rows.end());
             wide.columns.assign(block.columns.begin(), block.columns.end());
-            auto const few = block.run<FewWidenedKernel>(columns, add);
+            auto const few = block.run<FewKernel>(columns, add);
             auto const many = wide.run<FloatKernel>(32, add);
             bool same = true;
             for (index_t i = 0; i < 2 * tile_floats; ++i)
@@ -149,6 +118,42 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
             CAPTURE(columns);
             CHECK(same);
         }
+}
+#if SEMOE_X86
+bool lacks(Isa isa) {
+    if (is_available(isa)) return false;
+    MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
+    return true;
+}
+#endif
+
+} // namespace
+
+TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the number of columns") {
+    check_kernel<portable::VectorKernel<portable::Vectors>, float>();
+#if SEMOE_X86
+    check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
+    if (!lacks(Isa::avx2)) check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
+    if (lacks(Isa::avx512)) return;
+    check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
+    check_kernel<avx512::VectorKernel<avx512::WidenedWords>, bf16>();
+    if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
+    if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
+#elif SEMOE_ARM
+    check_kernel<portable::VectorKernel<neon::Vectors>, float>();
+#endif
+}
+
+TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
+    check_widened<portable::FewKernel<portable::WidenedWords<portable::Vectors>>,
+                  portable::VectorKernel<portable::Vectors>>();
+#if SEMOE_X86
+    if (!lacks(Isa::avx2))
+        check_widened<avx2::FewKernel<avx2::WidenedWords>, avx2::VectorKernel<avx2::FloatWords>>();
+#elif SEMOE_ARM
+    check_widened<portable::FewKernel<portable::WidenedWords<neon::Vectors>>,
+                  portable::VectorKernel<neon::Vectors>>();
+#endif
 }
 
 #if SEMOE_X86
@@ -170,12 +175,6 @@ TEST_CASE(
             auto const emulated = block.run<amx::TileKernel<amx::EmulatedTiles>>(32, add);
             CHECK(same_bits(hardware, emulated));
         }
-}
-#endif
-#else
-TEST_CASE("ops/block_kernel: other processors than x86 and ARM have none") {
-    for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
-        CHECK_FALSE(is_available(isa));
 }
 #endif
 

@@ -15,7 +15,6 @@ using namespace semoe::test;
 
 namespace feed_forward_test {
 
-#if SEMOE_TILES
 namespace {
 
 /// Experts of one group with rows between rows that belong to nobody.
@@ -167,10 +166,6 @@ struct Reference {
 template <class T, class Unit>
 void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
     CpuBackend b{.threads = 2};
-    if (!ops::has_fused_feed_forward<CpuBackend, T>()) {
-        MESSAGE("skipped: ", to_string(selected_isa()), " has no fused expert");
-        return;
-    }
     CAPTURE(H);
     CAPTURE(I);
     Experts<T, Unit> x(H, I, counts, bias);
@@ -228,7 +223,6 @@ TEST_CASE_TEMPLATE("ops/feed_forward: more than a slab, a panel, a block of rows
 
 TEST_CASE_TEMPLATE("ops/feed_forward: bits do not depend on threads, scratch or other rows", T,
                    float, bf16) {
-    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
     Experts<T, Gated> first(96, 80, {40, 3}, true);
     CpuBackend one{.threads = 1};
     first.forward(one);
@@ -258,7 +252,6 @@ TEST_CASE_TEMPLATE("ops/feed_forward: bits do not depend on threads, scratch or 
 TEST_CASE_TEMPLATE("ops/feed_forward: a taker gets every gradient once, with its bits, when nobody "
                    "reads the weights any more",
                    T, float, bf16) {
-    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
     std::vector<std::vector<index_t>> const groups{
         {1}, {3, 0, 384}, {40, 7}, {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14, 15, 16}};
     for (auto const& rows : groups)
@@ -283,7 +276,6 @@ TEST_CASE_TEMPLATE("ops/feed_forward: a taker gets every gradient once, with its
 }
 
 TEST_CASE("ops/feed_forward: a taker of more rows than one block, or of biases, is refused") {
-    if (!ops::has_fused_feed_forward<CpuBackend, float>()) return;
     CpuBackend b{.threads = 1};
     auto const nobody = [](int, index_t, VectorView<float const, HostSpace>) {};
     Experts<float, Gated> many(8, 4, {2, ops::taken_gradient_rows + 1}, false);
@@ -298,7 +290,6 @@ TEST_CASE("ops/feed_forward: a taker of more rows than one block, or of biases, 
 
 TEST_CASE_TEMPLATE("ops/feed_forward: nothing allocates where workers have their scratch", T, float,
                    bf16) {
-    if (!ops::has_fused_feed_forward<CpuBackend, T>()) return;
     for (index_t const rows : {1, 40, 400}) {
         Experts<T, Gated> x(96, 200, {rows, 2}, true);
         CpuBackend b{.threads = 2};
@@ -311,7 +302,6 @@ TEST_CASE_TEMPLATE("ops/feed_forward: nothing allocates where workers have their
 }
 
 TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
-    if (!ops::has_fused_feed_forward<CpuBackend, float>()) return;
     Experts<float, Gated> x(32, 16, {4}, false);
     CpuBackend b{.threads = 1};
     auto const g = x.group<std::byte const>(x.weights);
@@ -324,11 +314,5 @@ TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
     CHECK_THROWS_AS(forward(saved.col_range(0, 31), act), precondition_error);
     CHECK_THROWS_AS(forward(saved, act.row_range(0, 4)), precondition_error);
 }
-#else
-TEST_CASE("ops/feed_forward: other processors than x86 and ARM have no fused expert") {
-    CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, float>());
-    CHECK_FALSE(ops::has_fused_feed_forward<CpuBackend, bf16>());
-}
-#endif
 
 } // namespace feed_forward_test

@@ -142,8 +142,7 @@ struct QuantizedExperts {
 /// What tokens rounded to 8 bits, or to bf16, may add to the rounding of T.
 template <class Format, class T, class B>
 double tolerance() {
-    bool const fused = ops::has_fused_quantized_feed_forward<B, Format, T>();
-    if (fused) return 0.0447; // a cosine of 0.999
+    if (ops::has_fused_quantized_feed_forward<B, Format, T>) return 0.0447; // a cosine of 0.999
     if (sizeof(T) == 2) return 0.01;
     return 1e-5;
 }

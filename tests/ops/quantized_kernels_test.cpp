@@ -15,7 +15,6 @@
 using namespace semoe;
 using namespace semoe::test;
 
-#if SEMOE_TILES
 using namespace semoe::ops::cpu;
 
 namespace {
@@ -127,16 +126,16 @@ double decoded(char const* line, index_t k, std::uint8_t const* row_scales) {
 
 TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction set") {
     ByteBlock block(-127, 127);
-#if SEMOE_ARM
-    if (!lacks(Isa::neon)) block.check<neon::ByteKernel>();
-#else
-    if (lacks(Isa::avx2)) return;
-    block.check<avx2::VectorKernel<avx2::ByteWords>>();
+    block.check<portable::ByteKernel>();
+#if SEMOE_X86
     block.check<amx::TileKernel<amx::EmulatedByteTiles>>();
+    if (!lacks(Isa::avx2)) block.check<avx2::VectorKernel<avx2::ByteWords>>();
     if (lacks(Isa::avx512)) return;
     block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
     if (!lacks(Isa::avx512_bf16)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
     if (!lacks(Isa::amx)) block.check<amx::TileKernel<amx::HardwareByteTiles>>();
+#elif SEMOE_ARM
+    block.check<neon::ByteKernel>();
 #endif
 }
 
@@ -165,7 +164,7 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: decoded panels are what the format sa
         CAPTURE(rows);
         CHECK(same);
     };
-    for (Isa const isa : {Isa::avx2, Isa::avx512, Isa::neon}) {
+    for (Isa const isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon}) {
         if (lacks(isa)) continue;
         for (index_t const depth : {1, 31, 32, 33, 64, 97, 300})
             for (index_t const rows : {1, 16, 17, 33}) check(isa, depth, rows);
@@ -217,14 +216,9 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
             CHECK(worst <= 0.5001 * double(a.scales[m]));
         }
     };
-    for (Isa const isa : {Isa::avx2, Isa::avx512, Isa::neon}) {
+    for (Isa const isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon}) {
         if (lacks(isa)) continue;
         for (index_t const depth : {1, 63, 64, 130})
             for (index_t const rows : {1, 16, 19}) check(isa, depth, rows);
     }
 }
-#else
-TEST_CASE("ops/quantized_kernels: other processors than x86 and ARM have none") {
-    CHECK_FALSE(ops::has_fused_quantized_feed_forward<CpuBackend, quant::Int8, bf16>());
-}
-#endif

@@ -26,7 +26,7 @@ struct Ffn {
 
     template <Backend B>
     BlockLayout layout(B const&) const {
-        BlockLayout layout{detail::layout_id<B>(packing)};
+        BlockLayout layout{detail::layout_id<B, T>(packing)};
         layout.add("up_proj", intermediate, hidden).add("down_proj", hidden, intermediate);
         if (bias) layout.add("up_bias", 1, intermediate).add("down_bias", 1, hidden);
         if (layout.id() == LayoutId::panels_16) body().add_derived(layout);

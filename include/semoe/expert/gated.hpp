@@ -29,7 +29,7 @@ struct Gated {
 
     template <Backend B>
     BlockLayout layout(B const&) const {
-        BlockLayout layout{detail::layout_id<B>(packing)};
+        BlockLayout layout{detail::layout_id<B, T>(packing)};
         layout.add("gate_proj", intermediate, hidden).add("up_proj", intermediate, hidden);
         layout.add("down_proj", hidden, intermediate);
         if (bias) {

@@ -6,9 +6,9 @@ namespace semoe::expert {
 /// reads them. Costs the memory of the weights once more; changes speed, never a bit of a result.
 enum class Packing {
     none,
-    /// LayoutId::panels_16: derived slices, on backends that have workers; elsewhere as `none`.
-    /// For products one by one: an expert that is one operation (ops/feed_forward.hpp) reads its
-    /// rows where they lie, and gains nothing.
+    /// LayoutId::panels_16: derived slices, on backends that have workers and for types whose
+    /// products are computed one by one; elsewhere as `none`. An expert that is one operation
+    /// (ops/feed_forward.hpp) reads its rows where they lie.
     derived_panels,
 };
 

@@ -121,7 +121,7 @@ struct Quantized {
     /// Whether there are kernels for the format here.
     template <Backend B>
     bool reads_indexed_rows(B const&) const {
-        return ops::has_fused_quantized_feed_forward<B, Format, T>();
+        return ops::has_fused_quantized_feed_forward<B, Format, T>;
     }
     double flops_per_row() const { return base.flops_per_row(); }
 

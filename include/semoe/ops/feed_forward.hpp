@@ -22,29 +22,20 @@ struct FeedForwardBlock {
     index_t intermediate() const { return down.cols; }
 };
 
-/// Backends and types for which an expert may be one operation.
+/// Whether a backend has one operation for a whole expert over T, which grouped_feed_forward needs.
+/// Its results have other bits than the products one by one.
 template <class B, class T>
-inline constexpr bool may_fuse_feed_forward = HasWorkers<B>&& SEMOE_TILES &&
-                                              (std::same_as<T, float> || std::same_as<T, bf16>);
-
-/// Whether a backend has one operation for a whole expert, which grouped_feed_forward needs; it
-/// depends on the processor. Its results have other bits than the products one by one.
-template <class B, class T>
-bool has_fused_feed_forward() {
-    if constexpr (may_fuse_feed_forward<B, T>)
-        return cpu::has_fused_feed_forward<T>(selected_isa());
-    else
-        return false;
-}
+inline constexpr bool has_fused_feed_forward = HasWorkers<B> &&
+                                               (std::same_as<T, float> || std::same_as<T, bf16>);
 
 /// Scratch that a worker should have for grouped_feed_forward; zero where there is none.
 template <class B, class T, class Unit>
 std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
-    if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>())
-            return std::size_t(cpu::feed_forward_scratch<T>(selected_isa(), block.hidden(),
-                                                            block.intermediate(), block.in.rows));
-    return 0;
+    if constexpr (has_fused_feed_forward<B, T>)
+        return std::size_t(cpu::feed_forward_scratch<T>(selected_isa(), block.hidden(),
+                                                        block.intermediate(), block.in.rows));
+    else
+        return 0;
 }
 
 /// The whole expert for the rows of every expert of the group. The activation between the products
@@ -55,13 +46,12 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 /// @param saved  [R, Unit::inputs * I], overwritten by what enters the unit; empty: not kept
 /// @param act    [R,I], may be overwritten
 /// @param out    [R,H], overwritten; empty: only `saved` is computed
-/// @pre has_fused_feed_forward<B, T>()
 /// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 192 rows; no allocation
 ///       where workers have their scratch
 template <class T, HasWorkers B, class Unit>
-    requires may_fuse_feed_forward<B, T>
+    requires has_fused_feed_forward<B, T>
 void grouped_feed_forward(B& b, Group<std::byte const> const& g,
                           FeedForwardBlock<Unit> const& block,
                           IndexedRows<T const, HostSpace> const& in, MatrixView<T, HostSpace> saved,
@@ -97,13 +87,12 @@ void expect_backward_rows(Group<std::byte const> const& g, Block const& block, I
 /// @param d_out       [R,H]
 /// @param d_pre       [R, Unit::inputs * I], overwritten: the gradient of saved
 /// @param d_in        [R,H], overwritten
-/// @pre has_fused_feed_forward<B, T>()
 /// @throws precondition_error naming the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 4 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows, writes every
 ///       gradient once
 template <class T, HasWorkers B, class Unit>
-    requires may_fuse_feed_forward<B, T>
+    requires has_fused_feed_forward<B, T>
 void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights,
                                    Group<std::byte> const& gradients, GroupMask accumulate,
                                    FeedForwardBlock<Unit> const& block,
@@ -125,13 +114,12 @@ inline constexpr index_t taken_gradient_rows = cpu::backward_rows;
 /// The same where somebody takes the gradients, some rows of a matrix at a time: no memory holds
 /// them. When an expert's first ones are taken, nobody reads its weights any more.
 /// @param taker  told of every element of every expert with rows, once; others as above
-/// @pre has_fused_feed_forward<B, T>()
 /// @throws precondition_error naming the shape or the expert that does not fit, an expert of more
 ///         than taken_gradient_rows rows, or biases
 /// @sync enqueues
 /// @cost as above, but for the writes; 32 rows of a matrix in floats of a worker's scratch
 template <class T, HasWorkers B, class Unit, GradientTaker F>
-    requires may_fuse_feed_forward<B, T>
+    requires has_fused_feed_forward<B, T>
 void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights, F const& taker,
                                    FeedForwardBlock<Unit> const& block,
                                    IndexedRows<T const, HostSpace> const& in,

@@ -26,10 +26,10 @@ inline void expect_dense(char const* name, index_t rows, index_t cols, index_t l
 /// Scratch that a worker should have for the products of a [outputs, inputs] matrix.
 template <class B, class T>
 std::size_t linear_scratch_bytes(index_t inputs, index_t outputs) {
-    if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>())
-            return std::size_t(cpu::linear_scratch<T>(selected_isa(), inputs, outputs));
-    return 0;
+    if constexpr (has_fused_feed_forward<B, T>)
+        return std::size_t(cpu::linear_scratch<T>(selected_isa(), inputs, outputs));
+    else
+        return 0;
 }
 
 /// y = x w^T. A row's bits depend on no other row, nor on the number of threads.
@@ -44,9 +44,8 @@ void linear(B& b, MatrixView<X, space_of<B>> x, MatrixView<W, space_of<B>> w,
             MatrixView<T, space_of<B>> y) {
     detail::expect_product("linear", x.rows, w.rows, x.cols == w.cols, x, w, y);
     detail::expect_dense("linear", w.rows, w.cols, w.ld);
-    if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !y.empty() && x.cols > 0)
-            return cpu::run_linear<T>(b, x, w, y);
+    if constexpr (has_fused_feed_forward<B, T>)
+        if (!y.empty() && x.cols > 0) return cpu::run_linear<T>(b, x, w, y);
     gemm_nt(b, x, w, y);
 }
 /// dx = dy w.
@@ -59,9 +58,8 @@ template <Backend B, class T, detail::ElementsOf<T> D, detail::ElementsOf<T> W>
 void linear_backward_input(B& b, MatrixView<D, space_of<B>> dy, MatrixView<W, space_of<B>> w,
                            MatrixView<T, space_of<B>> dx) {
     detail::expect_product("linear_backward_input", dy.rows, w.cols, dy.cols == w.rows, dy, w, dx);
-    if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !dx.empty() && dy.cols > 0)
-            return cpu::run_linear_backward_input<T>(b, dy, w, dx);
+    if constexpr (has_fused_feed_forward<B, T>)
+        if (!dx.empty() && dy.cols > 0) return cpu::run_linear_backward_input<T>(b, dy, w, dx);
     gemm_nn(b, dy, w, dx);
 }
 /// dw (+)= dy^T x.
@@ -81,8 +79,8 @@ void linear_backward_weights(B& b, MatrixView<D, space_of<B>> dy, MatrixView<X, 
     detail::expect_product("linear_backward_weights", dy.cols, x.cols, dy.rows == x.rows, dy, x,
                            dw);
     detail::expect_dense("linear_backward_weights", dw.rows, dw.cols, dw.ld);
-    if constexpr (may_fuse_feed_forward<B, T>)
-        if (has_fused_feed_forward<B, T>() && !dw.empty() && x.rows > 0)
+    if constexpr (has_fused_feed_forward<B, T>)
+        if (!dw.empty() && x.rows > 0)
             return cpu::run_linear_backward_weights<T>(b, dy, x, dw, accumulate == Accumulate::yes);
     gemm_tn(b, dy, x, dw, accumulate);
 }

@@ -120,21 +120,17 @@ concept HasDecode = requires {
 };
 
 template <class B, class Format, class T>
-bool has_fused_quantized_feed_forward() {
-    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
-        return cpu::has_fused_feed_forward<T>(selected_isa());
-    else
-        return false;
-}
+inline constexpr bool has_fused_quantized_feed_forward =
+    has_fused_feed_forward<B, T>&& HasDecode<Format>;
 
 /// Scratch that a worker should have for grouped_quantized_feed_forward; zero where it needs none.
 template <class Format, class T, class B, class Unit>
 std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit> const& block) {
-    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
-        if (has_fused_quantized_feed_forward<B, Format, T>())
-            return std::size_t(
-                cpu::quantized_feed_forward_scratch<Format, T>(block.hidden, block.intermediate));
-    return 0;
+    if constexpr (has_fused_quantized_feed_forward<B, Format, T>)
+        return std::size_t(
+            cpu::quantized_feed_forward_scratch<Format, T>(block.hidden, block.intermediate));
+    else
+        return 0;
 }
 
 /// The whole expert for the rows of every expert of the group. With kernels for the format, rows
@@ -160,21 +156,23 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
     detail::expect_rows(name, g, in, block.hidden);
     detail::expect_rows(name, g, act, block.intermediate);
     detail::expect_rows(name, g, out, block.hidden);
-    if constexpr (may_fuse_feed_forward<B, T> && HasDecode<Format>)
-        if (has_fused_quantized_feed_forward<B, Format, T>())
-            return cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
-    detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);
-    expects(!in.index.data, "{}: there are no kernels here that read rows through an index", name);
-    using Product =
-        detail::QuantizedProduct<Format, T, space_of<B>, QuantizedFeedForwardBlock<Unit>>;
-    auto const product = [&](bool is_down, MatrixView<T const, space_of<B>> from,
-                             MatrixView<T, space_of<B>> to) {
-        Product const body{g, block, is_down, from, to};
-        b.parallel_for(body.tasks(), body);
-    };
-    product(false, in.all, saved);
-    grouped_unit(b, g, block.unit, MatrixView<T const, space_of<B>>(saved), act);
-    product(true, act, out);
+    if constexpr (has_fused_quantized_feed_forward<B, Format, T>) {
+        cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
+    } else {
+        detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);
+        expects(!in.index.data, "{}: there are no kernels here that read rows through an index",
+                name);
+        using Product =
+            detail::QuantizedProduct<Format, T, space_of<B>, QuantizedFeedForwardBlock<Unit>>;
+        auto const product = [&](bool is_down, MatrixView<T const, space_of<B>> from,
+                                 MatrixView<T, space_of<B>> to) {
+            Product const body{g, block, is_down, from, to};
+            b.parallel_for(body.tasks(), body);
+        };
+        product(false, in.all, saved);
+        grouped_unit(b, g, block.unit, MatrixView<T const, space_of<B>>(saved), act);
+        product(true, act, out);
+    }
 }
 
 } // namespace semoe::ops

@@ -40,7 +40,7 @@ struct FeedForward {
     }
     template <Backend B>
     bool reads_indexed_rows(B const&) const {
-        return ops::has_fused_feed_forward<B, T>();
+        return ops::has_fused_feed_forward<B, T>;
     }
     template <Backend B>
     std::size_t worker_scratch_bytes(B const&) const {
@@ -64,26 +64,28 @@ struct FeedForward {
     template <Backend B>
     void pre(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
              IndexedRows<T const, space_of<B>> const& x, MatrixView<T, space_of<B>> saved) const {
-        if constexpr (ops::may_fuse_feed_forward<B, T>)
-            if (ops::has_fused_feed_forward<B, T>())
-                return ops::grouped_feed_forward<T>(b, weights, block(), x, saved, {}, {});
-        expect_copied(x);
-        ops::grouped_gemm_nt(b, weights, x.all, in(layout), saved);
-        if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
+        if constexpr (ops::has_fused_feed_forward<B, T>) {
+            ops::grouped_feed_forward<T>(b, weights, block(), x, saved, {}, {});
+        } else {
+            expect_copied(x);
+            ops::grouped_gemm_nt(b, weights, x.all, in(layout), saved);
+            if (bias) ops::grouped_add_bias(b, weights, in_bias(), saved);
+        }
     }
     template <Backend B>
     void forward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
                  ExpertRows<T, space_of<B>> const& rows) const {
-        if constexpr (ops::may_fuse_feed_forward<B, T>)
-            if (ops::has_fused_feed_forward<B, T>())
-                return ops::grouped_feed_forward<T>(b, weights, block(), rows.indexed(),
-                                                    rows.keep_saved ? rows.saved
-                                                                    : MatrixView<T, space_of<B>>{},
-                                                    rows.scratch, rows.out);
-        pre(b, layout, weights, rows.indexed(), rows.saved);
-        ops::grouped_unit(b, weights, unit, rows.saved, rows.scratch);
-        ops::grouped_gemm_nt(b, weights, rows.scratch, down(layout), rows.out);
-        if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
+        if constexpr (ops::has_fused_feed_forward<B, T>) {
+            ops::grouped_feed_forward<T>(b, weights, block(), rows.indexed(),
+                                         rows.keep_saved ? rows.saved
+                                                         : MatrixView<T, space_of<B>>{},
+                                         rows.scratch, rows.out);
+        } else {
+            pre(b, layout, weights, rows.indexed(), rows.saved);
+            ops::grouped_unit(b, weights, unit, rows.saved, rows.scratch);
+            ops::grouped_gemm_nt(b, weights, rows.scratch, down(layout), rows.out);
+            if (bias) ops::grouped_add_bias(b, weights, down_bias(), rows.out);
+        }
     }
     template <Backend B>
     void backward(B& b, BlockLayout const& layout, ops::Group<std::byte const> const& weights,
@@ -92,30 +94,31 @@ struct FeedForward {
         auto const act = rows.scratch.col_range(0, intermediate); // later its gradient
         auto const d_pre = rows.scratch.col_range(d_pre_column(), pre_columns());
 
-        if constexpr (ops::may_fuse_feed_forward<B, T>)
-            if (ops::has_fused_feed_forward<B, T>())
-                return ops::grouped_feed_forward_backward<T>(b, weights, gradients, accumulate,
-                                                             block(), rows.indexed(), rows.saved,
-                                                             rows.d_out, d_pre, rows.d_in);
-        expect_copied(rows.indexed());
-        ops::grouped_unit(b, weights, unit, rows.saved, act);
-        ops::grouped_gemm_tn(b, gradients, accumulate, rows.d_out, act, down());
-        if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, rows.d_out, down_bias());
+        if constexpr (ops::has_fused_feed_forward<B, T>) {
+            ops::grouped_feed_forward_backward<T>(b, weights, gradients, accumulate, block(),
+                                                  rows.indexed(), rows.saved, rows.d_out, d_pre,
+                                                  rows.d_in);
+        } else {
+            expect_copied(rows.indexed());
+            ops::grouped_unit(b, weights, unit, rows.saved, act);
+            ops::grouped_gemm_tn(b, gradients, accumulate, rows.d_out, act, down());
+            if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, rows.d_out, down_bias());
 
-        ops::grouped_gemm_nn(b, weights, rows.d_out, down(layout), act);
-        ops::grouped_unit_backward(b, weights, unit, rows.saved, act, d_pre);
-        ops::grouped_gemm_tn(b, gradients, accumulate, d_pre, rows.in, in());
-        if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, d_pre, in_bias());
-        ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);
+            ops::grouped_gemm_nn(b, weights, rows.d_out, down(layout), act);
+            ops::grouped_unit_backward(b, weights, unit, rows.saved, act, d_pre);
+            ops::grouped_gemm_tn(b, gradients, accumulate, d_pre, rows.in, in());
+            if (bias) ops::grouped_bias_gradient(b, gradients, accumulate, d_pre, in_bias());
+            ops::grouped_gemm_nn(b, weights, d_pre, in(layout), rows.d_in);
+        }
     }
     template <Backend B>
     bool hands_over_gradients(B const&, index_t rows) const {
-        return !bias && ops::has_fused_feed_forward<B, T>() && rows <= ops::taken_gradient_rows;
+        return !bias && ops::has_fused_feed_forward<B, T> && rows <= ops::taken_gradient_rows;
     }
     template <Backend B, ops::GradientTaker F>
     void backward(B& b, ops::Group<std::byte const> const& weights, F const& taker,
                   ExpertGradientRows<T, space_of<B>> const& rows) const {
-        if constexpr (ops::may_fuse_feed_forward<B, T>)
+        if constexpr (ops::has_fused_feed_forward<B, T>)
             ops::grouped_feed_forward_backward<T>(
                 b, weights, taker, block(), rows.indexed(), rows.saved, rows.d_out,
                 rows.scratch.col_range(d_pre_column(), pre_columns()), rows.d_in);
@@ -145,11 +148,12 @@ struct FeedForward {
     }
 };
 
-/// Whether blocks on this backend carry derived panels.
-template <class B>
+/// Whether blocks of weights of T carry derived panels on this backend.
+template <class B, class T>
 LayoutId layout_id(Packing packing) {
-    return packing == Packing::derived_panels && HasWorkers<B> ? LayoutId::panels_16
-                                                               : LayoutId::row_major;
+    bool const reads_panels = HasWorkers<B> && !ops::has_fused_feed_forward<B, T>;
+    return packing == Packing::derived_panels && reads_panels ? LayoutId::panels_16
+                                                              : LayoutId::row_major;
 }
 
 } // namespace semoe::expert::detail

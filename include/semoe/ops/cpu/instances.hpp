@@ -32,6 +32,10 @@ struct CpuBackend;
     how void sum_rows(Isa, RowSum<T, float> const&);                                               \
     how void dot_rows(Isa, RowDots<T, float> const&);
 
+#define SEMOE_VECTOR_KERNELS(how, V)                                                               \
+    how class portable::VectorKernel<V>;                                                           \
+    how class portable::FewKernel<portable::FloatWords<V>>;                                        \
+    how class portable::FewKernel<portable::WidenedWords<V>>;
 #if SEMOE_X86
 #define SEMOE_TILE_KERNELS(how)                                                                    \
     how class avx2::VectorKernel<avx2::FloatWords>;                                                \
@@ -47,13 +51,12 @@ struct CpuBackend;
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
     how class amx::TileKernel<amx::HardwareByteTiles>;
 #elif SEMOE_ARM
-#define SEMOE_TILE_KERNELS(how)                                                                    \
-    how class neon::FewKernel<neon::FloatWords>;                                                   \
-    how class neon::FewKernel<neon::WidenedWords>;
+#define SEMOE_TILE_KERNELS(how) SEMOE_VECTOR_KERNELS(how, neon::Vectors)
+#else
+#define SEMOE_TILE_KERNELS(how)
 #endif
-
-#if SEMOE_TILES
 #define SEMOE_BLOCK_KERNELS(how)                                                                   \
+    SEMOE_VECTOR_KERNELS(how, portable::Vectors)                                                   \
     SEMOE_TILE_KERNELS(how)                                                                        \
     SEMOE_LINE_KERNELS(how, float)                                                                 \
     SEMOE_LINE_KERNELS(how, bf16)                                                                  \
@@ -84,9 +87,6 @@ struct CpuBackend;
         FeedForwardBlock<Unit> const&, IndexedRows<T const, HostSpace> const&,                     \
         MatrixView<T const, HostSpace>, MatrixView<T const, HostSpace>, MatrixView<T, HostSpace>,  \
         MatrixView<T, HostSpace>);
-#else
-#define SEMOE_BLOCK_KERNELS(how)
-#endif
 // NOLINTEND(bugprone-macro-parentheses)
 
 #if defined(SEMOE_EXTERN_KERNELS)

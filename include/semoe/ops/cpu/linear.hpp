@@ -2,8 +2,6 @@
 
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// Rows in blocks and, where there are few of them, panels of weights in ranges: one task each.
@@ -141,22 +139,3 @@ void run_linear_backward_weights(B& b, MatrixView<T const, HostSpace> dy,
 }
 
 } // namespace semoe::ops::cpu
-
-#else
-
-namespace semoe::ops::cpu {
-
-// Elsewhere these products are gemms, and nobody calls these.
-template <class T>
-constexpr index_t linear_scratch(Isa, index_t, index_t) {
-    return 0;
-}
-template <class T, class... Arguments>
-void run_linear(Arguments const&...) = delete;
-template <class T, class... Arguments>
-void run_linear_backward_input(Arguments const&...) = delete;
-template <class T, class... Arguments>
-void run_linear_backward_weights(Arguments const&...) = delete;
-
-} // namespace semoe::ops::cpu
-#endif

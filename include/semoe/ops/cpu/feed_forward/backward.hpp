@@ -4,8 +4,6 @@
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
 #include "semoe/ops/cpu/feed_forward/outer.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// What backward of one expert reads and writes.
@@ -201,4 +199,3 @@ void backward_in_weights(BlockKernel& kernel, FeedForwardBackward<T, Unit> const
 }
 
 } // namespace semoe::ops::cpu
-#endif

@@ -3,8 +3,6 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// A weight matrix [depth, cols] whose rows are the depth of a product.
@@ -103,4 +101,3 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t bl
 }
 
 } // namespace semoe::ops::cpu
-#endif

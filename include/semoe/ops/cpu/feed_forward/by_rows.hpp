@@ -3,7 +3,6 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
 
-#if SEMOE_TILES
 namespace semoe::ops::cpu {
 
 /// The rows of a weight matrix as a product takes them: panels of 32, sixteen from each of two
@@ -113,4 +112,3 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
 }
 
 } // namespace semoe::ops::cpu
-#endif

@@ -3,7 +3,6 @@
 #include "semoe/core/view.hpp"
 #include "semoe/ops/cpu/feed_forward/by_rows.hpp"
 
-#if SEMOE_TILES
 #include <cstring>
 
 namespace semoe::ops::cpu {
@@ -216,4 +215,3 @@ void forward_down(BlockKernel& kernel, FeedForward<T, Unit> const& f, index_t fi
 }
 
 } // namespace semoe::ops::cpu
-#endif

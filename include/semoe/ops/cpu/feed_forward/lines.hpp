@@ -5,21 +5,21 @@
 #include "semoe/ops/cpu/avx2/lines.hpp"
 #include "semoe/ops/cpu/avx512/lines.hpp"
 #include "semoe/ops/cpu/feed_forward/tiles.hpp"
-#include "semoe/ops/cpu/neon/lines.hpp"
-
-#if SEMOE_TILES
+#include "semoe/ops/cpu/kernels.hpp"
+#include "semoe/ops/cpu/neon/vectors.hpp"
+#include "semoe/ops/cpu/portable/lines.hpp"
 
 namespace semoe::ops::cpu {
 
 /// f(Lines{}) with what an instruction set has for lines and tiles.
-/// @pre isa is avx2 or a later one, or neon
+/// @pre is_available(isa)
 template <class F>
-auto with_lines(Isa isa, F const& f) {
+void with_lines(Isa isa, F const& f) {
+    if (isa == Isa::portable) return f(portable::Lines<portable::Vectors>{});
 #if SEMOE_X86
-    return isa == Isa::avx2 ? f(avx2::Lines{}) : f(avx512::Lines{});
-#else
-    (void)isa;
-    return f(neon::Lines{});
+    isa == Isa::avx2 ? f(avx2::Lines{}) : f(avx512::Lines{});
+#elif SEMOE_ARM
+    f(portable::Lines<neon::Vectors>{});
 #endif
 }
 /// f(Lines{}, S{}) for tiles of S in a form, made of elements of T.
@@ -33,15 +33,10 @@ void with_tiles(TileForm form, F const& f) {
 }
 
 /// f(), compiled for an instruction set as far as it is inlined.
-/// @pre isa is avx2 or a later one, or neon
+/// @pre is_available(isa)
 template <class F>
 void call_for(Isa isa, F const& f) {
-#if SEMOE_X86
-    isa == Isa::avx2 ? Avx2Kernels::call(f) : Avx512Kernels::call(f);
-#else
-    (void)isa;
-    f();
-#endif
+    with_kernels(isa, [&](auto kernels) { kernels.call(f); });
 }
 
 // Tiles are of the form TileForm::of<T>(isa), or as `form` says.
@@ -115,4 +110,3 @@ inline void stream_rows(Isa isa, float const* tile, float* to, index_t ld, index
 }
 
 } // namespace semoe::ops::cpu
-#endif

@@ -5,8 +5,6 @@
 #include "semoe/ops/cpu/kernels.hpp"
 #include "semoe/ops/gradient_taker.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// A matrix of floats that gradients go to, or somebody who takes them.
@@ -98,4 +96,3 @@ inline void multiply_outer(Isa isa, BlockKernel& kernel, char const* a, char con
 }
 
 } // namespace semoe::ops::cpu
-#endif

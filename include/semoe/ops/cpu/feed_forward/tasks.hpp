@@ -8,7 +8,7 @@
 #include "semoe/ops/cpu/avx512/block_kernel.hpp"
 #include "semoe/ops/cpu/feed_forward/backward.hpp"
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
-#include "semoe/ops/cpu/neon/block_kernel.hpp"
+#include "semoe/ops/cpu/portable/block_kernel.hpp"
 #include "semoe/ops/gradient_taker.hpp"
 #include "semoe/ops/group.hpp"
 
@@ -19,19 +19,10 @@
 
 namespace semoe::ops::cpu {
 
-/// Whether whole experts over T run as one operation on an instruction set.
-template <class T>
-constexpr bool has_fused_feed_forward(Isa isa) {
-    bool const type = std::same_as<T, float> || std::same_as<T, bf16>;
-    return type && isa != Isa::portable;
-}
-
 /// Rows that one task takes at a time, so that they stay in L2 while the weights stream by.
 inline constexpr index_t feed_forward_rows = 192;
 /// The same in backward, where every block but the first reads and writes a gradient once more.
 inline constexpr index_t backward_rows = 384;
-
-#if SEMOE_TILES
 
 /// Enough for a task of any number of rows.
 template <class T>
@@ -44,34 +35,40 @@ constexpr index_t feed_forward_scratch(Isa isa, index_t hidden, index_t intermed
     return bytes;
 }
 
+/// f(kernel) of two kernels: that of tiles of floats, or that of a few columns of bf16 as they are.
+template <class T, class Floats, class FewWidened, class F>
+void with_kernel_of_floats(TileForm form, F const& f) {
+    if constexpr (!std::same_as<T, float>)
+        if (!form.widens<T>()) return f(FewWidened{});
+    f(Floats{});
+}
 /// Calls f(kernel) with the BlockKernel of tiles in a form, made of elements of T.
-/// @pre has_fused_feed_forward<T>(form.isa)
+/// @pre is_available(form.isa)
 template <class T, class F>
 void with_block_kernel(TileForm form, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-#if SEMOE_ARM
-    if (std::same_as<T, float> || form.widens<T>())
-        with(neon::VectorKernel{});
-    else
-        with(neon::FewKernel<neon::WidenedWords>{});
-#else
-    if constexpr (std::same_as<T, float>) {
-        if (form.isa == Isa::avx2)
-            with(avx2::VectorKernel<avx2::FloatWords>{});
-        else
-            with(avx512::VectorKernel<avx512::FloatWords>{});
-    } else if (form.isa == Isa::avx2) {
-        if (form.widens<T>())
-            with(avx2::VectorKernel<avx2::FloatWords>{});
-        else
-            with(avx2::FewKernel<avx2::WidenedWords>{});
-    } else if (form.isa == Isa::amx) {
-        with(amx::TileKernel<amx::HardwareTiles>{});
-    } else if (form.isa == Isa::avx512_bf16) {
-        with(avx512::VectorKernel<avx512::DotWords>{});
-    } else {
-        with(avx512::VectorKernel<avx512::WidenedWords>{});
+    if (form.isa == Isa::portable) {
+        using V = portable::Vectors;
+        with_kernel_of_floats<T, portable::VectorKernel<V>,
+                              portable::FewKernel<portable::WidenedWords<V>>>(form, with);
+        return;
     }
+#if SEMOE_X86
+    if (form.isa == Isa::avx2)
+        with_kernel_of_floats<T, avx2::VectorKernel<avx2::FloatWords>,
+                              avx2::FewKernel<avx2::WidenedWords>>(form, with);
+    else if constexpr (std::same_as<T, float>)
+        with(avx512::VectorKernel<avx512::FloatWords>{});
+    else if (form.isa == Isa::amx)
+        with(amx::TileKernel<amx::HardwareTiles>{});
+    else if (form.isa == Isa::avx512_bf16)
+        with(avx512::VectorKernel<avx512::DotWords>{});
+    else
+        with(avx512::VectorKernel<avx512::WidenedWords>{});
+#elif SEMOE_ARM
+    using V = neon::Vectors;
+    with_kernel_of_floats<T, portable::VectorKernel<V>,
+                          portable::FewKernel<portable::WidenedWords<V>>>(form, with);
 #endif
 }
 
@@ -421,19 +418,5 @@ void run_feed_forward_backward(B& b, Group<std::byte const> const& weights, F co
                               TakenGradients<F>(order, weights.size, taker), block, in, saved,
                               d_out, d_pre, d_in, b.concurrency()});
 }
-
-#else
-
-// Elsewhere products are computed one by one, and nobody calls these.
-template <class T>
-constexpr index_t feed_forward_scratch(index_t, index_t, index_t) {
-    return 0;
-}
-template <class T, class... Arguments>
-void run_feed_forward(Arguments const&...) = delete;
-template <class T, class... Arguments>
-void run_feed_forward_backward(Arguments const&...) = delete;
-
-#endif
 
 } // namespace semoe::ops::cpu

@@ -6,9 +6,6 @@
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
 
-/// Whether this machine has instruction sets for which products are made of tiles.
-#define SEMOE_TILES (SEMOE_X86 || SEMOE_ARM)
-
 namespace semoe::ops::cpu {
 
 // Operands come in tiles of 16 lines of 64 bytes. A tile of rows holds one step of the depth of 16
@@ -36,7 +33,7 @@ struct TileForm {
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
-        bool const as_floats = isa == Isa::avx2 || isa == Isa::neon;
+        bool const as_floats = isa == Isa::portable || isa == Isa::avx2 || isa == Isa::neon;
         return {isa, as_floats ? step_depth<float> : step_depth<T>};
     }
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.

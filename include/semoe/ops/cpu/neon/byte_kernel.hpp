@@ -1,7 +1,8 @@
 #pragma once
 
 #include "semoe/ops/cpu/feed_forward/block.hpp"
-#include "semoe/ops/cpu/neon/byte_lines.hpp"
+#include "semoe/ops/cpu/neon/vectors.hpp"
+#include "semoe/ops/cpu/portable/byte_lines.hpp"
 
 #if SEMOE_ARM
 #include <utility>
@@ -19,7 +20,7 @@ class ByteKernel final : public BlockKernel {
         for (index_t tile = 0; tile < tiles; ++tile) {
             char const* const right = s.right + tile * s.right_tile;
             std::int32_t missing[16];
-            detail::offsets_of(right, s.steps, missing);
+            portable::offsets_of<Vectors>(right, s.steps, missing);
             for (index_t place = 0; place < 2; ++place) {
                 auto* const to = results + (2 * tile + place) * tile_floats;
                 if (s.columns <= 4)
@@ -54,8 +55,8 @@ class ByteKernel final : public BlockKernel {
             index_t const column = i % Pairs * 2;
             float* const to = results + i / Pairs * 16 + column;
             int32x4_t all = vaddq_s32(vpaddq_s32(sum[i], sum[i + 1]), vld1q_s32(missing + column));
-            if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(load_words(to)));
-            store_words(to, vreinterpretq_u8_s32(all));
+            if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(Vectors::load_words(to)));
+            Vectors::store_words(to, vreinterpretq_u32_s32(all));
         }
     }
     /// A row's word and the next by those of two columns.

@@ -5,8 +5,6 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/quantized/products.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by; a multiple
@@ -19,7 +17,9 @@ constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 template <class Format>
 inline constexpr bool may_be_few = Decode<Format>::lines > 1;
 /// Whether an instruction set has products for that.
-constexpr bool has_few_rows(Isa isa) { return isa != Isa::avx512 && isa != Isa::neon; }
+constexpr bool has_few_rows(Isa isa) {
+    return isa == Isa::avx2 || isa == Isa::avx512_bf16 || isa == Isa::amx;
+}
 
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {
@@ -92,4 +92,3 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
 }
 
 } // namespace semoe::ops::cpu
-#endif

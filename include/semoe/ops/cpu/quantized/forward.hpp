@@ -3,8 +3,6 @@
 #include "semoe/ops/cpu/feed_forward/forward.hpp"
 #include "semoe/ops/cpu/quantized/by_rows.hpp"
 
-#if SEMOE_TILES
-
 namespace semoe::ops::cpu {
 
 /// The rows that one expert works on, and its quantised weights.
@@ -167,4 +165,3 @@ void forward_down(BlockKernel& kernel, QuantizedFeedForward<Format, T, Unit> con
 }
 
 } // namespace semoe::ops::cpu
-#endif

@@ -3,23 +3,22 @@
 #include "semoe/backend/cpu/isa.hpp"
 #include "semoe/ops/cpu/avx2/byte_lines.hpp"
 #include "semoe/ops/cpu/avx512/byte_lines.hpp"
-#include "semoe/ops/cpu/neon/byte_lines.hpp"
+#include "semoe/ops/cpu/neon/vectors.hpp"
+#include "semoe/ops/cpu/portable/byte_lines.hpp"
 #include "semoe/ops/cpu/quantized/tokens.hpp"
 #include "semoe/ops/cpu/quantized/weights.hpp"
-
-#if SEMOE_TILES
 
 namespace semoe::ops::cpu {
 
 /// f(ByteLines{}) with what an instruction set has for lines of bytes.
-/// @pre isa is avx2 or a later one, or neon
+/// @pre is_available(isa)
 template <class F>
-auto with_byte_lines(Isa isa, F const& f) {
+void with_byte_lines(Isa isa, F const& f) {
+    if (isa == Isa::portable) return f(portable::ByteLines<portable::Vectors>{});
 #if SEMOE_X86
-    return isa == Isa::avx2 ? f(avx2::ByteLines{}) : f(avx512::ByteLines{});
-#else
-    (void)isa;
-    return f(neon::ByteLines{});
+    isa == Isa::avx2 ? f(avx2::ByteLines{}) : f(avx512::ByteLines{});
+#elif SEMOE_ARM
+    f(portable::ByteLines<neon::Vectors>{});
 #endif
 }
 
@@ -65,4 +64,3 @@ void decode_panel(Isa isa, QuantizedRows<Format> const& w, index_t p, index_t fi
 }
 
 } // namespace semoe::ops::cpu
-#endif

@@ -4,21 +4,18 @@
 #include "semoe/ops/cpu/avx512/byte_words.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 #include "semoe/ops/cpu/neon/byte_kernel.hpp"
+#include "semoe/ops/cpu/portable/byte_kernel.hpp"
 #include "semoe/ops/cpu/quantized/forward.hpp"
 
 namespace semoe::ops::cpu {
 
-#if SEMOE_TILES
-
 /// Calls f(kernel) with the BlockKernel of bytes for an instruction set.
-/// @pre has_fused_feed_forward<bf16>(isa)
+/// @pre is_available(isa)
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-#if SEMOE_ARM
-    (void)isa;
-    with(neon::ByteKernel{});
-#else
+    if (isa == Isa::portable) return with(portable::ByteKernel{});
+#if SEMOE_X86
     if (isa == Isa::avx2)
         with(avx2::VectorKernel<avx2::ByteWords>{});
     else if (isa == Isa::amx)
@@ -27,6 +24,8 @@ void with_byte_kernel(Isa isa, F const& f) {
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
     else
         with(avx512::VectorKernel<avx512::WidenedByteWords>{});
+#elif SEMOE_ARM
+    with(neon::ByteKernel{});
 #endif
 }
 
@@ -119,16 +118,5 @@ void run_quantized_feed_forward(B& b, Group<std::byte const> const& g, Block con
     tasks.part = Part::down;
     b.parallel_tasks(blocks * tasks.splits, tasks);
 }
-
-#else
-
-template <class Format, class T>
-constexpr index_t quantized_feed_forward_scratch(index_t, index_t) {
-    return 0;
-}
-template <class Format, class T, class... Arguments>
-void run_quantized_feed_forward(Arguments const&...) = delete;
-
-#endif
 
 } // namespace semoe::ops::cpu

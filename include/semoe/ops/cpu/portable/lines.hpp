@@ -1,46 +1,24 @@
 #pragma once
 
 #include "semoe/ops/cpu/feed_forward/fetch.hpp"
-#include "semoe/ops/cpu/feed_forward/tiles.hpp"
-#include "semoe/ops/cpu/neon/kernels.hpp"
+#include "semoe/ops/cpu/portable/vectors.hpp"
 
-#if SEMOE_ARM
 #include <cstring>
 #include <type_traits>
 
-namespace semoe::ops::cpu::neon {
+namespace semoe::ops::cpu::portable {
 
-/// Four words of whatever type, by bytes, as which all may be read.
-SEMOE_INLINE uint32x4_t load_words(void const* p) {
-    return vreinterpretq_u32_u8(vld1q_u8(static_cast<std::uint8_t const*>(p)));
-}
-SEMOE_INLINE void store_words(void* p, uint8x16_t words) {
-    vst1q_u8(static_cast<std::uint8_t*>(p), words);
-}
-SEMOE_INLINE void store_words(void* p, uint64x2_t pairs) {
-    store_words(p, vreinterpretq_u8_u64(pairs));
-}
-/// Four words of four rows, `ld` bytes apart, to quarters of four lines.
-SEMOE_INLINE void transpose_four(char const* from, index_t ld, char* to) {
-    uint32x4_t const a = load_words(from), b = load_words(from + ld), c = load_words(from + 2 * ld),
-                     d = load_words(from + 3 * ld);
-    uint64x2_t const ab = vreinterpretq_u64_u32(vtrn1q_u32(a, b)),
-                     cd = vreinterpretq_u64_u32(vtrn1q_u32(c, d)),
-                     ab_odd = vreinterpretq_u64_u32(vtrn2q_u32(a, b)),
-                     cd_odd = vreinterpretq_u64_u32(vtrn2q_u32(c, d));
-    store_words(to, vtrn1q_u64(ab, cd));
-    store_words(to + line_bytes, vtrn1q_u64(ab_odd, cd_odd));
-    store_words(to + 2 * line_bytes, vtrn2q_u64(ab, cd));
-    store_words(to + 3 * line_bytes, vtrn2q_u64(ab_odd, cd_odd));
-}
 /// Sixteen rows of 16 words, `ld` bytes apart, to a tile whose lines are their columns.
+template <class V>
 SEMOE_INLINE void transpose_words(char const* from, index_t ld, char* tile) {
     for (index_t rows = 0; rows < 4; ++rows, from += 4 * ld, tile += 16)
         for (index_t words = 0; words < 4; ++words)
-            transpose_four(from + 16 * words, ld, tile + 4 * words * line_bytes);
+            V::transpose_four(from + 16 * words, ld, tile + 4 * words * line_bytes);
 }
 
 /// What ops/cpu/feed_forward/lines.hpp asks of an instruction set. Tiles are of floats, or of S.
+/// @tparam V  Vectors, or an instruction set's own
+template <class V>
 struct Lines {
     static constexpr bool widens = true;
 
@@ -77,7 +55,7 @@ struct Lines {
         alignas(64) char rows[tile_bytes];
         for (; n > 0; --n, tiles += tile_bytes) {
             std::memcpy(rows, tiles, sizeof(rows));
-            transpose_words(rows, line_bytes, tiles);
+            transpose_words<V>(rows, line_bytes, tiles);
         }
     }
     template <class T>
@@ -91,8 +69,8 @@ struct Lines {
     static void store_columns(float const* tiles, T* to, index_t ld, index_t rows, index_t cols) {
         alignas(64) float columns[tile_floats];
         for (index_t t = 0; t < Tiles && cols > 0; ++t, cols -= 16) {
-            transpose_words(reinterpret_cast<char const*>(tiles + t * tile_floats), line_bytes,
-                            reinterpret_cast<char*>(columns));
+            transpose_words<V>(reinterpret_cast<char const*>(tiles + t * tile_floats), line_bytes,
+                               reinterpret_cast<char*>(columns));
             store_rows(columns, to + t * 16, ld, rows, cols);
         }
     }
@@ -136,8 +114,7 @@ struct Lines {
                 for (index_t c = 0; c < cols; ++c) to[c] = T(tile[c]);
         }
     }
-    /// ARM has no stores past the caches that pay: a core sees whole lines being written, and reads
-    /// none of them first.
+    /// By ordinary stores: cores see whole lines being written, and many read none of them first.
     static void stream_rows(float const* tile, float* to, index_t ld, index_t rows) {
         store_rows(tile, to, ld, rows, 16);
     }
@@ -146,7 +123,7 @@ private:
     /// Sixteen numbers.
     template <class From, class To>
     SEMOE_INLINE static void copy(From const* from, To* to) {
-        for (index_t i = 0; i < 16; i += 4) NeonKernels::store(to + i, NeonKernels::load(from + i));
+        for (index_t i = 0; i < 16; i += 4) V::store(to + i, V::load(from + i));
     }
     /// The first n elements to a line, and zeros; null: zeros alone.
     template <class S, class T>
@@ -161,5 +138,4 @@ private:
     }
 };
 
-} // namespace semoe::ops::cpu::neon
-#endif
+} // namespace semoe::ops::cpu::portable
