@@ -5,12 +5,11 @@
 #include "semoe/layer/blocks.hpp"
 #include "semoe/layer/context.hpp"
 #include "semoe/layer/context_shape.hpp"
+#include "semoe/layer/dense.hpp"
+#include "semoe/layer/gradient_norm.hpp"
 #include "semoe/layer/route.hpp"
-#include "semoe/layer/shared.hpp"
 #include "semoe/layer/stages.hpp"
 #include "semoe/layer/update.hpp"
-#include "semoe/ops/gemm.hpp"
-#include "semoe/ops/reduce.hpp"
 #include "semoe/ops/row_dots.hpp"
 #include "semoe/ops/worker_scratch.hpp"
 #include "semoe/optim/concept.hpp"
@@ -18,6 +17,7 @@
 #include "semoe/schedule/sequential.hpp"
 #include "semoe/tier/resident.hpp"
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -111,9 +111,7 @@ public:
       , placement_(Placement::contiguous(index_t(gate_.num_experts), comm_.size()))
       , blocks_(backend_, expert_, std::move(tier), config_.layer, index_t(gate_.num_experts),
                 local_of(placement_, comm_.rank()))
-      , norm_(backend_, index_t(gate_.num_experts) + 2)
-      , norm_scratch_(backend_, ops::sum_squares_scratch(blocks_.largest_primary()))
-      , norm_host_(std::size_t(norm_.size())) {}
+      , norm_(backend_, index_t(gate_.num_experts), blocks_.largest_primary()) {}
     MoeLayer(B backend, G gate, X expert, C comm, M tier, MoeConfig config = {})
       : MoeLayer(backend, std::move(gate), std::move(expert), std::move(comm), std::move(tier),
                  Sch{}, config) {}
@@ -168,7 +166,7 @@ public:
     void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
                  ForwardOptions<space> options = {}) {
         auto& s = begin(x, y, context, options, false);
-        route(x, s, acquire_router());
+        route(x, s, dense().acquire_router());
         finish_forward(context, bad_logit);
     }
     /// Asks the router ahead of time which experts tokens will choose, so that a tier that takes
@@ -252,10 +250,10 @@ public:
             });
         step.zero_grad = true;
         blocks_.template declare_states<O>(backend_, true);
-        Updates<O> updates{*this, optimizer, step};
-        run_backward(dy, dx, context, options, &updates, [&](auto& groups) {
-            groups.for_each_other([&](expert_id id) { updates.complete(id); });
-        });
+        auto const one = update_with(optimizer, step);
+        detail::UpdateInBackward updates(one);
+        run_backward(dy, dx, context, options, &updates,
+                     [&](auto& groups) { groups.for_each_other(one); });
     }
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
@@ -313,7 +311,7 @@ public:
     /// After weights were set from outside: renews derived slices and masters.
     /// @param masters_too  false when the masters were set as well
     void weights_changed(bool masters_too = true) {
-        for (expert_id id : blocks_.ids()) rebuild_derived(id);
+        for (expert_id id : blocks_.ids()) detail::rebuild_derived(backend_, blocks_, expert_, id);
         if (masters_too) blocks_.refresh_masters(backend_);
         unusable_ = false;
     }
@@ -324,30 +322,7 @@ public:
     /// The squared Euclidean norm of all gradients, those of all ranks' experts and, once, of
     /// router and shared expert. The same bits on every rank and for any number of ranks.
     /// @sync waits on the host; with several ranks one all-reduce of E doubles
-    double grad_norm_squared() {
-        std::fill(norm_host_.begin(), norm_host_.end(), 0.0);
-        for (expert_id id : blocks_.ids()) {
-            if (!blocks_.has_gradient(id)) continue;
-            double* const place = norm_.data() + id + 2;
-            auto lease = blocks_.acquire(backend_, id, BlockKind::gradient, Access::read);
-            ops::sum_squares(backend_,
-                             VectorView<Real const, space>(view_as<Real>(lease.bytes()))
-                                 .part(0, blocks_.layout(id).primary_elements()),
-                             norm_scratch_.view(), place);
-            backend_.copy(&norm_host_[std::size_t(index_t(id) + 2)], place, sizeof(double));
-        }
-        backend_.synchronize();
-        if (comm_.size() > 1) {
-            // Router and shared expert are the same everywhere; each expert has one owner.
-            backend_.copy(norm_.data(), norm_host_.data(), norm_host_.size() * sizeof(double));
-            comm_.all_reduce_sum(backend_, norm_.view().part(2, num_experts()));
-            backend_.copy(norm_host_.data(), norm_.data(), norm_host_.size() * sizeof(double));
-            backend_.synchronize();
-        }
-        double sum = 0;
-        for (double v : norm_host_) sum += v;
-        return sum;
-    }
+    double grad_norm_squared() { return norm_.squared(backend_, blocks_, comm_); }
 
     /// One optimizer step over every block of this rank. Experts without a gradient are updated
     /// with zeros unless config().skip_untouched. The first call declares masters and moments. With
@@ -364,7 +339,8 @@ public:
         blocks_.template declare_states<O>(backend_, true);
         guarded([&] {
             blocks_.announce_update(backend_);
-            for (expert_id id : blocks_.ids()) update_block(optimizer, id, step);
+            auto const update_one = update_with(optimizer, step);
+            for (expert_id id : blocks_.ids()) update_one(id);
         });
     }
     /// Declares masters and moments now, so that the first update allocates nothing.
@@ -381,7 +357,6 @@ public:
     bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
 
 private:
-    using Rows = MatrixView<Real, space>;
     static constexpr bool has_float_weights =
         !has_own_weights<detail::RoutedPart<X>> && !detail::shared_has_own_weights<X>;
 
@@ -470,7 +445,7 @@ private:
     void route(MatrixView<T const, space> x, State& s, Lease router) {
         auto const span = tracer_.span(backend_, "route", "compute");
         auto const logits = s.views.logits.row_range(0, s.num_tokens);
-        ops::row_dots(backend_, x, router_rows(router).row_range(0, num_experts()), logits);
+        ops::row_dots(backend_, x, dense().router(router), logits);
         { Lease const done = std::move(router); }
         check_logits(backend_, logits, s.options.mask, s.views.status, s.views.check_scratch);
         detail::run_gate(backend_, gate_, comm_, config_, s);
@@ -481,7 +456,7 @@ private:
         auto& s = context.state_;
         detail::make_plans(backend_, nonsense, s);
         context.count();
-        if constexpr (HasSharedExpert<X>) forward_shared(s);
+        if constexpr (HasSharedExpert<X>) dense().forward_shared(s);
         detail::ForwardStages<B, X, M, T, C, Tr> stages{
             {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}};
         stages.groups.announce(backend_, false);
@@ -489,36 +464,12 @@ private:
         s.complete = true;
     }
 
-    auto acquire_router() {
-        return blocks_.acquire(backend_, router_block, BlockKind::weight, Access::read);
+    detail::DenseParts<B, X, M, C> dense() {
+        return {backend_, expert_, comm_, blocks_, num_experts()};
     }
-    /// The router's block as rows of H: E of the router, then one of the shared expert's gate.
-    template <class Lease>
-    Rows router_rows(Lease const& lease) const {
-        return {view_as<Real>(lease.bytes()).data, router_height(), hidden()};
-    }
-    index_t router_height() const { return num_experts() + (sigmoid_gate() ? 1 : 0); }
-    bool sigmoid_gate() const {
-        if constexpr (HasSharedExpert<X>)
-            return expert_.sigmoid_gate;
-        else
-            return false;
-    }
-
-    void forward_shared(State& s) requires HasSharedExpert<X> {
-        if (sigmoid_gate()) {
-            auto router = acquire_router();
-            detail::shared_factor(backend_, router_rows(router).row_range(num_experts(), 1), s);
-        }
-        auto weight = blocks_.acquire(backend_, shared_block, BlockKind::weight, Access::read);
-        detail::forward_shared(backend_, expert_.shared, ConstBytes<space>(weight.bytes()), s);
-    }
-    void backward_shared(MatrixView<T const, space> dy, State& s) requires HasSharedExpert<X> {
-        add_dense_gradient(shared_block, s, [&](VectorView<Real, space> to, bool add) {
-            auto weight = blocks_.acquire(backend_, shared_block, BlockKind::weight, Access::read);
-            detail::backward_shared(backend_, expert_.shared, ConstBytes<space>(weight.bytes()), to,
-                                    add, sigmoid_gate(), dy, s);
-        });
+    template <class O>
+    detail::LayerUpdate<B, X, M, O> update_with(O const& optimizer, UpdateStep const& step) {
+        return {backend_, blocks_, expert_, optimizer, step, config_.skip_untouched};
     }
     template <class O>
     static void require_optimizer() {
@@ -550,8 +501,11 @@ private:
         guarded([&] {
             detail::split_gradient(backend_, dy, s);
             s.has_base = false;
-            if constexpr (HasSharedExpert<X>) backward_shared(dy, s);
-            if (!s.routed_outside || sigmoid_gate()) backward_router(s, options);
+            auto const parts = dense();
+            if constexpr (HasSharedExpert<X>) parts.backward_shared(dy, s);
+            if (!s.routed_outside)
+                detail::logit_gradient(backend_, gate_, config_, options.loss_scale, s);
+            if (!s.routed_outside || parts.sigmoid_gate()) parts.backward_router(s);
             detail::BackwardStages<B, X, M, T, C, Tr> stages{
                 {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
             stages.groups.announce(backend_, true, user != nullptr);
@@ -559,52 +513,6 @@ private:
             finish(stages.groups);
         });
     }
-    /// d_logits from d_weights and losses; views.base grows by the router's and the sigmoid gate's
-    /// part of dx, the router's block by their gradients.
-    void backward_router(State& s, BackwardOptions const& options) {
-        auto& v = s.views;
-        index_t const E = num_experts(), tokens = s.num_tokens;
-        auto const d_logits = v.d_logits.row_range(0, tokens);
-        Rows const d_factor{v.d_shared_factor.data, tokens, 1};
-        if (!s.routed_outside)
-            detail::logit_gradient(backend_, gate_, config_, options.loss_scale, s);
-        {
-            auto router = acquire_router();
-            if (!s.routed_outside)
-                ops::gemm_nn(backend_, d_logits, router_rows(router).row_range(0, E),
-                             v.base.row_range(0, tokens), s.grow_base());
-            if (sigmoid_gate())
-                ops::gemm_nn(backend_, d_factor, router_rows(router).row_range(E, 1),
-                             v.base.row_range(0, tokens), s.grow_base());
-        }
-        add_dense_gradient(router_block, s, [&](VectorView<Real, space> to, bool add) {
-            Rows const all{to.data, router_height(), hidden()};
-            auto const mode = add ? ops::Accumulate::yes : ops::Accumulate::no;
-            if (s.routed_outside && !add) ops::fill(backend_, to, Real(0));
-            if (!s.routed_outside) ops::gemm_tn(backend_, d_logits, s.x, all.row_range(0, E), mode);
-            if (sigmoid_gate()) ops::gemm_tn(backend_, d_factor, s.x, all.row_range(E, 1), mode);
-        });
-    }
-    /// Runs write(to, add), which writes this rank's gradient of a block that all ranks hold, or
-    /// adds to it; with several ranks the sum over them is what the block's gradient grows by.
-    template <class F>
-    void add_dense_gradient(expert_id id, State& s, F&& write) {
-        bool const had = blocks_.has_gradient(id);
-        index_t const n = blocks_.layout(id).primary_elements();
-        if (comm_.size() == 1) {
-            auto lease = blocks_.acquire_gradient(backend_, id);
-            write(view_as<Real>(lease.bytes()).part(0, n), had);
-        } else {
-            auto const part = s.views.reduced.part(0, n);
-            write(part, false);
-            comm_.all_reduce_sum(backend_, part);
-            auto lease = blocks_.acquire_gradient(backend_, id);
-            auto const to = view_as<Real>(lease.bytes()).part(0, n);
-            backend_.parallel_for(n, detail::AddOrCopy<Real>{part.data, had, to.data});
-        }
-        blocks_.set_gradient(id, true);
-    }
-
     /// Zeros in a gradient block where none was computed; the block still counts as without one.
     void materialise_gradient(expert_id id) {
         blocks_.declare_gradients(backend_);
@@ -612,57 +520,6 @@ private:
         auto lease = blocks_.acquire_gradient(backend_, id);
         ops::fill(backend_, view_as<Real>(lease.bytes()), Real(0));
     }
-    void rebuild_derived(expert_id id) {
-        auto const& layout = blocks_.layout(id);
-        if (layout.elements() == layout.primary_elements()) return;
-        auto const rebuild = [&](auto const& x) {
-            if constexpr (HasDerivedSlices<std::remove_cvref_t<decltype(x)>, B>) {
-                auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::write);
-                x.rebuild_derived(backend_, lease.bytes());
-            }
-        };
-        if constexpr (HasSharedExpert<X>)
-            if (id == shared_block) return rebuild(expert_.shared);
-        rebuild(detail::routed_part(expert_));
-    }
-    template <class O>
-    void update_block(O const& optimizer, expert_id id, UpdateStep const& step) {
-        if (config_.skip_untouched && id >= 0 && !blocks_.has_gradient(id)) return;
-        detail::update_block(backend_, blocks_, optimizer, id, step);
-        rebuild_derived(id);
-    }
-    /// Updates experts during backward, where it can as one operation with it.
-    template <class O>
-    struct Updates final : detail::GradientUser<B, T> {
-        using Routed = detail::RoutedPart<X>;
-
-        MoeLayer& layer;
-        O const& optimizer;
-        UpdateStep step;
-
-        Updates(MoeLayer& l, O const& o, UpdateStep s)
-          : layer(l)
-          , optimizer(o)
-          , step(s) {}
-        void complete(expert_id id) override { layer.update_block(optimizer, id, step); }
-        bool takes(index_t rows) const override {
-            if constexpr (detail::may_update_at_once<B, Routed, O>)
-                return detail::routed_part(layer.expert_)
-                    .hands_over_gradients(layer.backend_, rows);
-            else
-                return false;
-        }
-        void take(B& b, std::span<expert_id const> experts,
-                  ops::Group<std::byte const> const& places,
-                  ExpertGradientRows<T, space> const& rows) override {
-            if constexpr (detail::may_update_at_once<B, Routed, O>) {
-                detail::update_at_once(b, layer.blocks_, detail::routed_part(layer.expert_),
-                                       optimizer, step, experts, places, rows);
-                for (expert_id id : experts) layer.rebuild_derived(id);
-            }
-        }
-    };
-
     B backend_;
     G gate_;
     X expert_;
@@ -672,9 +529,7 @@ private:
     MoeConfig config_;
     Placement placement_;
     detail::LayerBlocks<B, X, M> blocks_;
-    Buffer<double, B> norm_; // [2+E], squared norms: shared, router, experts
-    Buffer<double, B> norm_scratch_;
-    std::vector<double> norm_host_;
+    detail::GradientNorm<B> norm_;
     bool unusable_ = false;
 };
 

@@ -2,6 +2,7 @@
 
 #include "semoe/expert/concept.hpp"
 #include "semoe/layer/blocks.hpp"
+#include "semoe/layer/stages.hpp"
 #include "semoe/optim/elementwise.hpp"
 
 #include <array>
@@ -106,5 +107,67 @@ void update_at_once(B& b, Blocks& blocks, X const& expert, O const& optimizer,
     }
     expert.backward_grouped(b, group, taker, rows);
 }
+
+/// Renews what a block derives from its weights.
+template <class B, class X, class M>
+void rebuild_derived(B& b, LayerBlocks<B, X, M>& blocks, X const& expert, expert_id id) {
+    auto const& layout = blocks.layout(id);
+    if (layout.elements() == layout.primary_elements()) return;
+    auto const rebuild = [&](auto const& part) {
+        if constexpr (HasDerivedSlices<std::remove_cvref_t<decltype(part)>, B>) {
+            auto lease = blocks.acquire(b, id, BlockKind::weight, Access::write);
+            part.rebuild_derived(b, lease.bytes());
+        }
+    };
+    if constexpr (HasSharedExpert<X>)
+        if (id == shared_block) return rebuild(expert.shared);
+    rebuild(routed_part(expert));
+}
+
+/// One optimizer step over a layer's blocks, one by one.
+template <class B, class X, class M, class O>
+struct LayerUpdate {
+    B& backend;
+    LayerBlocks<B, X, M>& blocks;
+    X const& expert;
+    O const& optimizer;
+    UpdateStep step;
+    bool skip_untouched; ///< experts without a gradient are left as they are
+
+    void operator()(expert_id id) const {
+        if (skip_untouched && id >= 0 && !blocks.has_gradient(id)) return;
+        update_block(backend, blocks, optimizer, id, step);
+        rebuild_derived(backend, blocks, expert, id);
+    }
+};
+/// The same for experts whose gradients become complete during backward, as one operation with it
+/// where it can be.
+template <class B, class X, class M, class O>
+class UpdateInBackward final : public GradientUser<B, typename X::value_type> {
+public:
+    explicit UpdateInBackward(LayerUpdate<B, X, M, O> const& update)
+      : update_(update) {}
+
+    void complete(expert_id id) override { update_(id); }
+    bool takes(index_t rows) const override {
+        if constexpr (at_once)
+            return routed_part(update_.expert).hands_over_gradients(update_.backend, rows);
+        else
+            return false;
+    }
+    void take(B& b, std::span<expert_id const> experts, ops::Group<std::byte const> const& places,
+              ExpertGradientRows<typename X::value_type, space_of<B>> const& rows) override {
+        if constexpr (at_once) {
+            update_at_once(b, update_.blocks, routed_part(update_.expert), update_.optimizer,
+                           update_.step, experts, places, rows);
+            for (expert_id id : experts) rebuild_derived(b, update_.blocks, update_.expert, id);
+        }
+    }
+
+private:
+    static constexpr bool at_once = may_update_at_once<B, RoutedPart<X>, O>;
+
+    LayerUpdate<B, X, M, O> update_;
+};
 
 } // namespace semoe::detail
