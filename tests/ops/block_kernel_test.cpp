@@ -130,7 +130,7 @@ bool lacks(Isa isa) {
 } // namespace
 
 TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the number of columns") {
-    check_kernel<portable::VectorKernel<portable::Vectors>, float>();
+    check_kernel<portable::FloatKernel<portable::Vectors>, float>();
 #if SEMOE_X86
     check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
     if (!lacks(Isa::avx2)) check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
@@ -140,19 +140,19 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
 #elif SEMOE_ARM
-    check_kernel<portable::VectorKernel<neon::Vectors>, float>();
+    check_kernel<portable::FloatKernel<neon::Vectors>, float>();
 #endif
 }
 
 TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
     check_widened<portable::FewKernel<portable::WidenedWords<portable::Vectors>>,
-                  portable::VectorKernel<portable::Vectors>>();
+                  portable::FloatKernel<portable::Vectors>>();
 #if SEMOE_X86
     if (!lacks(Isa::avx2))
         check_widened<avx2::FewKernel<avx2::WidenedWords>, avx2::VectorKernel<avx2::FloatWords>>();
 #elif SEMOE_ARM
     check_widened<portable::FewKernel<portable::WidenedWords<neon::Vectors>>,
-                  portable::VectorKernel<neon::Vectors>>();
+                  portable::FloatKernel<neon::Vectors>>();
 #endif
 }
 

@@ -31,13 +31,20 @@ endforeach()
 
 # misuse/*.cpp: each CASE_name section must not compile, and the compiler must print the sentence
 # of the comment that follows. Without a case the file must compile.
+# What they include is parsed once.
+set(umbrella ${CMAKE_CURRENT_BINARY_DIR}/misuse/umbrella.hpp)
+file(CONFIGURE OUTPUT ${umbrella} CONTENT "#include <semoe/semoe.hpp>\n")
+set(compile_misuse ${compile} -Wall -Werror)
+add_test(NAME misuse/parse COMMAND ${compile_misuse} -x c++-header ${umbrella} -o ${umbrella}.gch)
+set_tests_properties(misuse/parse PROPERTIES FIXTURES_SETUP misuse LABELS "rail;misuse" TIMEOUT 120)
 file(GLOB sources CONFIGURE_DEPENDS misuse/*.cpp)
 foreach(source IN LISTS sources)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
     cmake_path(GET source STEM stem)
-    set(command ${compile} -Wall -Werror -fsyntax-only ${source})
+    set(command ${compile_misuse} -include ${umbrella} -fsyntax-only ${source})
     add_test(NAME misuse/${stem} COMMAND ${command})
-    set_tests_properties(misuse/${stem} PROPERTIES LABELS "rail;misuse" TIMEOUT 120)
+    set_tests_properties(misuse/${stem} PROPERTIES FIXTURES_REQUIRED misuse LABELS "rail;misuse"
+        TIMEOUT 120)
 
     file(STRINGS ${source} lines REGEX "defined\\(CASE_|^ *// must print: |^ *// with: ")
     set(case "")
@@ -51,7 +58,8 @@ foreach(source IN LISTS sources)
         elseif(line MATCHES "^ *// must print: (.*)")
             string(REGEX REPLACE "([][+.*()^$?|\\\\])" "\\\\\\1" sentence "${CMAKE_MATCH_1}")
             add_test(NAME misuse/${stem}/${case} COMMAND ${command} -DCASE_${case} ${flags})
-            set_tests_properties(misuse/${stem}/${case} PROPERTIES LABELS "rail;misuse" TIMEOUT 120
+            set_tests_properties(misuse/${stem}/${case} PROPERTIES FIXTURES_REQUIRED misuse
+                LABELS "rail;misuse" TIMEOUT 120
                 PASS_REGULAR_EXPRESSION "error: [^\n]*${sentence}")
         endif()
     endforeach()

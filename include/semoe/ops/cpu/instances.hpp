@@ -33,13 +33,14 @@ struct CpuBackend;
     how void dot_rows(Isa, RowDots<T, float> const&);
 
 #define SEMOE_VECTOR_KERNELS(how, V)                                                               \
-    how class portable::VectorKernel<V>;                                                           \
+    how class VectorKernel<portable::FewKernel<portable::FloatWords<V>>,                           \
+                           portable::FloatChains<V>>;                                              \
     how class portable::FewKernel<portable::FloatWords<V>>;                                        \
     how class portable::FewKernel<portable::WidenedWords<V>>;
 #if SEMOE_X86
 #define SEMOE_TILE_KERNELS(how)                                                                    \
-    how class avx2::VectorKernel<avx2::FloatWords>;                                                \
-    how class avx2::VectorKernel<avx2::ByteWords>;                                                 \
+    how class VectorKernel<avx2::FewKernel<avx2::FloatWords>, avx2::Chains<avx2::FloatWords>>;     \
+    how class VectorKernel<avx2::FewKernel<avx2::ByteWords>, avx2::Chains<avx2::ByteWords>>;       \
     how class avx2::FewKernel<avx2::FloatWords>;                                                   \
     how class avx2::FewKernel<avx2::WidenedWords>;                                                 \
     how class avx2::FewKernel<avx2::ByteWords>;                                                    \

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "semoe/ops/cpu/avx2/lines.hpp"
-#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/vector_kernel.hpp"
 
 #if SEMOE_X86
 
@@ -143,41 +143,19 @@ private:
     }
 };
 
-/// Products by vectors of 8 columns: as many chains as there are registers for.
+/// Products by vectors of 8 columns.
 template <class Words>
-class VectorKernel final : public BlockKernel {
-    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns <= few_columns)
-            return FewKernel<Words>::multiply(s, fetch, lines, add, results);
-        // Asked of some of the chains only.
-        int const fetched = s.columns > 16 ? lines : 2 * lines;
-        for (index_t place = 0; place < 2; ++place) {
-            char const* const left = s.left[place];
-            float* const to = results + place * tile_floats;
-            multiply(s, s.columns, left, s.right, fetch, fetched, add, to);
-            if (s.columns > 16)
-                multiply(s, s.columns - 16, left, s.right + s.right_tile, fetch, fetched, add,
-                         to + 2 * tile_floats);
-        }
-    }
-    /// Sixteen rows by up to sixteen columns.
-    static void multiply(BlockSteps const& s, index_t columns, char const* left, char const* right,
-                         Fetch& fetch, int lines, bool add, float* results) {
-        if (columns > 8) {
-            rows<2, 6>(s, 0, left, right, fetch, lines, add, results);
-            rows<2, 5>(s, 6, left, right, fetch, 0, add, results);
-            rows<2, 5>(s, 11, left, right, fetch, 0, add, results);
-        } else {
-            rows<1, 8>(s, 0, left, right, fetch, lines, add, results);
-            rows<1, 8>(s, 8, left, right, fetch, 0, add, results);
-        }
-    }
+struct Chains {
+    static constexpr int lanes = 8, registers = 12;
+
     template <int Vectors, index_t Rows>
-    static void rows(BlockSteps const& s, index_t first, char const* left, char const* right,
-                     Fetch& fetch, int lines, bool add, float* results) {
-        chains<Vectors>(s, left + first * s.row_bytes, right, fetch, lines, add,
-                        results + first * 16, std::make_integer_sequence<index_t, Rows>{});
+    static void rows(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
+                     int lines, bool add, float* results) {
+        chains<Vectors>(s, left, right, fetch, lines, add, results,
+                        std::make_integer_sequence<index_t, Rows>{});
     }
+
+private:
     template <int Vectors, index_t... R>
     SEMOE_AVX2 SEMOE_NOINLINE static void
     chains(BlockSteps const& s, char const* left, char const* right, Fetch& fetch, int lines,
@@ -214,6 +192,8 @@ class VectorKernel final : public BlockKernel {
             Words::add(a, Words::template column<Part>(load_half(line + 32)), high);
     }
 };
+template <class Words>
+using VectorKernel = cpu::VectorKernel<FewKernel<Words>, Chains<Words>>;
 
 } // namespace semoe::ops::cpu::avx2
 #endif

@@ -49,7 +49,7 @@ void with_block_kernel(TileForm form, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
     if (form.isa == Isa::portable) {
         using V = portable::Vectors;
-        with_kernel_of_floats<T, portable::VectorKernel<V>,
+        with_kernel_of_floats<T, portable::FloatKernel<V>,
                               portable::FewKernel<portable::WidenedWords<V>>>(form, with);
         return;
     }
@@ -67,7 +67,7 @@ void with_block_kernel(TileForm form, F const& f) {
         with(avx512::VectorKernel<avx512::WidenedWords>{});
 #elif SEMOE_ARM
     using V = neon::Vectors;
-    with_kernel_of_floats<T, portable::VectorKernel<V>,
+    with_kernel_of_floats<T, portable::FloatKernel<V>,
                           portable::FewKernel<portable::WidenedWords<V>>>(form, with);
 #endif
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/feed_forward/vector_kernel.hpp"
 #include "semoe/ops/cpu/portable/lines.hpp"
 
 #include <bit>
@@ -105,50 +105,19 @@ private:
     }
 };
 
-/// Products of floats by vectors of 4 columns: as many chains as there are registers for.
+/// Products of floats by vectors of 4 columns.
 template <class V>
-class VectorKernel final : public BlockKernel {
-    using Floats = typename V::Floats;
+struct FloatChains {
+    static constexpr int lanes = 4, registers = V::registers;
 
-    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns <= few_columns)
-            return FewKernel<FloatWords<V>>::multiply(s, fetch, lines, add, results);
-        // Asked of some of the chains only.
-        int const fetched = s.columns > 16 ? lines : 2 * lines;
-        for (index_t place = 0; place < 2; ++place) {
-            char const* const left = s.left[place];
-            float* const to = results + place * tile_floats;
-            multiply(s, s.columns, left, s.right, fetch, fetched, add, to);
-            if (s.columns > 16)
-                multiply(s, s.columns - 16, left, s.right + s.right_tile, fetch, fetched, add,
-                         to + 2 * tile_floats);
-        }
-    }
-    /// Sixteen rows by up to sixteen columns.
-    static void multiply(BlockSteps const& s, index_t columns, char const* left, char const* right,
-                         Fetch& fetch, int lines, bool add, float* results) {
-        if (columns > 8)
-            passes<4>(s, left, right, fetch, lines, add, results);
-        else
-            passes<2>(s, left, right, fetch, lines, add, results);
-    }
-    template <int Vectors>
-    static void passes(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
-                       int lines, bool add, float* results) {
-        constexpr int most = V::registers / Vectors, n = (16 + most - 1) / most;
-        [&]<int... P>(std::integer_sequence<int, P...>) {
-            (rows<Vectors, 16 * (P + 1) / n - 16 * P / n>(s, 16 * P / n, left, right, fetch,
-                                                          P == 0 ? lines : 0, add, results),
-             ...);
-        }
-        (std::make_integer_sequence<int, n>{});
-    }
     template <int Vectors, int Rows>
-    static void rows(BlockSteps const& s, index_t first, char const* left, char const* right,
-                     Fetch& fetch, int lines, bool add, float* results) {
-        chains<Vectors>(s, left + first * s.row_bytes, right, fetch, lines, add,
-                        results + first * 16, std::make_integer_sequence<int, Vectors * Rows>{});
+    static void rows(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
+                     int lines, bool add, float* results) {
+        chains<Vectors>(s, left, right, fetch, lines, add, results,
+                        std::make_integer_sequence<int, Vectors * Rows>{});
     }
+
+private:
     template <int Vectors, int... I>
     SEMOE_NOINLINE static void chains(BlockSteps const& s, char const* left, char const* right,
                                       Fetch& fetch, int lines, bool add, float* results,
@@ -156,7 +125,7 @@ class VectorKernel final : public BlockKernel {
         auto const at = [results](index_t i) {
             return results + i / Vectors * 16 + i % Vectors * 4;
         };
-        Floats sum[] = {(add ? V::load(at(I)) : Floats{})...};
+        typename V::Floats sum[] = {(add ? V::load(at(I)) : typename V::Floats{})...};
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
             auto const* word = reinterpret_cast<float const*>(left);
@@ -170,5 +139,7 @@ class VectorKernel final : public BlockKernel {
         (V::store(at(I), sum[I]), ...);
     }
 };
+template <class V>
+using FloatKernel = VectorKernel<FewKernel<FloatWords<V>>, FloatChains<V>>;
 
 } // namespace semoe::ops::cpu::portable
