@@ -1,5 +1,8 @@
 #pragma once
 
+#include "semoe/ops/cpu/feed_forward/backward.hpp"
+#include "semoe/ops/cpu/feed_forward/forward.hpp"
+#include "semoe/ops/cpu/feed_forward/kernel.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 
 namespace semoe::ops::cpu {

@@ -1,6 +1,8 @@
 #pragma once
 
+#include "semoe/ops/cpu/amx/block_kernel.hpp"
 #include "semoe/ops/cpu/amx/byte_tiles.hpp"
+#include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/byte_words.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 #include "semoe/ops/cpu/neon/byte_kernel.hpp"
