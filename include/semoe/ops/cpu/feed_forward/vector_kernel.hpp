@@ -41,13 +41,14 @@ class VectorKernel final : public BlockKernel {
                        int lines, bool add, float* results) {
         constexpr int most = Chains::registers / Vectors, n = (16 + most - 1) / most;
         [&]<int... P>(std::integer_sequence<int, P...>) {
-            (Chains::template rows<Vectors, 16 * (P + 1) / n - 16 * P / n>(
-                 s, left + 16 * P / n * s.row_bytes, right, fetch, P == 0 ? lines : 0, add,
-                 results + 16 * P / n * 16),
+            (Chains::template rows<Vectors, first_row(P + 1, n) - first_row(P, n)>(
+                 s, left + first_row(P, n) * s.row_bytes, right, fetch, P == 0 ? lines : 0, add,
+                 results + first_row(P, n) * 16),
              ...);
         }
         (std::make_integer_sequence<int, n>{});
     }
+    static constexpr index_t first_row(index_t pass, index_t n) { return 16 * pass / n; }
 };
 
 } // namespace semoe::ops::cpu

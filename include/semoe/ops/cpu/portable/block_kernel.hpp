@@ -110,11 +110,11 @@ template <class V>
 struct FloatChains {
     static constexpr int lanes = 4, registers = V::registers;
 
-    template <int Vectors, int Rows>
+    template <int Vectors, index_t Rows>
     static void rows(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
                      int lines, bool add, float* results) {
         chains<Vectors>(s, left, right, fetch, lines, add, results,
-                        std::make_integer_sequence<int, Vectors * Rows>{});
+                        std::make_integer_sequence<int, Vectors* int(Rows)>{});
     }
 
 private:
