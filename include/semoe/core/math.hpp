@@ -179,7 +179,10 @@ SEMOE_HD SEMOE_INLINE T relu(T x) {
 /// 0 at the kink.
 template <Real T>
 SEMOE_HD SEMOE_INLINE T relu_derivative(T x) {
-    return x > T(0) ? T(1) : T(0);
+    if constexpr (std::same_as<T, float>)
+        return detail::select(x > 0.0f, 1.0f, 0.0f);
+    else
+        return x > T(0) ? T(1) : T(0);
 }
 /// x * sigmoid(x)
 template <Real T>

@@ -99,7 +99,7 @@ SEMOE_HD SEMOE_INLINE T derivative(Act const& act, T x) {
 }
 } // namespace detail
 
-/// What stands between the two products of an expert, sixteen columns at a time.
+/// What stands between the two products of an expert, of one column.
 namespace unit {
 /// y = act(x)
 template <class Act>
@@ -108,13 +108,12 @@ struct Plain {
     Act act;
 
     template <Real R>
-    SEMOE_HD SEMOE_INLINE void forward(R const (&x)[1][16], R (&y)[16]) const {
-        for (int j = 0; j < 16; ++j) y[j] = detail::activate(act, x[0][j]);
+    SEMOE_HD SEMOE_INLINE R forward(R const (&x)[1]) const {
+        return detail::activate(act, x[0]);
     }
     template <Real R>
-    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[1][16], R const (&dy)[16],
-                                        R (&dx)[1][16]) const {
-        for (int j = 0; j < 16; ++j) dx[0][j] = dy[j] * detail::derivative(act, x[0][j]);
+    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[1], R dy, R (&dx)[1]) const {
+        dx[0] = dy * detail::derivative(act, x[0]);
     }
 };
 template <class Act>
@@ -127,16 +126,13 @@ struct Gated {
     Act act;
 
     template <Real R>
-    SEMOE_HD SEMOE_INLINE void forward(R const (&x)[2][16], R (&y)[16]) const {
-        for (int j = 0; j < 16; ++j) y[j] = detail::activate(act, x[0][j]) * x[1][j];
+    SEMOE_HD SEMOE_INLINE R forward(R const (&x)[2]) const {
+        return detail::activate(act, x[0]) * x[1];
     }
     template <Real R>
-    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[2][16], R const (&dy)[16],
-                                        R (&dx)[2][16]) const {
-        for (int j = 0; j < 16; ++j) {
-            dx[0][j] = dy[j] * x[1][j] * detail::derivative(act, x[0][j]);
-            dx[1][j] = dy[j] * detail::activate(act, x[0][j]);
-        }
+    SEMOE_HD SEMOE_INLINE void backward(R const (&x)[2], R dy, R (&dx)[2]) const {
+        dx[0] = dy * x[1] * detail::derivative(act, x[0]);
+        dx[1] = dy * detail::activate(act, x[0]);
     }
 };
 template <class Act>
@@ -158,7 +154,11 @@ struct UnitForward {
     SEMOE_HD T const* in(int i, GroupPlace at) const { return x.row(at.row) + i * y.cols; }
     SEMOE_HD T* out(int, GroupPlace at) const { return y.row(at.row); }
     SEMOE_HD SEMOE_INLINE void compute(Real const (&in)[inputs][16], Real (&out)[1][16]) const {
-        unit.forward(in, out[0]);
+        for (int j = 0; j < 16; ++j) {
+            Real pre[inputs];
+            for (int i = 0; i < inputs; ++i) pre[i] = in[i][j];
+            out[0][j] = unit.forward(pre);
+        }
     }
 };
 template <class Unit, class T, class Space>
@@ -177,10 +177,12 @@ struct UnitBackward {
     SEMOE_HD T* out(int i, GroupPlace at) const { return dx.row(at.row) + i * dy.cols; }
     SEMOE_HD SEMOE_INLINE void compute(Real const (&in)[inputs][16],
                                        Real (&out)[outputs][16]) const {
-        Real pre[Unit::inputs][16];
-        for (int i = 0; i < Unit::inputs; ++i)
-            for (int j = 0; j < 16; ++j) pre[i][j] = in[i][j];
-        unit.backward(pre, in[Unit::inputs], out);
+        for (int j = 0; j < 16; ++j) {
+            Real pre[Unit::inputs], d[Unit::inputs];
+            for (int i = 0; i < Unit::inputs; ++i) pre[i] = in[i][j];
+            unit.backward(pre, in[Unit::inputs][j], d);
+            for (int i = 0; i < Unit::inputs; ++i) out[i][j] = d[i];
+        }
     }
 };
 } // namespace detail

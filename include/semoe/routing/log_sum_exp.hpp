@@ -46,8 +46,7 @@ struct SumExponentials {
         for (index_t j = 0; j < lanes; ++j) most[j] = Real(row[0]);
         index_t i = 0;
         for (; i + lanes <= n; i += lanes) {
-            for (index_t j = 0; j < lanes; ++j) e[j] = Real(row[i + j]);
-            for (index_t j = 0; j < lanes; ++j) most[j] = max(e[j], most[j]);
+            for (index_t j = 0; j < lanes; ++j) most[j] = max(Real(row[i + j]), most[j]);
         }
         for (index_t j = 0; i + j < n; ++j) most[j] = max(Real(row[i + j]), most[j]);
         LogSumExp<Real> r{most[0], 0};

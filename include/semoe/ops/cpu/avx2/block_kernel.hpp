@@ -65,15 +65,18 @@ SEMOE_AVX2 SEMOE_INLINE __m256i spread(char const* from) {
     return _mm256_set1_epi32(word);
 }
 
-/// Products of up to few_columns columns: rows become lanes, so that none are empty.
+/// Products of few columns: rows become lanes, so that none are empty.
 template <class Words>
 class FewKernel final : public BlockKernel {
 public:
+    static constexpr index_t most_columns = few_columns(Isa::avx2);
+
     SEMOE_AVX2 SEMOE_NOINLINE static void multiply(BlockSteps const& s, Fetch& fetch, int lines,
                                                    bool add, float* results) {
         if (!add) std::memset(results, 0, 2 * tile_bytes);
-        alignas(32) float sums[few_columns][32];
-        for (index_t m = 0; m < few_columns; ++m)
+        alignas(32) float sums[most_columns][32];
+        index_t const columns = (s.columns + 3) / 4 * 4;
+        for (index_t m = 0; m < columns; ++m)
             for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
         alignas(64) char words[slab * 2 * tile_bytes];
         char const* right = s.right;
@@ -88,12 +91,14 @@ public:
                 } else if (s.columns == 2) {
                     chains<4, 2>(tiles, right, sums[0]);
                 } else {
-                    chains<2, 4>(tiles, right, sums[0]);
-                    chains<2, 4>(tiles + tile_bytes, right, sums[0] + 16);
+                    for (index_t m = 0; m < columns; m += 4) {
+                        chains<2, 4>(tiles, right + m * 4, sums[m]);
+                        chains<2, 4>(tiles + tile_bytes, right + m * 4, sums[m] + 16);
+                    }
                 }
             }
         }
-        for (index_t m = 0; m < few_columns; ++m)
+        for (index_t m = 0; m < columns; ++m)
             for (index_t r = 0; r < 32; ++r) results[r * 16 + m] = sums[m][r];
     }
 

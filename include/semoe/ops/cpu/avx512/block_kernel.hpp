@@ -66,10 +66,12 @@ struct DotWords {
 /// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
 template <class Words>
 class VectorKernel final : public BlockKernel {
+    static constexpr index_t most_columns = few_columns(Isa::avx512);
+
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
         if (s.columns > 16)
             multiply<2>(s, fetch, lines, add, results);
-        else if (s.columns > few_columns)
+        else if (s.columns > most_columns)
             multiply<1>(s, fetch, lines, add, results);
         else
             for (index_t place = 0; place < 2; ++place)
@@ -79,9 +81,9 @@ class VectorKernel final : public BlockKernel {
     SEMOE_AVX512 SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
                                                          Fetch& fetch, int lines, bool add,
                                                          float* results) {
-        __m512 sums[few_columns];
+        __m512 sums[most_columns];
         alignas(64) float column[16] = {};
-        for (index_t m = 0; m < few_columns; ++m) {
+        for (index_t m = 0; m < most_columns; ++m) {
             for (index_t r = 0; r < 16 && add; ++r) column[r] = results[r * 16 + m];
             sums[m] = _mm512_load_ps(column);
         }
@@ -105,7 +107,7 @@ class VectorKernel final : public BlockKernel {
         }
         if (!add)
             for (index_t r = 0; r < 16; ++r) _mm512_store_ps(results + r * 16, _mm512_setzero_ps());
-        for (index_t m = 0; m < few_columns; ++m) {
+        for (index_t m = 0; m < most_columns; ++m) {
             _mm512_store_ps(column, sums[m]);
             for (index_t r = 0; r < 16; ++r) results[r * 16 + m] = column[r];
         }

@@ -41,13 +41,15 @@ struct UnitTileBackward {
 
     SEMOE_INLINE void operator()() const {
         for (index_t r = 0; r < rows; ++r) {
-            float in[Unit::inputs][16], d_out[16], d_in[Unit::inputs][16];
-            for (int j = 0; j < 16; ++j) d_out[j] = dy[r * 16 + j];
+            float d[Unit::inputs][16];
+            for (int j = 0; j < 16; ++j) {
+                float in[Unit::inputs], d_in[Unit::inputs];
+                for (int i = 0; i < Unit::inputs; ++i) in[i] = x[i][r * 16 + j];
+                unit.backward(in, dy[r * 16 + j], d_in);
+                for (int i = 0; i < Unit::inputs; ++i) d[i][j] = d_in[i];
+            }
             for (int i = 0; i < Unit::inputs; ++i)
-                for (int j = 0; j < 16; ++j) in[i][j] = x[i][r * 16 + j];
-            unit.backward(in, d_out, d_in);
-            for (int i = 0; i < Unit::inputs; ++i)
-                for (int j = 0; j < 16; ++j) x[i][r * 16 + j] = d_in[i][j];
+                for (int j = 0; j < 16; ++j) x[i][r * 16 + j] = d[i][j];
         }
     }
 };

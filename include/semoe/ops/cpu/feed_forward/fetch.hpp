@@ -1,53 +1,60 @@
 #pragma once
 
+#include "semoe/backend/cpu/isa.hpp"
 #include "semoe/core/config.hpp"
 #include "semoe/core/types.hpp"
-
-#include <cstdint>
+#include "semoe/ops/cpu/feed_forward/tiles.hpp"
 
 namespace semoe::ops::cpu {
 
 /// Weights on their way into L2 while others are multiplied: in what order decides whether memory
 /// and products overlap. A fetch that waits for memory holds a buffer that other loads need, unless
-/// lines come from several pages in turn and the processor's own prefetcher is ahead in each. So
-/// two regions are cut into four parts each, and every line comes from the next part.
+/// the processor's own prefetcher was there before. One prefetcher is ahead in several pages at a
+/// time, another in few: so each of two regions is cut into parts, of which every line takes the
+/// next.
 class Fetch {
 public:
     Fetch() = default;
     /// @param regions    `rows` rows each; null: nothing is fetched
     /// @param row_bytes  from row to row
     /// @param width      bytes of a row that are wanted
-    Fetch(void const* const (&regions)[2], index_t rows, index_t row_bytes, index_t width)
-      : regions_{static_cast<char const*>(regions[0]), static_cast<char const*>(regions[1])}
-      , part_(rows / 4 * row_bytes)
+    Fetch(Isa isa, void const* const (&regions)[2], index_t rows, index_t row_bytes, index_t width)
+      : last_(isa == Isa::portable || isa == Isa::avx2 ? 1 : most_parts - 1)
       , row_bytes_(row_bytes)
-      , width_(width)
-      , end_(regions[0] ? rows / 4 * row_bytes : 0) {}
+      , width_(width) {
+        if (!regions[0]) return;
+        int const of_region = (last_ + 1) / 2;
+        end_ = rows / of_region * row_bytes;
+        for (int i = 0; i <= last_; ++i)
+            parts_[i] = static_cast<char const*>(regions[i / of_region]) + i % of_region * end_;
+    }
 
     bool wanted() const { return row_ < end_; }
     /// The next n lines.
     SEMOE_INLINE void some(int n) {
-        for (int i = 0; i < n; ++i) {
-            char const* const line =
-                regions_[place_ >> 2] + ((place_ & 3) * part_ + row_ + column_);
+        int part = part_; // in a register, like the place
+        index_t at = at_;
+        for (; n > 0; --n) {
+            char const* const line = parts_[part] + at;
 #if SEMOE_X86
             __asm__ volatile("prefetcht1 %0" ::"m"(*line));
 #else
             __builtin_prefetch(line, 0, 2);
 #endif
-            place_ = (place_ + 1) & 7;
-            if (place_ == 0 && (column_ += 64) >= width_) {
-                column_ = 0;
-                row_ += row_bytes_;
-            }
+            part = (part + 1) & last_;
+            if (part == 0 && (at += line_bytes) >= row_ + width_) at = row_ += row_bytes_;
         }
+        part_ = part;
+        at_ = at;
     }
 
 private:
-    char const* regions_[2] = {};
-    index_t part_ = 0, row_bytes_ = 0, width_ = 0, end_ = 0;
-    index_t row_ = 0, column_ = 0;
-    int place_ = 0;
+    static constexpr int most_parts = 8;
+
+    char const* parts_[most_parts] = {};
+    int last_ = 0, part_ = 0;
+    index_t row_bytes_ = 0, width_ = 0, end_ = 0;
+    index_t row_ = 0, at_ = 0; ///< within a part: the row, and the next line
 };
 
 } // namespace semoe::ops::cpu

@@ -73,14 +73,17 @@ struct UnitTile {
         for (int i = 0; i < Unit::inputs; ++i) tile.in[i] = in + i * tile_floats;
         return tile;
     }
+    /// Inputs are read where they lie: a row that was copied by short vectors could not be read by
+    /// long ones before all of it is in memory.
     SEMOE_INLINE void operator()() const {
         for (index_t r = 0; r < tile_rows; ++r) {
-            float x[Unit::inputs][16], y[16] = {};
-            if (r < rows) {
-                for (int i = 0; i < Unit::inputs; ++i)
-                    for (int j = 0; j < 16; ++j) x[i][j] = in[i][r * 16 + j];
-                unit.forward(x, y);
-            }
+            float y[16] = {};
+            if (r < rows)
+                for (int j = 0; j < 16; ++j) {
+                    float x[Unit::inputs];
+                    for (int i = 0; i < Unit::inputs; ++i) x[i] = in[i][r * 16 + j];
+                    y[j] = unit.forward(x);
+                }
             for (int j = 0; j < 16; ++j) out[r * 16 + j] = y[j];
         }
     }

@@ -23,7 +23,7 @@ inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
 constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
 /// Up to so many columns of a product, turning rows into lanes is faster than leaving lanes empty.
-inline constexpr index_t few_columns = 4;
+constexpr index_t few_columns(Isa isa) { return isa == Isa::avx2 ? 8 : 4; }
 
 /// How operands lie in tiles on an instruction set: as they are or, where products are of floats
 /// and many columns share the work, widened.
@@ -39,7 +39,7 @@ struct TileForm {
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
     template <class T>
     static constexpr TileForm of(Isa isa, index_t columns) {
-        return columns <= few_columns ? TileForm{isa, step_depth<T>} : of<T>(isa);
+        return columns <= few_columns(isa) ? TileForm{isa, step_depth<T>} : of<T>(isa);
     }
     template <class T>
     constexpr bool widens() const {

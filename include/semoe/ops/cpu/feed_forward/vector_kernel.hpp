@@ -9,14 +9,14 @@ namespace semoe::ops::cpu {
 
 /// Products by vectors of columns: sixteen rows and sixteen columns at a time, in as many chains as
 /// there are registers for.
-/// @tparam Few     the kernel of up to few_columns columns
+/// @tparam Few     the kernel of up to Few::most_columns columns
 /// @tparam Chains  `lanes` of a vector; `registers` that it has for sums; rows<Vectors, Rows>(...),
 ///                 that many rows by that many vectors of columns, each element in a chain in order
 ///                 of the depth
 template <class Few, class Chains>
 class VectorKernel final : public BlockKernel {
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns <= few_columns) return Few::multiply(s, fetch, lines, add, results);
+        if (s.columns <= Few::most_columns) return Few::multiply(s, fetch, lines, add, results);
         // Asked of some of the chains only.
         int const fetched = s.columns > 16 ? lines : 2 * lines;
         for (index_t place = 0; place < 2; ++place) {

@@ -38,17 +38,19 @@ struct WidenedWords {
     }
 };
 
-/// Products of up to few_columns columns: rows become lanes, so that none are empty.
+/// Products of few columns: rows become lanes, so that none are empty.
 template <class Words>
 class FewKernel final : public BlockKernel {
     using V = typename Words::Vectors;
     using Floats = typename V::Floats;
 
 public:
+    static constexpr index_t most_columns = few_columns(Isa::portable);
+
     static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
         if (!add) std::memset(results, 0, 2 * tile_bytes);
-        float sums[few_columns][32];
-        for (index_t m = 0; m < few_columns; ++m)
+        float sums[most_columns][32];
+        for (index_t m = 0; m < most_columns; ++m)
             for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
         char words[2 * tile_bytes];
         char const* right = s.right;
@@ -64,7 +66,7 @@ public:
             else
                 step_of<4>(words, right, sums[0]);
         }
-        for (index_t m = 0; m < few_columns; ++m)
+        for (index_t m = 0; m < most_columns; ++m)
             for (index_t r = 0; r < 32; ++r) results[r * 16 + m] = sums[m][r];
     }
 
