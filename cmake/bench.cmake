@@ -18,7 +18,8 @@ include(${CMAKE_CURRENT_LIST_DIR}/setup.cmake)
 macro(run)
     execute_process(COMMAND ${ARGN} WORKING_DIRECTORY ${root} COMMAND_ERROR_IS_FATAL ANY)
 endmacro()
-run(${CMAKE_COMMAND} --preset bench -DCMAKE_CXX_COMPILER=${GXX} -DSEMOE_BUILD_EXAMPLES=OFF)
+# A folder that another compiler was configured for would lose the preset's variables.
+run(${CMAKE_COMMAND} --fresh --preset bench -DCMAKE_CXX_COMPILER=${GXX} -DSEMOE_BUILD_EXAMPLES=OFF)
 run(${CMAKE_COMMAND} --build --preset bench --target bench_layer_layer_bench --parallel ${cores})
 
 set(options --svg=build/bench/roofline.svg --benchmark_out=build/bench/bench.json

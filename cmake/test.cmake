@@ -35,8 +35,9 @@ macro(run what)
 endmacro()
 
 # Configures, builds and tests one preset; what follows the name are arguments of configuration.
+# A folder that another compiler was configured for would lose the preset's variables.
 macro(stage preset)
-    run("${preset}: configure" ${CMAKE_COMMAND} --preset ${preset} ${ARGN})
+    run("${preset}: configure" ${CMAKE_COMMAND} --fresh --preset ${preset} ${ARGN})
     finish_step()
     if(result STREQUAL "0")
         run("${preset}: build" ${CMAKE_COMMAND} --build --preset ${preset} --parallel ${cores})
