@@ -45,9 +45,8 @@ struct SumExponentials {
         Real most[lanes], sums[lanes] = {}, e[lanes];
         for (index_t j = 0; j < lanes; ++j) most[j] = Real(row[0]);
         index_t i = 0;
-        for (; i + lanes <= n; i += lanes) {
+        for (; i + lanes <= n; i += lanes)
             for (index_t j = 0; j < lanes; ++j) most[j] = max(Real(row[i + j]), most[j]);
-        }
         for (index_t j = 0; i + j < n; ++j) most[j] = max(Real(row[i + j]), most[j]);
         LogSumExp<Real> r{most[0], 0};
         for (index_t j = 1; j < lanes; ++j) r.largest = max(most[j], r.largest);

@@ -80,7 +80,8 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
         void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.stream[0],
                                          more ? w.panel(1, p + 1) : next.stream[1]};
         index_t const upcoming_bytes = (more ? w : next).row_bytes();
-        Fetch fetch(form.isa, upcoming, tile_rows, upcoming_bytes, upcoming_bytes);
+        Fetch fetch(Fetch::parts(form.isa, rows), upcoming, tile_rows, upcoming_bytes,
+                    upcoming_bytes);
         for (index_t first = 0; first < steps; first += slab) {
             index_t const n = min(slab, steps - first), k = first * form.step;
             char const* left[2];

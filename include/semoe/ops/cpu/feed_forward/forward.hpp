@@ -73,8 +73,7 @@ struct UnitTile {
         for (int i = 0; i < Unit::inputs; ++i) tile.in[i] = in + i * tile_floats;
         return tile;
     }
-    /// Inputs are read where they lie: a row that was copied by short vectors could not be read by
-    /// long ones before all of it is in memory.
+    /// Inputs are read where they lie: see "unit" in include/semoe/README.md.
     SEMOE_INLINE void operator()() const {
         for (index_t r = 0; r < tile_rows; ++r) {
             float y[16] = {};

@@ -9,14 +9,14 @@ namespace semoe::ops::cpu {
 
 /// Products by vectors of columns: sixteen rows and sixteen columns at a time, in as many chains as
 /// there are registers for.
-/// @tparam Few     the kernel of up to Few::most_columns columns
+/// @tparam Few     the kernel of few columns
 /// @tparam Chains  `lanes` of a vector; `registers` that it has for sums; rows<Vectors, Rows>(...),
 ///                 that many rows by that many vectors of columns, each element in a chain in order
 ///                 of the depth
 template <class Few, class Chains>
 class VectorKernel final : public BlockKernel {
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns <= Few::most_columns) return Few::multiply(s, fetch, lines, add, results);
+        if (s.columns <= few_beside_others) return Few::multiply(s, fetch, lines, add, results);
         // Asked of some of the chains only.
         int const fetched = s.columns > 16 ? lines : 2 * lines;
         for (index_t place = 0; place < 2; ++place) {
@@ -48,6 +48,9 @@ class VectorKernel final : public BlockKernel {
         }
         (std::make_integer_sequence<int, n>{});
     }
+    /// Fewer than a kernel of few columns could take: beside blocks of many, the rows are at hand.
+    static constexpr index_t few_beside_others = 4;
+
     static constexpr index_t first_row(index_t pass, index_t n) { return 16 * pass / n; }
 };
 
