@@ -48,7 +48,7 @@ class VectorKernel final : public BlockKernel {
         }
         (std::make_integer_sequence<int, n>{});
     }
-    /// Fewer than a kernel of few columns could take: beside blocks of many, the rows are at hand.
+    /// So many columns only, since other columns' chains have brought the rows into L1.
     static constexpr index_t few_beside_others = 4;
 
     static constexpr index_t first_row(index_t pass, index_t n) { return 16 * pass / n; }
