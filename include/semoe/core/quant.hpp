@@ -201,12 +201,12 @@ struct Int4 : detail::Tiles<128, true, true> {
     }
 };
 
-/// The 4-bit floats of the OCP microscaling formats: codes e2m1, a scale of a power of two a group
-/// of
-/// 32. It is kept as a float unit a row, a 16th of the largest scale, and how many halvings a group
-/// is below that: w = e2m1(code) * 16 / 2^halvings * unit. encode() takes the better of two scales
-/// and at most 3 halvings, with which codes are whole units that fit into a byte, so that a row can
-/// be multiplied as one of Int8; groups of others' making with more are rounded to units then.
+/// The 4-bit floats of the OCP microscaling formats: codes e2m1, and for every 32 a scale that is a
+/// power of two. It is kept as a float unit a row, a 16th of the largest scale, and how many
+/// halvings a group is below that: w = e2m1(code) * 16 / 2^halvings * unit. encode() takes the
+/// better of two scales and at most 3 halvings, with which codes are whole units that fit into a
+/// byte, so that a row can be multiplied as one of Int8; groups of others' making with more are
+/// rounded to units then.
 struct Mxfp4 : detail::Tiles<128, true, true> {
     static constexpr LayoutId layout = LayoutId::mxfp4;
     static constexpr int most_halvings = 3;

@@ -2,7 +2,7 @@
 
 #include "semoe/core/math.hpp"
 #include "semoe/gate/concept.hpp"
-#include "semoe/routing/balance.hpp"
+#include "semoe/routing/statistics.hpp"
 
 /// Built-in scores for gate::TopK: how a router's logit ranks an expert and weighs its output.
 /// A score of one's own is a struct like these; see ScorePolicy.

@@ -56,8 +56,8 @@ public:
 
     /// On return the target is the new file, on the device. Call it once, last.
     /// @throws file_error naming it; the target is then still the previous file, except when only
-    /// the
-    ///         directory's fsync failed: it is the new one, whole, but may not survive a power cut
+    ///         the directory's fsync failed: it is the new one, whole, but may not survive a power
+    ///         cut
     /// @sync waits for the device
     void commit() {
         file_->sync();

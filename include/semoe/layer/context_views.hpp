@@ -3,8 +3,8 @@
 #include "semoe/backend/workspace.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/routing/assignment.hpp"
-#include "semoe/routing/balance.hpp"
 #include "semoe/routing/plan.hpp"
+#include "semoe/routing/statistics.hpp"
 
 namespace semoe {
 

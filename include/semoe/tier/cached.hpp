@@ -124,8 +124,8 @@ public:
     /// never declared
     void discard(BlockKey key) { state_->discard(key); }
     /// @throws precondition_error when a writer's lease is alive; store_error naming the first
-    /// block
-    ///         that could not be written back (it stays, dirty) or that a prefetch could not load
+    ///         block that could not be written back (it stays, dirty) or that a prefetch could not
+    ///         load
     /// @sync the host waits for b and for every transfer
     void flush(B& b) { state_->flush(b); }
 
