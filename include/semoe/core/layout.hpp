@@ -16,6 +16,7 @@ enum class LayoutId : std::uint32_t {
     int4 = 3,
     mxfp4 = 4,
 };
+inline constexpr std::uint32_t num_layout_ids = 5;
 
 inline char const* to_string(LayoutId id) {
     switch (id) {

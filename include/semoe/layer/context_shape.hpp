@@ -27,44 +27,21 @@ index_t most_rows(G const& gate, Capacity const& capacity, index_t all_tokens,
     return rows;
 }
 
-/// How large a context for max_tokens tokens of this rank is. Collective with several ranks: every
-/// rank says how many tokens it will bring at most.
+/// What contexts of a layer have in common, whatever their number of tokens.
 template <class B, class G, class X, class C, class Sch>
-ContextShape context_shape(B const& b, index_t max_tokens, Mode mode, G const& gate,
-                           X const& expert, C& comm, Placement const& placement,
-                           Sch const& schedule, MoeConfig const& config, BlockLayout const& router,
-                           BlockLayout const& shared) {
-    using T = typename X::value_type;
-    using Real = accumulate_t<T>;
-    expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
+LayerShape layer_shape(B const& b, G const& gate, X const& expert, C const& comm,
+                       Sch const& schedule, MoeConfig const& config, BlockLayout const& router,
+                       BlockLayout const& shared) {
     auto const& routed = routed_part(expert);
-    ContextShape n;
-    n.max_tokens = n.largest_tokens = max_tokens;
+    LayerShape n;
     n.hidden = index_t(expert.hidden);
     n.num_experts = index_t(gate.num_experts);
     n.num_slots = slots_per_token(gate);
     n.num_chunks = index_t(schedule.chunks);
     n.num_ranks = comm.size();
-    n.training = mode == Mode::training;
+    n.capacity = config.capacity;
     n.recompute = config.recompute;
     n.indexed_rows = comm.size() == 1 && reads_indexed_rows(routed, b);
-
-    std::vector<index_t> of_ranks(std::size_t(comm.size()), max_tokens);
-    if (comm.size() > 1) {
-        std::vector<index_t> const mine = of_ranks;
-        comm.exchange_counts(mine, of_ranks);
-    }
-    index_t all_tokens = 0, all_chunk = 0;
-    for (index_t tokens : of_ranks) {
-        all_tokens += tokens;
-        all_chunk += (tokens + n.num_chunks - 1) / n.num_chunks;
-        n.largest_tokens = std::max(n.largest_tokens, tokens);
-    }
-    index_t const local = placement.num_local_experts(comm.rank());
-    n.max_rows = most_rows(gate, config.capacity, all_tokens, local);
-    n.max_chunk_rows = std::min(n.max_rows, all_chunk * std::min(n.num_slots, local));
-    n.max_slots = std::min(max_tokens * n.num_slots,
-                           most_rows(gate, config.capacity, all_tokens, n.num_experts));
 
     bool const ranks = comm.size() > 1;
     bool const limited = !config.capacity.dropless();
@@ -87,14 +64,55 @@ ContextShape context_shape(B const& b, index_t max_tokens, Mode mode, G const& g
             n.shared_backward_columns = expert.shared.backward_scratch_columns();
         n.shared_elements = shared.primary_elements();
     }
+    return n;
+}
 
+/// Whether a gate needs no more of a context than there is.
+template <class G>
+bool fits_gate(ContextShape const& n, G const& gate, Placement const& placement, int rank) {
+    index_t const tokens = n.gathers_logits ? n.largest_tokens * n.num_ranks : n.largest_tokens;
+    return gate_scratch_bytes(gate, tokens) <= n.gate_scratch_bytes &&
+           most_rows(gate, n.capacity, n.all_tokens, placement.num_local_experts(rank)) <=
+               n.max_rows;
+}
+
+/// How large a context for max_tokens tokens of this rank is. Collective with several ranks: every
+/// rank says how many tokens it will bring at most.
+/// @tparam T  element type of rows
+template <class T, class B, class G, class C>
+ContextShape context_shape(LayerShape const& layer, index_t max_tokens, Mode mode, G const& gate,
+                           C& comm, Placement const& placement) {
+    using Real = accumulate_t<T>;
+    expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
+    ContextShape n{layer};
+    n.training = mode == Mode::training;
+    n.max_tokens = n.largest_tokens = max_tokens;
+
+    std::vector<index_t> of_ranks(std::size_t(comm.size()), max_tokens);
+    if (comm.size() > 1) {
+        std::vector<index_t> const mine = of_ranks;
+        comm.exchange_counts(mine, of_ranks);
+    }
+    index_t all_chunk = 0;
+    for (index_t tokens : of_ranks) {
+        n.all_tokens += tokens;
+        all_chunk += (tokens + n.num_chunks - 1) / n.num_chunks;
+        n.largest_tokens = std::max(n.largest_tokens, tokens);
+    }
+    index_t const local = placement.num_local_experts(comm.rank());
+    n.max_rows = most_rows(gate, n.capacity, n.all_tokens, local);
+    n.max_chunk_rows = std::min(n.max_rows, all_chunk * std::min(n.num_slots, local));
+    n.max_slots = std::min(max_tokens * n.num_slots,
+                           most_rows(gate, n.capacity, n.all_tokens, n.num_experts));
+
+    bool const ranks = comm.size() > 1;
     index_t const gathered = n.largest_tokens * n.num_ranks;
     n.gate_scratch_bytes = gate_scratch_bytes(gate, n.gathers_logits ? gathered : n.largest_tokens);
     n.plan_scratch_bytes = make_plan_scratch_bytes(max_tokens, n.num_slots, n.num_experts);
     if (n.counts_choices)
         n.capacity_scratch_bytes =
             drop_by_position_scratch_bytes(max_tokens, n.num_slots, n.num_experts);
-    else if (limited)
+    else if (n.limits_capacity)
         n.capacity_scratch_bytes = drop_by_probability_scratch_bytes<B, Real>(
             ranks ? gathered : max_tokens, n.num_slots, n.num_experts);
     n.check_scratch_bytes =

@@ -3,27 +3,35 @@
 #include "semoe/backend/workspace.hpp"
 #include "semoe/core/dtype.hpp"
 #include "semoe/routing/assignment.hpp"
+#include "semoe/routing/capacity.hpp"
 #include "semoe/routing/plan.hpp"
 #include "semoe/routing/statistics.hpp"
 
 namespace semoe {
 
-/// How large a context is; fixed when it is made.
-struct ContextShape {
-    index_t max_tokens = 0;                   ///< of this rank
-    index_t max_chunk = 0;                    ///< tokens of one chunk of this rank
-    index_t largest_tokens = 0;               ///< max_tokens of the largest rank
-    index_t max_slots = 0;                    ///< rows that this rank may send
-    index_t max_rows = 0, max_chunk_rows = 0; ///< rows that experts here may receive
+/// What a context must know of its layer. Layers that agree in it may take turns with one context.
+struct LayerShape {
     index_t hidden = 0, num_experts = 0, num_slots = 0, num_chunks = 0;
     int num_ranks = 1;
-    bool training = false, recompute = false, shared = false, sigmoid_gate = false;
+    Capacity capacity;
+    bool recompute = false, shared = false, sigmoid_gate = false;
     bool indexed_rows = false;                            // experts read their rows from x
     bool limits_capacity = false, counts_choices = false; // capacity, by position
     bool gathers_choices = false, gathers_logits = false; // several ranks decide together
     index_t saved_columns = 0, scratch_columns = 0, backward_scratch_columns = 0;
     index_t shared_saved_columns = 0, shared_scratch_columns = 0, shared_backward_columns = 0;
     index_t shared_elements = 0, router_elements = 0;
+
+    bool operator==(LayerShape const&) const = default;
+};
+/// How large a context is; fixed when it is made.
+struct ContextShape : LayerShape {
+    bool training = false;
+    index_t max_tokens = 0;                   ///< of this rank
+    index_t largest_tokens = 0;               ///< max_tokens of the largest rank
+    index_t all_tokens = 0;                   ///< of all ranks
+    index_t max_slots = 0;                    ///< rows that this rank may send
+    index_t max_rows = 0, max_chunk_rows = 0; ///< rows that experts here may receive
     index_t gate_scratch_bytes = 0, plan_scratch_bytes = 0, capacity_scratch_bytes = 0;
     index_t exchange_staging_bytes = 0, exchange_table_bytes = 0, check_scratch_bytes = 0;
     index_t balance_scratch_bytes = 0;

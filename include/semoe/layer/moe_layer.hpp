@@ -111,6 +111,8 @@ public:
       , placement_(Placement::contiguous(index_t(gate_.num_experts), comm_.size()))
       , blocks_(backend_, expert_, std::move(tier), config_.layer, index_t(gate_.num_experts),
                 local_of(placement_, comm_.rank()))
+      , shape_(detail::layer_shape(backend_, gate_, expert_, comm_, schedule_, config_,
+                                   blocks_.layout(router_block), blocks_.layout(shared_block)))
       , norm_(backend_, index_t(gate_.num_experts), blocks_.largest_primary()) {}
     MoeLayer(B backend, G gate, X expert, C comm, M tier, MoeConfig config = {})
       : MoeLayer(backend, std::move(gate), std::move(expert), std::move(comm), std::move(tier),
@@ -138,7 +140,8 @@ public:
     index_t workspace_bytes(index_t max_tokens, Mode mode = Mode::inference) {
         return State::measure(shape_of(max_tokens, mode));
     }
-    /// A context for forwards of at most max_tokens tokens on this rank. Collective.
+    /// A context for forwards of at most max_tokens tokens on this rank. Collective. Layers of one
+    /// gate, expert, capacity and schedule may take turns with it.
     /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
     ///         that has no backward
     /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
@@ -195,7 +198,8 @@ public:
     ///                      chooses nobody
     /// @param topk_weights  [T,K] backend memory
     /// @throws data_error on every rank, naming rank and token, for an id out of range or repeated
-    /// @post context.losses is zero; after backward, context.weight_gradients() is [T,K]
+    /// @post context.losses is zero, and so is what context.counters says of gates: num_tokens,
+    ///       dropped and entropy; after backward, context.weight_gradients() is [T,K]
     void forward_routed(MatrixView<T const, space> x, MatrixView<expert_id const, space> topk_ids,
                         MatrixView<Real const, space> topk_weights, MatrixView<T, space> y,
                         Context& context, ForwardOptions<space> options = {}) {
@@ -386,9 +390,20 @@ private:
     }
 
     ContextShape shape_of(index_t max_tokens, Mode mode) {
-        return detail::context_shape(backend_, max_tokens, mode, gate_, expert_, comm_, placement_,
-                                     schedule_, config_, blocks_.layout(router_block),
-                                     blocks_.layout(shared_block));
+        return detail::context_shape<T, B>(shape_, max_tokens, mode, gate_, comm_, placement_);
+    }
+    /// @throws precondition_error when another layer's context would not do for this one
+    void expect_own(ContextShape const& n) const {
+        bool const fits = static_cast<LayerShape const&>(n) == shape_ &&
+                          detail::fits_gate(n, gate_, placement_, comm_.rank());
+        expects(fits, [&] {
+            return message("MoeLayer: the context was made by another layer, of {} experts, {} "
+                           "choices a token and {} numbers a token, this one has {}, {} and {}; "
+                           "layers may share one if expert, gate, capacity, chunks and ranks are "
+                           "the same, too",
+                           n.num_experts, n.num_slots, n.hidden, shape_.num_experts,
+                           shape_.num_slots, shape_.hidden);
+        });
     }
 
     std::size_t worker_scratch_bytes() const {
@@ -409,13 +424,16 @@ private:
     template <class E>
     void expect_shape(char const* name, MatrixView<E, space> m, index_t rows) const {
         expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
-                "MoeLayer: {} must be [{},{}], is {} with ld {}", name, rows, hidden(), m, m.ld);
+                "MoeLayer: {} must be [{},{}] with an ld of at least {}, is {} with ld {}", name,
+                rows, hidden(), hidden(), m, m.ld);
     }
     template <class E>
     void expect_choices(char const* name, MatrixView<E, space> m, index_t rows) const {
         index_t const K = slots_per_token(gate_);
-        expects(m.rows == rows && m.cols == K,
-                "MoeLayer::forward_routed: {} must be [{},{}], is {}", name, rows, K, m);
+        expects(m.rows == rows && m.cols == K && m.ld >= K,
+                "MoeLayer::forward_routed: {} must be [{},{}] with an ld of at least {}, is {} "
+                "with ld {}",
+                name, rows, K, K, m, m.ld);
     }
     /// Work that leaves the layer unusable when it fails midway.
     template <class F>
@@ -429,6 +447,7 @@ private:
                  ForwardOptions<space> const& options, bool routed_outside) {
         auto& s = context.state_;
         expect_usable();
+        expect_own(s.shape);
         expect_shape("x", x, x.rows);
         expect_shape("y", y, x.rows);
         expects(x.rows <= s.shape.max_tokens, "MoeLayer: {} tokens in a context made for {}",
@@ -493,10 +512,13 @@ private:
                                  "rows) or backward_scratch_columns() (see expert/concept.hpp)");
         auto& s = context.state_;
         expect_usable();
-        expects(s.shape.training, "MoeLayer::backward: the context was made for inference");
+        expect_own(s.shape);
+        expects(s.shape.training, "MoeLayer::backward: the context was made for inference; give "
+                                  "make_context Mode::training");
         expects(s.complete, "MoeLayer::backward: the context holds no forward");
         expect_shape("dy", dy, s.num_tokens);
         expect_shape("dx", dx, s.num_tokens);
+        blocks_.declare_gradients(backend_); // the context may be another layer's
         s.complete = false;
         guarded([&] {
             detail::split_gradient(backend_, dy, s);
@@ -529,6 +551,7 @@ private:
     MoeConfig config_;
     Placement placement_;
     detail::LayerBlocks<B, X, M> blocks_;
+    LayerShape shape_;
     detail::GradientNorm<B> norm_;
     bool unusable_ = false;
 };

@@ -19,6 +19,7 @@ struct Capacity {
     index_t minimum = 1; ///< an expert takes at least this many
     Drop drop = Drop::position;
 
+    bool operator==(Capacity const&) const = default;
     SEMOE_HD constexpr bool dropless() const { return factor == 0; }
 
     /// @throws precondition_error naming the field

@@ -137,9 +137,8 @@ private:
     void check(BlockTable& table) const {
         std::vector<BlockKey> keys;
         for (StoredBlock const& block : table.blocks) {
-            bool const known = block.kind < std::uint32_t(num_block_kinds) &&
-                               (block.layout == std::uint32_t(LayoutId::row_major) ||
-                                block.layout == std::uint32_t(LayoutId::panels_16));
+            bool const known =
+                block.kind < std::uint32_t(num_block_kinds) && block.layout < num_layout_ids;
             if (!known)
                 refuse(message("the table lists a block of kind {} and layout {}, unknown to this "
                                "program",
