@@ -164,8 +164,8 @@ struct Reference {
 };
 
 template <class T, class Unit>
-void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
-    CpuBackend b{.threads = 2};
+void check(CpuBackend b, index_t H, index_t I, std::vector<index_t> const& counts, bool bias,
+           index_t step) {
     CAPTURE(H);
     CAPTURE(I);
     Experts<T, Unit> x(H, I, counts, bias);
@@ -181,6 +181,14 @@ void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, 
         for (auto* v : {&x.out, &x.d_in}) CHECK(number(*v, (first + counts[e]) * H) == 7.0);
     }
     CHECK(reference.worst <= 1);
+}
+/// One worker has all rows of a panel in one task, several have them in parts.
+template <class T, class Unit>
+void check(index_t H, index_t I, std::vector<index_t> const& counts, bool bias, index_t step = 1) {
+    for (int const threads : {1, 2}) {
+        CAPTURE(threads);
+        check<T, Unit>(CpuBackend{.threads = threads}, H, I, counts, bias, step);
+    }
 }
 
 using Gated = ops::unit::Gated<ops::activation::Silu>;
@@ -211,6 +219,8 @@ TEST_CASE_TEMPLATE("ops/feed_forward: products and gradients agree with loops ov
         check<T, Gated>(32, 32, {32, 0, 16}, bias);
         check<T, Gated>(70, 45, {3, 0, 33, 17}, bias);
         check<T, Plain>(33, 65, {5, 31, 0}, bias);
+        check<T, Plain>(4, 33, {32}, bias);
+        check<T, Plain>(20, 48, {17, 50}, bias);
         check<T, Plain>(96, 64, {48, 1}, bias);
     }
 }

@@ -126,8 +126,9 @@ private:
 
     void to_words(index_t panel, index_t block, float const* act) const {
         index_t const all = f.form.steps(f.intermediate) * tile_bytes;
-        char* to = words + block * all + panel * w.advance / 16 * f.form.lines_of_16() * line_bytes;
-        for (int u = 0; u < units; ++u, to += f.form.lines_of_16() * line_bytes)
+        index_t const bytes = f.form.lines_of_16() * line_bytes;
+        char* to = words + block * all + panel * w.advance / 16 * bytes;
+        for (int u = 0; u < units && w.panel_rows(u, panel) > 0; ++u, to += bytes)
             words_of_results<T>(f.form, act + u * tile_floats, to);
         char* const end = words + (block + 1) * all;
         if (panel + 1 == w.panels() && to < end) std::memset(to, 0, std::size_t(end - to));
