@@ -120,8 +120,8 @@ struct ExpertChoice {
 
     /// @throws precondition_error naming the value
     void validate() const {
-        expects(capacity_factor > 0, "gate::ExpertChoice: capacity_factor is {}, must be positive",
-                capacity_factor);
+        expects(capacity_factor > 0 && capacity_factor < 1e6,
+                "gate::ExpertChoice: capacity_factor is {}, must lie in (0, 1e6)", capacity_factor);
     }
 
     /// @param input  logits [T,E]; mask if there is one; scratch_bytes(T) of scratch

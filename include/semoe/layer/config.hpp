@@ -33,9 +33,11 @@ struct MoeConfig {
 /// What may differ from one forward to the next.
 template <class Space>
 struct ForwardOptions {
-    /// [T], backend memory, 0 marks padding: no output, no gradient, no part in any loss or metric.
+    /// [T], backend memory, 0 marks padding: no output, no gradient, no part in any loss or metric,
+    /// whatever its rows of x hold.
     VectorView<std::uint8_t const, Space> mask = {};
-    /// [T], backend memory, for gates that route by token.
+    /// [T], backend memory, for gates that route by token; in training it must stay as it is until
+    /// backward.
     VectorView<std::int32_t const, Space> token_ids = {};
     std::uint64_t step = 0; ///< keys the gate's random numbers
 };

@@ -52,7 +52,9 @@ struct ContextState {
     index_t status = -1;
 
     MatrixView<T const, S> x;
+    MatrixView<T const, S> dense_x; // what every token passes through: router, shared expert
     MatrixView<T, S> y;
+    layer_id layer = 0; // whose forward this is
     ForwardOptions<S> options;
     index_t num_tokens = 0, first_token = 0;
     bool routed_outside = false; // forward_routed
@@ -89,7 +91,7 @@ struct ContextState {
     void begin(C& comm, MatrixView<T const, S> in, MatrixView<T, S> out,
                ForwardOptions<S> const& given, bool outside) {
         complete = false;
-        x = in;
+        x = dense_x = in;
         y = out;
         options = given;
         num_tokens = in.rows;

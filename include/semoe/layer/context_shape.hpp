@@ -84,6 +84,7 @@ ContextShape context_shape(LayerShape const& layer, index_t max_tokens, Mode mod
                            C& comm, Placement const& placement) {
     using Real = accumulate_t<T>;
     expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
+    expects(max_tokens <= index_t(1) << 40, "MoeLayer: max_tokens is {}, 2^40 at most", max_tokens);
     ContextShape n{layer};
     n.training = mode == Mode::training;
     n.max_tokens = n.largest_tokens = max_tokens;

@@ -71,6 +71,8 @@ struct ContextViews {
     VectorView<std::byte, S> exchange_staging, balance_scratch;
     MatrixView<std::byte, S> exchange_tables; // [chunks, a table]
     // backward
+    VectorView<std::uint8_t, S> kept_mask;         // [T], of a forward that was masked
+    MatrixView<T, S> kept_x;                       // [T,H], its tokens, padding zero
     MatrixView<Real, S> d_weights, d_logits, base; // [T,K], [T,E], [T,H]
     MatrixView<T, S> d_slots, d_out_rows, d_rows;  // [S,H], [R,H], [R,H]
     MatrixView<T, S> backward_scratch;             // [Rc,backward]
@@ -132,6 +134,8 @@ struct ContextViews {
             if (n.sigmoid_gate) shared_factor = arena.template take<Real>(n.max_tokens);
         }
         if (!n.training) return;
+        kept_mask = arena.template take<std::uint8_t>(n.max_tokens);
+        kept_x = arena.template take<T>(n.max_tokens, n.hidden);
         d_weights = arena.template take<Real>(n.max_tokens, n.num_slots);
         d_logits = arena.template take<Real>(n.max_tokens, n.num_experts);
         base = arena.template take<Real>(n.max_tokens, n.hidden);

@@ -77,9 +77,11 @@ struct DenseParts {
             auto const mode = add ? ops::Accumulate::yes : ops::Accumulate::no;
             if (s.routed_outside && !add) ops::fill(backend, to, Real(0));
             if (!s.routed_outside)
-                ops::gemm_tn(backend, d_logits, s.x, rows(to).row_range(0, num_experts), mode);
+                ops::gemm_tn(backend, d_logits, s.dense_x, rows(to).row_range(0, num_experts),
+                             mode);
             if (sigmoid_gate())
-                ops::gemm_tn(backend, d_factor, s.x, rows(to).row_range(num_experts, 1), mode);
+                ops::gemm_tn(backend, d_factor, s.dense_x, rows(to).row_range(num_experts, 1),
+                             mode);
         });
     }
 

@@ -18,6 +18,7 @@
 #include "semoe/tier/resident.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <utility>
 
@@ -206,7 +207,8 @@ public:
         expect_choices("topk_ids", topk_ids, x.rows);
         expect_choices("topk_weights", topk_weights, x.rows);
         auto& s = begin(x, y, context, options, true);
-        check_ids(backend_, topk_ids, num_experts(), s.views.status, s.views.check_scratch);
+        check_ids(backend_, topk_ids, s.options.mask, num_experts(), s.views.status,
+                  s.views.check_scratch);
         backend_.parallel_for(s.num_tokens,
                               detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
@@ -253,6 +255,7 @@ public:
                        "; to accumulate, call backward, then update";
             });
         step.zero_grad = true;
+        expect_step(optimizer, step);
         blocks_.template declare_states<O>(backend_, true);
         auto const one = update_with(optimizer, step);
         detail::UpdateInBackward updates(one);
@@ -260,7 +263,8 @@ public:
                      [&](auto& groups) { groups.for_each_other(one); });
     }
 
-    /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks.
+    /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks; no block
+    /// has a gradient afterwards.
     /// @sync enqueues
     void initialize(std::uint64_t seed) {
         for (expert_id id : blocks_.ids()) {
@@ -281,6 +285,7 @@ public:
             else
                 expert::initialize<T>(backend_, blocks_.layout(id), seed, key, lease.bytes());
         }
+        zero_grad();
         weights_changed();
     }
     /// Lets the layer be used again after a step that failed midway; parameters and gradients are
@@ -336,10 +341,8 @@ public:
     template <class O>
     void update(O const& optimizer, UpdateStep step) {
         require_optimizer<O>();
-        static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
-                                         "train a layer of floats and quantise it "
-                                         "(see layer/quantize.hpp)");
         expect_usable();
+        expect_step(optimizer, step);
         blocks_.template declare_states<O>(backend_, true);
         guarded([&] {
             blocks_.announce_update(backend_);
@@ -352,6 +355,7 @@ public:
     ///               they are made from the weights
     template <class O>
     void prepare(O const&, bool fresh = true) {
+        require_optimizer<O>();
         blocks_.template declare_states<O>(backend_, fresh);
     }
     /// Moments in a block per parameter; 0 before the first update.
@@ -454,7 +458,11 @@ private:
                 x.rows, s.shape.max_tokens);
         expects(options.mask.empty() || options.mask.size == x.rows,
                 "MoeLayer: a mask of {} for {} tokens", options.mask.size, x.rows);
+        expects(options.token_ids.empty() || options.token_ids.size == x.rows,
+                "MoeLayer: token_ids of {} for {} tokens", options.token_ids.size, x.rows);
         s.begin(comm_, x, y, options, routed_outside);
+        s.layer = config_.layer;
+        detail::keep_masked(backend_, s);
         return s;
     }
     static constexpr char const* bad_logit = "a logit that is not finite";
@@ -494,6 +502,14 @@ private:
     static void require_optimizer() {
         static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
                                        "update(backend, block, step) (see optim/concept.hpp)");
+        static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
+                                         "train a layer of floats and quantise it "
+                                         "(see layer/quantize.hpp)");
+    }
+    /// What an optimizer refuses, it refuses before anything has changed.
+    template <class O>
+    static void expect_step(O const& optimizer, UpdateStep const& step) {
+        if constexpr (requires { optimizer.validate(step); }) optimizer.validate(step);
     }
     /// @param user      of the experts' gradients; or null
     /// @param finish    called at last with the groups of experts
@@ -516,6 +532,11 @@ private:
         expects(s.shape.training, "MoeLayer::backward: the context was made for inference; give "
                                   "make_context Mode::training");
         expects(s.complete, "MoeLayer::backward: the context holds no forward");
+        expects(s.layer == config_.layer,
+                "MoeLayer::backward: the context holds a forward of layer {}, this is layer {}",
+                s.layer, config_.layer);
+        expects(std::isfinite(options.loss_scale),
+                "MoeLayer::backward: loss_scale is {}, must be finite", options.loss_scale);
         expect_shape("dy", dy, s.num_tokens);
         expect_shape("dx", dx, s.num_tokens);
         blocks_.declare_gradients(backend_); // the context may be another layer's

@@ -38,6 +38,17 @@ BlockLayout float_layout(X const& expert, B const& b) {
     else
         return expert.layout(b);
 }
+/// Weights of one expert as floats, without derived copies; 0 where there is none.
+template <class L>
+index_t num_weights(L& layer, expert_id id) {
+    using X = std::remove_cvref_t<decltype(layer.expert())>;
+    auto& b = layer.backend();
+    if (id >= 0) return float_layout(routed_part(layer.expert()), b).primary_elements();
+    if constexpr (HasSharedExpert<X>)
+        return float_layout(layer.expert().shared, b).primary_elements();
+    else
+        return 0;
+}
 
 } // namespace detail
 
@@ -68,13 +79,11 @@ void quantize(From& from, To& to) {
         b.copy(target.data, source.data, std::size_t(source.size));
     });
     detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
-        index_t const needed = detail::float_layout(expert, b).primary_elements() *
-                               index_t(sizeof(typename To::value_type));
-        move(id, [&](Block source, Block target) {
-            expects(source.size >= needed, "quantize: expert {} has {} bytes, {} needed", id,
-                    source.size, needed);
-            detail::adopt_block(b, expert, source, target);
-        });
+        index_t const given = detail::num_weights(from, id), needed = detail::num_weights(to, id);
+        expects(given == needed, "quantize: expert {} has {} weights, {} needed", id, given,
+                needed);
+        move(id,
+             [&](Block source, Block target) { detail::adopt_block(b, expert, source, target); });
     });
     to.weights_changed();
 }

@@ -45,6 +45,37 @@ struct AdoptRow {
     }
 };
 
+/// Rows as they are where the mask has ones, zeros elsewhere.
+template <class T, class Space>
+struct CopyUnmasked {
+    MatrixView<T const, Space> in;
+    VectorView<std::uint8_t const, Space> mask;
+    MatrixView<T, Space> out;
+    SEMOE_HD void operator()(index_t i) const {
+        index_t const pieces = ops::detail::segments_of(in.cols), t = i / pieces;
+        index_t const begin = i % pieces * ops::detail::segment_length;
+        index_t const end = ops::detail::segment_end(begin, in.cols);
+        T const zero{};
+        T const* const from = in.row(t);
+        T* const to = out.row(t);
+        for (index_t c = begin; c < end; ++c) to[c] = mask[t] != 0 ? from[c] : zero;
+    }
+};
+/// What backward reads of a masked forward: the mask, whose memory is the caller's again, and the
+/// tokens with zeros for padding, which may hold anything, NaN too, and would enter sums over
+/// tokens as 0 * NaN.
+template <class B, class T, class C>
+void keep_masked(B& b, ContextState<B, T, C>& s) {
+    if (s.options.mask.empty() || !s.shape.training) return;
+    auto const mask = s.views.kept_mask.part(0, s.num_tokens);
+    b.copy(mask.data, s.options.mask.data, std::size_t(s.num_tokens));
+    s.options.mask = mask;
+    auto const kept = s.views.kept_x.row_range(0, s.num_tokens);
+    b.parallel_for(s.num_tokens * ops::detail::segments_of(kept.cols),
+                   CopyUnmasked<T, space_of<B>>{s.x, mask, kept});
+    s.dense_x = kept;
+}
+
 template <class B, class T, class C>
 RouteInput<B, accumulate_t<T>> route_input(ContextState<B, T, C>& s, MoeConfig const& config) {
     RouteInput<B, accumulate_t<T>> input;

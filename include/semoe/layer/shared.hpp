@@ -37,7 +37,7 @@ template <class B, class T, class C>
 void shared_factor(B& b, MatrixView<accumulate_t<T>, space_of<B>> gate, ContextState<B, T, C>& s) {
     using Real = accumulate_t<T>;
     Real* const factor = s.views.shared_factor.data;
-    ops::row_dots(b, s.x, gate, MatrixView<Real, space_of<B>>{factor, s.num_tokens, 1});
+    ops::row_dots(b, s.dense_x, gate, MatrixView<Real, space_of<B>>{factor, s.num_tokens, 1});
     b.parallel_for(s.num_tokens, SigmoidInPlace<Real>{factor});
 }
 
@@ -50,7 +50,7 @@ void forward_shared(B& b, X const& shared, ConstBytes<space_of<B>> weights,
     ops::Group<std::byte const> group;
     group.add(0, tokens, weights.data);
     shared.forward_grouped(b, group,
-                           ExpertRows<T, space_of<B>>{s.x, v.shared_out.row_range(0, tokens),
+                           ExpertRows<T, space_of<B>>{s.dense_x, v.shared_out.row_range(0, tokens),
                                                       v.shared_saved.row_range(0, tokens),
                                                       v.shared_scratch.row_range(0, tokens)});
 }
@@ -82,7 +82,7 @@ void backward_shared(B& b, X const& shared, ConstBytes<space_of<B>> weights,
     gradients.add(0, tokens, as_writable_bytes(gradient).data);
     shared.backward_grouped(
         b, group, gradients, accumulate ? 1u : 0u,
-        ExpertGradientRows<T, S>{s.x, v.shared_saved.row_range(0, tokens), d_out, d_in,
+        ExpertGradientRows<T, S>{s.dense_x, v.shared_saved.row_range(0, tokens), d_out, d_in,
                                  v.shared_backward_scratch.row_range(0, tokens)});
     b.parallel_for(tokens, WidenRow<T, S>{d_in, v.base.row_range(0, tokens)});
     s.has_base = true;

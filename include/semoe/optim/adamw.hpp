@@ -3,6 +3,7 @@
 #include "semoe/core/math.hpp"
 #include "semoe/optim/concept.hpp"
 #include "semoe/optim/detail/expects_number.hpp"
+#include "semoe/optim/detail/expects_step.hpp"
 #include "semoe/optim/elementwise.hpp"
 
 #include <cmath>
@@ -65,16 +66,20 @@ struct AdamW {
         expects_number(lr >= 0, "AdamW: lr", lr, "be 0 or more");
         expects_number(beta1 >= 0 && beta1 < 1, "AdamW: beta1", beta1, "lie in [0, 1)");
         expects_number(beta2 >= 0 && beta2 < 1, "AdamW: beta2", beta2, "lie in [0, 1)");
-        expects_number(eps >= 0, "AdamW: eps", eps, "be 0 or more");
+        expects_number(eps > 0, "AdamW: eps", eps, "be above 0"); // zeros divide by it
         expects_number(weight_decay >= 0, "AdamW: weight_decay", weight_decay, "be 0 or more");
+    }
+    /// @throws precondition_error naming the value that is out of range
+    void validate(UpdateStep step) const {
+        validate();
+        detail::expects_step("AdamW", step);
     }
 
     /// What one step does to an element.
     /// @throws precondition_error naming the value that is out of range
     template <class Real>
     AdamWRule<Real> rule(UpdateStep step) const {
-        validate();
-        detail::expects_number(step.step >= 0, "AdamW: step", double(step.step), "be 0 or more");
+        validate(step);
         double const rate = lr * step.lr_factor, t = double(step.step) + 1;
         return {Real(1 - rate * weight_decay),
                 Real(beta1),

@@ -190,6 +190,9 @@ struct AdamW8 {
         return 2 * (n + (n + group - 1) / group * index_t(sizeof(float)));
     }
 
+    /// @throws precondition_error naming the value that is out of range
+    void validate(UpdateStep step) const { adamw.validate(step); }
+
     /// As AdamW::update; block.moments is state_bytes(n), rounded up to whole numbers.
     /// @throws precondition_error on sizes or constants out of range
     /// @sync  enqueues on b

@@ -21,9 +21,17 @@ inline double progress(index_t step, index_t warmup, index_t total) {
     if (step >= total) return 1;
     return double(step - warmup) / double(total - warmup);
 }
-inline void validate(char const* name, index_t warmup, index_t total) {
-    optim::detail::expects_number(warmup >= 0 && warmup <= total, name, double(warmup),
-                                  "lie in [0, total]");
+inline void validate(char const* warmup_name, index_t warmup, index_t total,
+                     char const* minimum_name, double minimum) {
+    using optim::detail::expects_number;
+    expects_number(warmup >= 0 && warmup <= total, warmup_name, double(warmup),
+                   "lie in [0, total]");
+    expects_number(minimum >= 0 && minimum <= 1, minimum_name, minimum, "lie in [0, 1]");
+}
+/// Share of the warm-up that lies behind. @throws precondition_error for a step before the first
+inline double risen(index_t step, index_t warmup) {
+    optim::detail::expects_number(step >= 0, "learning_rate: step", double(step), "be 0 or more");
+    return step < warmup ? double(step) / double(warmup) : 1.0;
 }
 } // namespace detail
 
@@ -32,7 +40,9 @@ struct Constant {
     index_t warmup = 0;
 
     double operator()(index_t step) const {
-        return step < warmup ? double(step) / double(warmup) : 1.0;
+        optim::detail::expects_number(warmup >= 0, "learning_rate::Constant: warmup",
+                                      double(warmup), "be 0 or more");
+        return detail::risen(step, warmup);
     }
 };
 
@@ -43,8 +53,9 @@ struct Linear {
     double minimum = 0;
 
     double operator()(index_t step) const {
-        detail::validate("learning_rate::Linear: warmup", warmup, total);
-        if (step < warmup) return double(step) / double(warmup);
+        detail::validate("learning_rate::Linear: warmup", warmup, total,
+                         "learning_rate::Linear: minimum", minimum);
+        if (double const share = detail::risen(step, warmup); step < warmup) return share;
         return minimum + (1 - minimum) * (1 - detail::progress(step, warmup, total));
     }
 };
@@ -56,8 +67,9 @@ struct Cosine {
     double minimum = 0;
 
     double operator()(index_t step) const {
-        detail::validate("learning_rate::Cosine: warmup", warmup, total);
-        if (step < warmup) return double(step) / double(warmup);
+        detail::validate("learning_rate::Cosine: warmup", warmup, total,
+                         "learning_rate::Cosine: minimum", minimum);
+        if (double const share = detail::risen(step, warmup); step < warmup) return share;
         double const angle = 3.14159265358979323846 * detail::progress(step, warmup, total);
         return minimum + (1 - minimum) * 0.5 * (1 + std::cos(angle));
     }

@@ -2,6 +2,7 @@
 
 #include "semoe/optim/concept.hpp"
 #include "semoe/optim/detail/expects_number.hpp"
+#include "semoe/optim/detail/expects_step.hpp"
 #include "semoe/optim/elementwise.hpp"
 
 namespace semoe::optim {
@@ -46,12 +47,17 @@ struct Sgd {
                        "be above 0 with nesterov");
         expects_number(weight_decay >= 0, "Sgd: weight_decay", weight_decay, "be 0 or more");
     }
+    /// @throws precondition_error naming the value that is out of range
+    void validate(UpdateStep step) const {
+        validate();
+        detail::expects_step("Sgd", step);
+    }
 
     /// What one step does to an element.
     /// @throws precondition_error naming the value that is out of range
     template <class Real>
     SgdRule<Real> rule(UpdateStep step) const {
-        validate();
+        validate(step);
         double const rate = lr * step.lr_factor;
         return {Real(rate), Real(momentum), Real(decoupled ? 1 - rate * weight_decay : 1),
                 Real(decoupled ? 0 : weight_decay), nesterov};

@@ -1,0 +1,112 @@
+#include "semoe/expert/gated.hpp"
+#include "semoe/expert/quantized.hpp"
+#include "semoe/gate/topk.hpp"
+#include "semoe/layer/quantize.hpp"
+#include "semoe/optim/adamw.hpp"
+#include "semoe/optim/adamw8.hpp"
+#include "semoe/optim/sgd.hpp"
+#include "support/layer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+
+using namespace semoe;
+using test::random_values;
+
+namespace refusal_test {
+namespace {
+
+constexpr index_t H = 8, T = 6;
+using TopK = gate::TopK<gate::Softmax>;
+using Layer = MoeLayer<CpuBackend, TopK, expert::SwiGlu<float>>;
+using Mat = MatrixView<float, HostSpace>;
+
+Layer make_layer(MoeConfig config = {}, index_t intermediate = 6) {
+    Layer layer{CpuBackend{.threads = 1}, TopK{.num_experts = 4, .top_k = 2},
+                expert::SwiGlu<float>{.hidden = H, .intermediate = intermediate}, config};
+    layer.initialize(3);
+    return layer;
+}
+
+} // namespace
+
+TEST_CASE("layer/refusal: a number out of range changes nothing, and the layer goes on") {
+    double const nan = std::numeric_limits<double>::quiet_NaN();
+    auto layer = make_layer();
+    auto context = layer.make_context(T, Mode::training);
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> y(x.size()), dx(x.size());
+    Mat const in{x.data(), T, H}, out{y.data(), T, H}, d_in{dx.data(), T, H};
+    auto const weights = test::parameters_of(layer);
+    layer.forward(in, out, context);
+
+    auto const refuses = [&](auto const& optimizer, UpdateStep step, char const* what) {
+        CHECK_THROWS_WITH_AS(layer.update(optimizer, step), doctest::Contains(what),
+                             precondition_error);
+        CHECK_THROWS_WITH_AS(layer.backward_and_update(out, d_in, context, optimizer, step),
+                             doctest::Contains(what), precondition_error);
+    };
+    refuses(optim::AdamW{.lr = -1}, {}, "AdamW: lr is -1");
+    refuses(optim::AdamW{.eps = 0}, {}, "AdamW: eps is 0");
+    refuses(optim::AdamW{}, {.lr_factor = nan}, "AdamW: lr_factor is nan");
+    refuses(optim::AdamW8{}, {.step = -1}, "AdamW: step is -1");
+    refuses(optim::Sgd{}, {.gradient_scale = nan}, "Sgd: gradient_scale is nan");
+    CHECK_THROWS_WITH_AS(layer.backward(out, d_in, context, {.loss_scale = nan}),
+                         doctest::Contains("loss_scale is nan"), precondition_error);
+    CHECK(test::parameters_of(layer) == weights);
+    layer.backward_and_update(out, d_in, context, optim::AdamW{}, {});
+    CHECK(test::parameters_of(layer) != weights);
+}
+TEST_CASE("layer/refusal: backward through another layer than forward") {
+    auto first = make_layer({.layer = 0}), second = make_layer({.layer = 1});
+    auto context = first.make_context(T, Mode::training);
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    first.forward(m, m, context);
+    CHECK_THROWS_WITH_AS(second.backward(m, m, context),
+                         doctest::Contains("a forward of layer 0, this is layer 1"),
+                         precondition_error);
+    first.backward(m, m, context);
+}
+TEST_CASE("layer/refusal: initialize forgets gradients") {
+    auto layer = make_layer();
+    auto context = layer.make_context(T, Mode::training);
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> y(x.size());
+    Mat const in{x.data(), T, H}, out{y.data(), T, H};
+    auto const norm = [&] {
+        layer.initialize(3);
+        layer.forward(in, out, context);
+        layer.backward(in, out, context);
+        return layer.grad_norm_squared();
+    };
+    double const once = norm();
+    CHECK(norm() == once);
+}
+TEST_CASE("layer/refusal: quantising into a layer of another size") {
+    auto from = make_layer({}, 16);
+    MoeLayer to{
+        CpuBackend{.threads = 1}, TopK{.num_experts = 4, .top_k = 2},
+        expert::Quantized{quant::Int8{}, expert::SwiGlu<float>{.hidden = H, .intermediate = 6}}};
+    CHECK_THROWS_WITH_AS(quantize(from, to), doctest::Contains("384 weights"), precondition_error);
+}
+TEST_CASE("layer/refusal: ids of padding may be anything, those of tokens may not") {
+    auto layer = make_layer();
+    auto context = layer.make_context(T);
+    std::vector<float> rows(T * H), weights(T * 2, 0.5f);
+    std::vector<expert_id> ids(T * 2, -1);
+    std::vector<std::uint8_t> mask(T, 1);
+    Mat const m{rows.data(), T, H};
+    auto const forward = [&](index_t ld) {
+        layer.forward_routed(m, {ids.data(), T, 2, ld}, {weights.data(), T, 2}, m, context,
+                             {.mask = {mask.data(), T}});
+    };
+    ids[2 * 3] = 99;
+    CHECK_THROWS_WITH_AS(forward(2), doctest::Contains("token 3"), data_error);
+    mask[3] = 0;
+    forward(2);
+    CHECK_THROWS_WITH_AS(forward(1), doctest::Contains("an ld of at least 2"), precondition_error);
+}
+
+} // namespace refusal_test
