@@ -37,6 +37,16 @@ TEST_CASE_TEMPLATE("backend/workspace: an arena over no memory says how much is 
                          precondition_error);
 }
 
+TEST_CASE_TEMPLATE("backend/workspace: one of no bytes holds nothing, it does not count", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b{};
+    Workspace<B> const workspace(b, 0);
+    auto arena = workspace.arena();
+    CHECK(arena.template take<float>(0).size == 0);
+    CHECK_THROWS_WITH_AS(arena.template take<float>(1), "Arena: 64 bytes needed, 0 reserved",
+                         precondition_error);
+}
+
 TEST_CASE_TEMPLATE("backend/workspace: parts are aligned, apart and the same each time", B,
                    SEMOE_TEST_BACKENDS) {
     B b{};

@@ -122,6 +122,39 @@ TEST_CASE("comm/threads: run rethrows what was thrown first and aborts the other
     CHECK(contains(texts[1], "rank 2 aborted: token 5 is not a number"));
 }
 
+TEST_CASE("comm/threads: run rethrows the error of a rank, not what it did to the others") {
+    for (int n = 0; n < 200; ++n)
+        CHECK_THROWS_AS(comm::ThreadWorld{2}.run([](comm::Threads r) {
+            CpuBackend b{.threads = 1};
+            std::vector<std::byte> one(1), all(r.rank() == 0 ? 1 : 2);
+            r.all_gather(b, ConstBytes<HostSpace>(one.data(), 1),
+                         Bytes<HostSpace>(all.data(), index_t(all.size())));
+        }),
+                        precondition_error);
+}
+TEST_CASE("comm/threads: the deadline is for ranks that do not come, not for slow movements") {
+    index_t const n = index_t(1) << 26;
+    comm::ThreadWorld const world{2, {.timeout = std::chrono::milliseconds(1)}};
+    std::atomic<int> here = 0;
+    world.run([&](comm::Threads r) {
+        CpuBackend b{.threads = 1};
+        std::vector<std::byte> send(r.rank() == 1 ? std::size_t(n) : 0, std::byte{1});
+        std::vector<std::byte> recv(r.rank() == 0 ? std::size_t(n) : 0);
+        std::array<index_t, 2> sends{r.rank() == 1 ? n : 0, 0}, receives{0, r.rank() == 0 ? n : 0};
+        for (++here; here < 2;) std::this_thread::yield();
+        r.all_to_all_rows(b, ConstBytes<HostSpace>(send.data(), index_t(send.size())), sends,
+                          Bytes<HostSpace>(recv.data(), index_t(recv.size())), receives, 1)
+            .wait(b);
+        if (r.rank() == 0) CHECK(recv.back() == std::byte{1});
+    });
+    comm::ThreadWorld const patient{2, {.timeout = std::chrono::milliseconds::max()}};
+    patient.run([](comm::Threads r) {
+        index_t const mine = r.rank();
+        index_t both[2];
+        r.exchange_counts(std::array<index_t, 2>{mine, mine}, both);
+        CHECK(both[1] == 1);
+    });
+}
 TEST_CASE("comm/threads: a precondition that one rank breaks is told to the others at once") {
     comm::ThreadWorld const world{2, {.timeout = 10min}};
     auto const texts = errors(world, [](comm::Threads rank) {

@@ -163,6 +163,11 @@ TEST_CASE("core/math: derivatives agree with central differences") {
         CHECK(relu_derivative(x) == (x > 0 ? 1 : 0));
     }
     CHECK(relu_derivative(0.0f) == 0);
+    CHECK(std::isnan(relu(std::numeric_limits<float>::quiet_NaN())));
+    for (float const x : {1e10f, 1e30f, 3e38f}) {
+        CHECK(gelu_tanh_derivative(x) == 1);
+        CHECK(gelu_tanh_derivative(-x) == 0);
+    }
 }
 
 TEST_CASE_TEMPLATE("core/math: values at the ends of the range", B, SEMOE_TEST_BACKENDS) {

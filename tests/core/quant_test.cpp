@@ -152,6 +152,13 @@ TEST_CASE("core/quant: Mxfp4 has the numbers and the rounding of the OCP formats
     CHECK(line[1] == 9);
 }
 
+TEST_CASE("core/quant: Mxfp4 rounds the largest floats to floats") {
+    for (float const largest : {2.9e38f, 3.0e38f, 3.4e38f}) {
+        std::vector<float> numbers(32, largest);
+        EncodedRow<quant::Mxfp4> const row(numbers);
+        for (index_t k = 0; k < 32; ++k) CHECK(std::fabs(row(k) / largest - 1) < 0.34f);
+    }
+}
 TEST_CASE("core/quant: Mxfp4 keeps whole units within a byte") {
     auto numbers = random_values<float>(5, 128);
     for (std::size_t k = 32; k < 64; ++k) numbers[k] *= 1e-4f;

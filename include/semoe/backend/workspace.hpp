@@ -15,7 +15,8 @@ public:
     /// Counts only: views have null data, used() says how much memory the same calls need.
     Arena() = default;
     explicit Arena(Bytes<Space> memory)
-      : memory_(memory) {}
+      : memory_(memory)
+      , counts_only_(false) {}
 
     /// @throws precondition_error when the memory is too small, naming both sizes
     template <class T>
@@ -23,7 +24,7 @@ public:
         index_t const bytes = (n * index_t(sizeof(T)) + alignment - 1) / alignment * alignment;
         index_t const begin = used_;
         used_ += bytes;
-        if (!memory_.data) return {nullptr, n};
+        if (counts_only_) return {nullptr, n};
         expects(used_ <= memory_.size, "Arena: {} bytes needed, {} reserved", used_, memory_.size);
         return {reinterpret_cast<T*>(memory_.data + begin), n};
     }
@@ -36,6 +37,7 @@ public:
 
 private:
     Bytes<Space> memory_;
+    bool counts_only_ = true;
     index_t used_ = 0;
 };
 

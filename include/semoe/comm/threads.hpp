@@ -301,26 +301,33 @@ public:
     }
 
     /// Calls body(rank) on a thread a rank and waits for all. A body that throws aborts the world.
-    /// @throws what was thrown first
+    /// @throws what was thrown first; a comm_error only where no body threw anything else, since it
+    ///         tells the other ranks that one has failed
     template <class Body>
     void run(Body const& body) const {
         std::exception_ptr first;
+        bool is_cause = false;
         std::mutex first_mutex;
         auto const live = [&](int r) {
             Threads const self = rank(r);
-            auto const fail = [&](std::string const& what) {
+            auto const fail = [&](std::string const& what, bool cause) {
                 {
                     std::lock_guard const lock(first_mutex);
-                    if (!first) first = std::current_exception();
+                    if (!first || (cause && !is_cause)) {
+                        first = std::current_exception();
+                        is_cause = cause;
+                    }
                 }
                 self.abort(what);
             };
             try {
                 body(self);
+            } catch (comm_error const& e) {
+                fail(e.what(), false);
             } catch (std::exception const& e) {
-                fail(e.what());
+                fail(e.what(), true);
             } catch (...) {
-                fail("an exception");
+                fail("an exception", true);
             }
         };
         {

@@ -174,7 +174,7 @@ SEMOE_HD SEMOE_INLINE T tanh_derivative(T x) {
 
 template <Real T>
 SEMOE_HD SEMOE_INLINE T relu(T x) {
-    return x > T(0) ? x : T(0);
+    return x < T(0) ? T(0) : x; // NaN stays
 }
 /// 0 at the kink.
 template <Real T>
@@ -211,6 +211,7 @@ SEMOE_HD SEMOE_INLINE T gelu_tanh(T x) {
 }
 template <Real T>
 SEMOE_HD SEMOE_INLINE T gelu_tanh_derivative(T x) {
+    x = max(min(x, T(64)), T(-64)); // the same there as further out, where squares overflow
     T const u = T(0.79788456080286535588) * (x + T(0.044715) * x * x * x);
     T const du = T(0.79788456080286535588) * (T(1) + T(3 * 0.044715) * x * x);
     T const s = sigmoid(T(2) * u);

@@ -280,7 +280,8 @@ private:
             errors[0] += error * error;
             errors[1] += coarse_error * coarse_error;
         }
-        return errors[1] < errors[0] ? fine - 1 : fine;
+        bool const overflows = top - fine >= 125; // 4 of the coarser scale is no float any more
+        return errors[1] < errors[0] && !overflows ? fine - 1 : fine;
     }
 };
 

@@ -140,9 +140,10 @@ public:
 
     /// Makes the gradient blocks exist; called once, by the first training context.
     void declare_gradients(B& b) {
-        if (std::exchange(gradients_declared_, true)) return;
+        if (gradients_declared_) return;
         for (expert_id id : ids_)
             declare(b, id, BlockKind::gradient, layout(id).primary_elements());
+        gradients_declared_ = true;
     }
     /// Makes masters and moments exist: fresh masters from the weights, fresh moments zero.
     template <class O>
@@ -170,16 +171,7 @@ public:
 
     /// Copies weights into masters; after weights were set from outside.
     void refresh_masters(B& b) {
-        if (!has_states()) return;
-        if constexpr (needs_master<T>)
-            for (expert_id id : ids_) {
-                if (!has_master(id)) continue;
-                auto weight = acquire(b, id, BlockKind::weight, Access::read);
-                auto master = acquire(b, id, BlockKind::master, Access::overwrite);
-                auto const from = view_as<T>(weight.bytes());
-                ops::cast(b, VectorView<T const, S>(from.part(0, layout(id).primary_elements())),
-                          view_as<Real>(master.bytes()));
-            }
+        if (has_states()) make_masters(b);
     }
 
     /// Calls f(name, view, shape) for every slice of a block, in a fixed order: the view is a
@@ -217,6 +209,17 @@ private:
     static constexpr index_t dense_ids = 2;
     static std::size_t flag(expert_id id) { return std::size_t(index_t(id) + dense_ids); }
 
+    void make_masters(B& b) {
+        if constexpr (needs_master<T>)
+            for (expert_id id : ids_) {
+                if (!has_master(id)) continue;
+                auto weight = acquire(b, id, BlockKind::weight, Access::read);
+                auto master = acquire(b, id, BlockKind::master, Access::overwrite);
+                auto const from = view_as<T>(weight.bytes());
+                ops::cast(b, VectorView<T const, S>(from.part(0, layout(id).primary_elements())),
+                          view_as<Real>(master.bytes()));
+            }
+    }
     void declare_states(B& b, Moments const& moments, bool fresh) {
         declare_gradients(b);
         if (has_states()) {
@@ -231,8 +234,8 @@ private:
             if (has_master(id)) declare(b, id, BlockKind::master, n);
             if (moments.per_element > 0) declare(b, id, BlockKind::moments, moments.size(n));
         }
-        moments_ = moments;
-        if (fresh) refresh_masters(b);
+        if (fresh) make_masters(b);
+        moments_ = moments; // where anything failed, all of it is done again
     }
     void declare(B& b, expert_id id, BlockKind kind, index_t elements) {
         bool const narrow = kind == BlockKind::weight && !is_real(id);

@@ -130,6 +130,9 @@ private:
         static_assert(sizeof(F) <= max_functor_bytes,
                       "CpuBackend: the functor is larger than max_functor_bytes; keep the data in "
                       "backend memory and let the functor hold a view of it (backend/concept.hpp)");
+        static_assert(alignof(F) <= 64,
+                      "CpuBackend: the functor needs an alignment above 64, which "
+                      "a queue's slots do not have; hold a view of the data");
     }
 };
 

@@ -3,6 +3,7 @@
 #include "semoe/backend/detail/task.hpp"
 #include "semoe/core/error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace semoe::cpu {
 
@@ -22,14 +24,20 @@ namespace detail {
 class QueueState {
 public:
     static constexpr std::uint64_t capacity = 256;
+    static constexpr std::uint64_t own_capacity = 64; ///< more, for tasks of this queue's tasks
 
-    /// Waits on the host while the ring is full.
+    /// Waits on the host while the ring is full. Only its own thread makes room, so a task of the
+    /// queue, or a buffer that it frees, takes from what is kept for it.
     template <class F>
     void enqueue(F&& f) {
         {
             std::unique_lock lock(mutex_);
-            progress_.wait(lock, [&] { return enqueued_ - done_ < capacity; });
-            ring_[std::size_t(enqueued_ % capacity)].set(std::forward<F>(f));
+            if (std::this_thread::get_id() == thread_)
+                expects(enqueued_ - done_ < ring_.size(),
+                        "CpuBackend: a task enqueues on the queue that runs it, which is full");
+            else
+                progress_.wait(lock, [&] { return enqueued_ - done_ < capacity; });
+            ring_[std::size_t(enqueued_ % ring_.size())].set(std::forward<F>(f));
             ++enqueued_;
         }
         work_.notify_one();
@@ -42,13 +50,19 @@ public:
         std::lock_guard lock(mutex_);
         return done_ >= ticket;
     }
-    /// Waits until the first `ticket` tasks are done; throws what one of them threw, once.
+    /// Waits until the first `ticket` tasks are done; throws what the first of them threw that
+    /// threw anything and was not reported. Those before the ticket are reported by that, too.
     void wait(std::uint64_t ticket) {
         std::unique_lock lock(mutex_);
         expects(done_ >= ticket || std::this_thread::get_id() != thread_,
                 "CpuBackend: work of a queue waits for the queue that runs it");
         progress_.wait(lock, [&] { return done_ >= ticket; });
-        if (error_ && failed_ <= ticket) std::rethrow_exception(std::exchange(error_, nullptr));
+        auto const later = std::find_if(failures_.begin(), failures_.end(),
+                                        [&](Failure const& f) { return f.task > ticket; });
+        if (later == failures_.begin()) return;
+        std::exception_ptr const error = failures_.front().error;
+        failures_.erase(failures_.begin(), later);
+        std::rethrow_exception(error);
     }
 
     /// The queue's thread: runs tasks until it is told to stop and none is left.
@@ -58,7 +72,7 @@ public:
         for (;;) {
             work_.wait(lock, [&] { return enqueued_ > done_ || stopping_; });
             if (enqueued_ == done_) return;
-            semoe::detail::Task& task = ring_[std::size_t(done_ % capacity)];
+            semoe::detail::Task& task = ring_[std::size_t(done_ % ring_.size())];
             lock.unlock();
             std::exception_ptr error;
             try {
@@ -68,10 +82,8 @@ public:
             }
             lock.lock();
             ++done_;
-            if (error && !error_) {
-                error_ = std::move(error);
-                failed_ = done_;
-            }
+            if (error && failures_.size() < most_failures)
+                failures_.push_back({done_, std::move(error)});
             progress_.notify_all();
         }
     }
@@ -84,14 +96,19 @@ public:
     }
 
 private:
+    struct Failure {
+        std::uint64_t task; ///< counted from 1
+        std::exception_ptr error;
+    };
+    static constexpr std::size_t most_failures = 64;
+
     mutable std::mutex mutex_;
     std::condition_variable work_, progress_;
     std::uint64_t enqueued_ = 0, done_ = 0;
     bool stopping_ = false;
     std::thread::id thread_;
-    std::exception_ptr error_; ///< the first that has not been reported yet
-    std::uint64_t failed_ = 0; ///< the task that threw it, counted from 1
-    std::array<semoe::detail::Task, std::size_t(capacity)> ring_;
+    std::vector<Failure> failures_; ///< that nobody waited for, rising
+    std::array<semoe::detail::Task, std::size_t(capacity + own_capacity)> ring_;
 };
 
 } // namespace detail

@@ -2,6 +2,7 @@
 
 #include "semoe/core/error.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -48,22 +49,39 @@ private:
 /// at once: either everybody comes, or everybody who came is told why not.
 class Meeting {
 public:
+    /// @param timeout  taken for a year where it is longer, so that it can be added to a time
     Meeting(int n, Fate& fate, std::chrono::milliseconds timeout)
       : fate_(fate)
-      , timeout_(timeout)
+      , timeout_(std::min<std::chrono::milliseconds>(timeout, std::chrono::hours(24 * 365)))
       , seats_(std::size_t(n)) {}
 
     /// Enters a collective. `describe()` names it with its sizes; it is called only on failure.
     /// @throws comm_error when the world is or becomes broken before everybody has come
     template <class Describe>
     void enter(int rank, std::string_view operation, Describe const& describe) {
-        meet(rank, operation, describe, true);
+        std::unique_lock lock(fate_.mutex_);
+        if (fate_.broken()) throw comm_error(fate_.reason_);
+        std::uint64_t const round = round_.load(std::memory_order_relaxed);
+        if (!arrive(rank, operation)) return;
+        auto const deadline = Clock::now() + timeout_;
+        auto const released = [&] { return passed(round) || fate_.broken(); };
+        poll(lock, released);
+        fate_.changed_.wait_until(lock, deadline, released);
+        if (passed(round)) return;
+        if (!fate_.broken()) fate_.break_locked(absence(rank, describe()));
+        seats_[std::size_t(rank)].here = false;
+        --arrived_;
+        throw comm_error(fate_.reason_);
     }
     /// Ends a phase of a collective that everybody has entered. Those who entered touch one
-    /// another's memory, so an error elsewhere releases nobody from this meeting.
-    template <class Describe>
-    void leave(int rank, std::string_view operation, Describe const& describe) {
-        meet(rank, operation, describe, false);
+    /// another's memory, so neither an error elsewhere nor time releases anybody from this meeting.
+    void leave(int rank, std::string_view operation) {
+        std::unique_lock lock(fate_.mutex_);
+        std::uint64_t const round = round_.load(std::memory_order_relaxed);
+        if (!arrive(rank, operation)) return;
+        auto const released = [&] { return passed(round); };
+        poll(lock, released);
+        fate_.changed_.wait(lock, released);
     }
 
 private:
@@ -75,49 +93,36 @@ private:
         std::string_view last; // the operation it last came for
     };
 
-    template <class Describe>
-    void meet(int rank, std::string_view operation, Describe const& describe, bool entering) {
-        std::unique_lock lock(fate_.mutex_);
-        if (entering && fate_.broken()) throw comm_error(fate_.reason_);
-        std::uint64_t const round = round_.load(std::memory_order_relaxed);
+    bool passed(std::uint64_t round) const {
+        return round_.load(std::memory_order_acquire) != round;
+    }
+    /// Takes a seat. @return whether others are missing; the last to come releases them
+    bool arrive(int rank, std::string_view operation) {
         Seat& seat = seats_[std::size_t(rank)];
-        if (++arrived_ == seats_.size()) {
-            seat.last = operation;
-            for (Seat& s : seats_) s.here = false;
-            arrived_ = 0;
-            round_.store(round + 1, std::memory_order_release);
-            fate_.changed_.notify_all();
-            return;
-        }
         seat = {true, operation};
+        if (++arrived_ < seats_.size()) return true;
+        for (Seat& s : seats_) s.here = false;
+        arrived_ = 0;
+        round_.fetch_add(1, std::memory_order_release);
+        fate_.changed_.notify_all();
+        return false;
+    }
+    /// Looks a few times before a thread sleeps.
+    template <class Released>
+    static void poll(std::unique_lock<std::mutex>& lock, Released const& released) {
         lock.unlock();
-
-        auto const released = [&] {
-            return round_.load(std::memory_order_acquire) != round || (entering && fate_.broken());
-        };
-        auto const deadline = Clock::now() + timeout_;
         for (int i = 0; i < polls && !released(); ++i) std::this_thread::yield();
         lock.lock();
-        fate_.changed_.wait_until(lock, deadline, released);
-        if (round_.load(std::memory_order_relaxed) != round) return;
-        if (!fate_.broken()) fate_.break_locked(absence(rank, describe(), entering));
-        if (entering) {
-            seat.here = false;
-            --arrived_;
-        }
-        throw comm_error(fate_.reason_);
     }
 
-    std::string absence(int rank, std::string const& call, bool entering) const {
+    std::string absence(int rank, std::string const& call) const {
         std::string text = "comm::Threads: rank " + std::to_string(rank) + " of " +
                            std::to_string(seats_.size()) + " waited " +
-                           std::to_string(timeout_.count()) + " ms in " + call +
-                           (entering ? "; missing:" : "; still inside:");
+                           std::to_string(timeout_.count()) + " ms in " + call + "; missing:";
         char const* separator = " ";
         for (std::size_t r = 0; r < seats_.size(); ++r) {
             if (seats_[r].here) continue;
             text += std::exchange(separator, ", ") + ("rank " + std::to_string(r));
-            if (!entering) continue;
             std::string_view const last = seats_[r].last;
             text += last.empty() ? " (never came)" : " (last came for " + std::string(last) + ")";
         }

@@ -242,9 +242,7 @@ private:
         for (int p = 0; p < state_.size; ++p) well = well && !call(p).failed.load();
         return well;
     }
-    SEMOE_NOINLINE void meet() {
-        state_.meeting.leave(rank_, mine().operation.name, [&] { return describe(); });
-    }
+    SEMOE_NOINLINE void meet() { state_.meeting.leave(rank_, mine().operation.name); }
     SEMOE_NOINLINE void note_failure() {
         failure_ = std::current_exception();
         std::string what = "an exception";

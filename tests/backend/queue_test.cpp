@@ -1,0 +1,57 @@
+#include "semoe/backend/buffer.hpp"
+#include "semoe/backend/cpu/cpu.hpp"
+
+#include <doctest/doctest.h>
+
+#include <future>
+#include <memory>
+#include <stdexcept>
+
+using namespace semoe;
+
+namespace queue_test {
+namespace {
+
+struct Throw {
+    char const* what;
+    void operator()(index_t) const { throw std::runtime_error(what); }
+};
+/// Holds a buffer until it has run, or longer.
+struct Hold {
+    std::shared_ptr<Buffer<float, CpuBackend>> buffer;
+    void operator()(index_t) const {}
+};
+
+} // namespace
+
+TEST_CASE("backend/queue: who waits for a task learns what it threw, whoever learnt of others") {
+    CpuBackend b{.threads = 1};
+    auto queue = b.fork();
+    queue.parallel_for(1, Throw{"first"});
+    auto const first = queue.record();
+    queue.parallel_for(1, Throw{"second"});
+    auto const second = queue.record();
+    queue.parallel_for(1, Throw{"third"});
+    CHECK_THROWS_WITH(first.wait(), "first");
+    first.wait();
+    CHECK_THROWS_WITH(queue.synchronize(), "second");
+    second.wait();
+    queue.synchronize();
+}
+TEST_CASE("backend/queue: a task may free memory of its own queue while that is full") {
+    CpuBackend b{.threads = 1};
+    auto queue = b.fork();
+    auto gate = b.fork();
+    std::promise<void> opened;
+    gate.parallel_for(1, [open = opened.get_future().share()](index_t) { open.wait(); });
+    queue.wait(gate.record());
+    queue.parallel_for(1, Hold{std::make_shared<Buffer<float, CpuBackend>>(queue, 8)});
+    for (std::uint64_t n = 2; n < cpu::detail::QueueState::capacity; ++n)
+        queue.parallel_for(1, [](index_t) {});
+    opened.set_value(); // the first tasks run now, with the queue as full as a host thread makes it
+    for (int n = 0; n < 1000; ++n) queue.parallel_for(1, [](index_t) {});
+    queue.synchronize();
+    gate.synchronize();
+}
+
+} // namespace queue_test
