@@ -54,7 +54,8 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
     if (n.masked)
         for (std::size_t t = 0; t < mask.size(); t += 3) mask[t] = 0;
     Vector y(x.size()), dx(x.size());
-    Named weights, gradients;
+    Named weights, gradients, summary;
+    std::string apart; // replicas must have the same bits on every rank
     RouterLosses losses;
     LayerCounters counters;
     std::mutex mutex;
@@ -90,8 +91,8 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
             std::lock_guard const lock(mutex);
             std::copy_n(out.data(), tokens * n.hidden, y.begin() + first * n.hidden);
             std::copy_n(d_in.data(), tokens * n.hidden, dx.begin() + first * n.hidden);
-            weights.insert(own_weights.begin(), own_weights.end());
-            gradients.insert(own_gradients.begin(), own_gradients.end());
+            apart += add_rank(weights, own_weights) + add_rank(gradients, own_gradients) +
+                     add_rank(summary, summary_of(context));
             losses = context.losses;
             counters = context.counters;
         });
@@ -106,6 +107,7 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
             });
     };
     with_tier(schedule::Chunked{.chunks = n.chunks});
+    REQUIRE(apart == "");
 
     auto oracle = reference_of(weights, n.hidden, n.intermediate, gate.num_experts, rule,
                                activation, derivative, n.shared_intermediate);

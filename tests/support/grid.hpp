@@ -3,12 +3,15 @@
 #include "semoe/expert/gated.hpp"
 #include "semoe/gate/topk.hpp"
 #include "semoe/optim/adamw.hpp"
+#include "semoe/optim/clip.hpp"
 #include "semoe/schedule/chunked.hpp"
 #include "semoe/schedule/sequential.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/resident.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "support/layer.hpp"
+
+#include <doctest/doctest.h>
 
 #include <mutex>
 
@@ -38,6 +41,7 @@ inline std::vector<index_t> deal(index_t num_tokens, int ranks) {
     return counts;
 }
 
+/// What several ranks hold must have the same bits on each.
 /// @param backend(rank)        the rank's backend
 /// @param tier(backend)        its tier
 template <class MakeBackend, class MakeTier, class Sch>
@@ -49,6 +53,8 @@ Outcome run_step(GridCase const& n, int ranks, MakeBackend make_backend, MakeTie
     Outcome out;
     out.y.resize(x.size());
     out.dx.resize(x.size());
+    Named summary;
+    std::string apart;
     std::mutex mutex;
     comm::ThreadWorld world{ranks, {.timeout = std::chrono::seconds(60)}};
     world.run([&](comm::Threads rank) {
@@ -75,20 +81,23 @@ Outcome run_step(GridCase const& n, int ranks, MakeBackend make_backend, MakeTie
         layer.backward(d_out.matrix(tokens, n.hidden), dx.matrix(tokens, n.hidden), context);
         double const norm = layer.grad_norm_squared();
         auto const gradients = parameters_of(layer, BlockKind::gradient);
-        train_step(layer, optim::AdamW{.lr = 1e-2}, UpdateStep{.step = 0});
+        double const scale = optim::clip_scale(norm, 1);
+        train_step(layer, optim::AdamW{.lr = 1e-2}, UpdateStep{.gradient_scale = scale});
         layer.tier().flush(b);
         auto const weights = parameters_of(layer);
         auto const y_host = to_host(b, y), dx_host = to_host(b, dx);
         std::lock_guard const lock(mutex);
         std::copy(y_host.begin(), y_host.end(), out.y.begin() + begin);
         std::copy(dx_host.begin(), dx_host.end(), out.dx.begin() + begin);
-        out.gradients.insert(gradients.begin(), gradients.end());
-        out.weights.insert(weights.begin(), weights.end());
+        apart += add_rank(out.gradients, gradients) + add_rank(out.weights, weights) +
+                 add_rank(summary, summary_of(context)) +
+                 add_rank(summary, {{"norm and scale", {norm, scale}}});
         out.aux_loss = context.losses.aux_loss;
         out.z_loss = context.losses.z_loss;
         out.norm = norm;
         out.tokens_per_expert = context.counters.tokens_per_expert;
     });
+    REQUIRE(apart == "");
     return out;
 }
 

@@ -26,6 +26,24 @@ Named parameters_of(L& layer, BlockKind kind = BlockKind::weight) {
     return all;
 }
 
+/// What a context tells of its forward, by name.
+template <class Context>
+Named summary_of(Context const& context) {
+    auto const& n = context.counters;
+    return {{"losses", {context.losses.aux_loss, context.losses.z_loss}},
+            {"counters", {double(n.num_tokens), double(n.dropped), n.entropy}},
+            {"tokens_per_expert", {n.tokens_per_expert.begin(), n.tokens_per_expert.end()}}};
+}
+
+/// Adds what one rank has to what others have.
+/// @return  names that are there already with other bits: replicas that went apart
+inline std::string add_rank(Named& all, Named const& own) {
+    std::string apart;
+    for (auto const& [name, values] : own)
+        if (all.try_emplace(name, values).first->second != values) apart += name + " ";
+    return apart;
+}
+
 /// A reference gate's rule by name.
 inline testing::ReferenceGate reference_gate(std::string const& rule, index_t k, double scale = 1,
                                              std::vector<double> bias = {}) {
