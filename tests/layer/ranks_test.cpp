@@ -1,0 +1,242 @@
+#include "semoe/expert/with_shared.hpp"
+#include "support/grid.hpp"
+
+#include <doctest/doctest.h>
+
+#include <limits>
+#include <numeric>
+
+// What several ranks must agree on, in a layer that has all that ranks hold together: a router and
+// a shared expert with its gate.
+
+using namespace semoe;
+using test::random_values;
+
+namespace ranks_test {
+namespace {
+
+constexpr index_t T = 23, H = 12, E = 7, K = 3;
+using TopK = gate::TopK<gate::Softmax>;
+using Swi = expert::SwiGlu<float>;
+using Experts = expert::WithShared<Swi, Swi>;
+using Tier = tier::Cached<CpuBackend, tier::HostStore>;
+using Whole = MoeLayer<CpuBackend, TopK, Experts>;
+using Spread = MoeLayer<CpuBackend, TopK, Experts, comm::Threads, Tier, schedule::Chunked>;
+
+TopK const top{.num_experts = E, .top_k = K};
+Experts const experts{{.hidden = H, .intermediate = 10}, {.hidden = H, .intermediate = 8}, true};
+constexpr MoeConfig with_losses{.aux_loss_weight = 0.1, .z_loss_weight = 0.01};
+/// Of tokens, a rank's run; the middle one of three has none.
+struct Part {
+    index_t first, count;
+
+    template <class V>
+    auto of(std::vector<V>& all, index_t cols) const {
+        return MatrixView<V, HostSpace>{all.data() + first * cols, count, cols};
+    }
+};
+constexpr Part whole{0, T};
+
+/// body(layer, context, the rank's tokens) on every rank.
+template <class Body>
+void on_ranks(int ranks, index_t chunks, MoeConfig const& config, Body const& body) {
+    static CpuBackend const shared{.threads = 2};
+    auto const counts = test::deal(T, ranks);
+    comm::ThreadWorld const world{ranks, {.timeout = std::chrono::seconds(60)}};
+    world.run([&](comm::Threads rank) {
+        auto const mine = counts.begin() + rank.rank();
+        Spread layer{shared,
+                     top,
+                     experts,
+                     rank,
+                     Tier{shared, tier::HostStore{}, {.slots = 2}},
+                     schedule::Chunked{.chunks = chunks},
+                     config};
+        layer.initialize(3);
+        auto context = layer.make_context(*mine, Mode::training);
+        body(layer, context, Part{std::accumulate(counts.begin(), mine, index_t(0)), *mine});
+    });
+}
+
+/// An engine's routing, and what follows from it.
+struct Routed {
+    std::vector<float> x = random_values<float>(1, T*H), dy = random_values<float>(2, T*H),
+                       weights = random_values<float>(3, T*K);
+    std::vector<expert_id> ids;
+    std::vector<float> y = std::vector<float>(x.size()), dx = y,
+                       d_weights = std::vector<float>(weights.size());
+    test::Named gradients;
+
+    Routed() {
+        for (expert_id t = 0; t < T; ++t)
+            for (expert_id const k : {0, 2, 5})
+                ids.push_back(t % 5 == k ? dropped_expert : (t * t + k) % expert_id(E));
+    }
+    template <class L>
+    void forward(L& layer, typename L::Context& context, Part p) {
+        layer.forward_routed(p.of(x, H), p.of(ids, K), p.of(weights, K), p.of(y, H), context);
+    }
+    template <class L>
+    void backward(L& layer, typename L::Context& context, Part p) {
+        layer.backward(p.of(dy, H), p.of(dx, H), context);
+        auto const d = context.weight_gradients();
+        std::copy_n(d.data, p.count * K, d_weights.begin() + p.first * K);
+    }
+    /// Through one rank with everything resident, in one chunk.
+    static Routed expected() {
+        Routed r;
+        Whole layer{CpuBackend{.threads = 2}, top, experts};
+        layer.initialize(3);
+        auto context = layer.make_context(T, Mode::training);
+        r.forward(layer, context, whole);
+        r.backward(layer, context, whole);
+        r.gradients = test::parameters_of(layer, BlockKind::gradient);
+        return r;
+    }
+};
+
+/// What `bad` throws on each of three ranks, which then go on with `good`.
+template <class Bad, class Good>
+std::vector<std::string> errors_of(MoeConfig const& config, Bad const& bad, Good const& good) {
+    std::vector<std::string> texts;
+    std::mutex mutex;
+    on_ranks(3, 2, config, [&](Spread& layer, auto& context, Part p) {
+        try {
+            bad(layer, context, p);
+        } catch (data_error const& e) {
+            std::lock_guard const lock(mutex);
+            texts.emplace_back(e.what());
+        }
+        good(layer, context, p);
+    });
+    return texts;
+}
+constexpr index_t last_rank = 7; // its first token
+
+} // namespace
+
+TEST_CASE("layer/ranks: an engine's own routing gives the same, whatever ranks, tier and chunks") {
+    auto const expected = Routed::expected();
+    for (int const ranks : {1, 2, 3})
+        for (index_t const chunks : {1, 2}) {
+            CAPTURE(ranks);
+            CAPTURE(chunks);
+            Routed got;
+            std::string apart;
+            std::mutex mutex;
+            on_ranks(ranks, chunks, with_losses, [&](Spread& layer, auto& context, Part p) {
+                got.forward(layer, context, p);
+                got.backward(layer, context, p);
+                auto const gradients = test::parameters_of(layer, BlockKind::gradient);
+                std::lock_guard const lock(mutex);
+                apart += test::add_rank(got.gradients, gradients);
+            });
+            CHECK(got.y == expected.y);
+            CHECK(got.d_weights == expected.d_weights);
+            CHECK(test::relative_error(got.dx, expected.dx) < 1e-6);
+            CHECK(test::worst_error(got.gradients, expected.gradients) < 1e-6);
+            CHECK(apart == "");
+        }
+}
+
+TEST_CASE("layer/ranks: a bad choice on one rank is the same error on all, and all go on") {
+    auto const expected = Routed::expected();
+    auto const at = std::size_t((last_rank + 9) * K);
+    for (auto const drop : {Drop::position, Drop::probability})
+        for (expert_id const id : {expert_id(E), -2, 1 << 30, expected.ids[at]}) {
+            CAPTURE(id);
+            Routed bad, good;
+            bad.ids[at + 1] = id;
+            // Room for all, yet choices are counted before anybody learns of the error.
+            auto const texts = errors_of(
+                {.capacity = {.factor = E, .drop = drop}},
+                [&](auto&... args) { bad.forward(args...); },
+                [&](auto&... args) { good.forward(args...); });
+            CHECK(texts == std::vector<std::string>(3, "MoeLayer: an expert number that is out of "
+                                                       "range or repeated, token 9 of rank 2"));
+            CHECK(good.y == expected.y);
+        }
+}
+
+TEST_CASE("layer/ranks: a NaN logit on one rank is the same error on all, and all go on") {
+    auto x = random_values<float>(1, T * H);
+    auto bad = x;
+    bad[std::size_t((last_rank + 5) * H + 3)] = std::numeric_limits<float>::quiet_NaN();
+    std::vector<float> y(x.size()), expected(x.size());
+    Whole one{CpuBackend{.threads = 2}, top, experts};
+    one.initialize(3);
+    auto in_one = one.make_context(T);
+    one.forward(whole.of(x, H), whole.of(expected, H), in_one);
+    auto const from = [&](std::vector<float>& in) {
+        return [&](Spread& layer, auto& context, Part p) {
+            layer.forward(p.of(in, H), p.of(y, H), context);
+        };
+    };
+    CHECK(errors_of(with_losses, from(bad), from(x)) ==
+          std::vector<std::string>(3, "MoeLayer: a logit that is not finite, token 5 of rank 2"));
+    CHECK(y == expected);
+}
+
+TEST_CASE("layer/ranks: the losses' gradients, and they alone, are scaled by loss_scale") {
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> zero(x.size()), y(x.size());
+    struct Gradients {
+        std::vector<double> router;
+        std::vector<float> dx;
+    };
+    auto const at = [&](int ranks, double scale) {
+        Gradients g{{}, std::vector<float>(x.size())};
+        on_ranks(ranks, 2, with_losses, [&](Spread& layer, auto& context, Part p) {
+            layer.forward(p.of(x, H), p.of(y, H), context);
+            layer.backward(p.of(zero, H), p.of(g.dx, H), context, {.loss_scale = scale});
+            auto gradients = test::parameters_of(layer, BlockKind::gradient);
+            if (p.first == 0) g.router = gradients.at("router.weight");
+        });
+        return g;
+    };
+    auto const one = at(1, 1);
+    for (int const ranks : {1, 3}) {
+        CAPTURE(ranks);
+        auto full = at(ranks, 1);
+        auto const quarter = at(ranks, 0.25);
+        CHECK(test::relative_error(full.router, one.router) < 1e-6);
+        CHECK(std::count(full.router.begin(), full.router.end(), 0.0) == 0);
+        for (double& v : full.router) v *= 0.25;
+        for (float& v : full.dx) v *= 0.25f;
+        CHECK(quarter.router == full.router);
+        CHECK(quarter.dx == full.dx);
+    }
+}
+
+TEST_CASE("layer/ranks: what ranks hold together has the same bits on each, step after step") {
+    auto x = random_values<float>(1, T * H), dy = random_values<float>(2, T * H), y = x, dx = x;
+    for (int const ranks : {2, 3}) {
+        test::Named weights, others; // of the last step, and of every step
+        std::string apart;
+        std::mutex mutex;
+        on_ranks(ranks, 2, with_losses, [&](Spread& layer, auto& context, Part p) {
+            for (index_t step = 0; step < 3; ++step) {
+                layer.zero_grad();
+                layer.forward(p.of(x, H), p.of(y, H), context);
+                layer.backward(p.of(dy, H), p.of(dx, H), context);
+                double const norm = layer.grad_norm_squared();
+                double const scale = optim::clip_scale(norm, 0.5);
+                auto own = test::summary_of(context);
+                own.merge(test::parameters_of(layer, BlockKind::gradient));
+                own["norm and scale"] = {norm, scale};
+                train_step(layer, optim::AdamW{.lr = 1e-2},
+                           {.step = step, .gradient_scale = scale});
+                std::lock_guard const lock(mutex);
+                for (auto const& [name, values] : own)
+                    apart += test::add_rank(others, {{name + std::to_string(step), values}});
+            }
+            auto const own = test::parameters_of(layer);
+            std::lock_guard const lock(mutex);
+            apart += test::add_rank(weights, own);
+        });
+        CHECK(apart == "");
+        CHECK(weights.count("shared.up_proj") == 1);
+    }
+}
+
+} // namespace ranks_test
