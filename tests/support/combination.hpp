@@ -88,11 +88,12 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
             auto const own_weights = parameters_of(layer);
             auto const own_gradients =
                 n.backward ? parameters_of(layer, BlockKind::gradient) : Named{};
+            double const norm = n.backward ? layer.grad_norm_squared() : 0;
             std::lock_guard const lock(mutex);
             std::copy_n(out.data(), tokens * n.hidden, y.begin() + first * n.hidden);
             std::copy_n(d_in.data(), tokens * n.hidden, dx.begin() + first * n.hidden);
             apart += add_rank(weights, own_weights) + add_rank(gradients, own_gradients) +
-                     add_rank(summary, summary_of(context));
+                     add_rank(summary, summary_of(context)) + add_rank(summary, {{"norm", {norm}}});
             losses = context.losses;
             counters = context.counters;
         });
