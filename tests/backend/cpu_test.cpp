@@ -9,9 +9,13 @@
 #include <cmath>
 #include <cstdlib>
 #include <doctest/doctest.h>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 using namespace semoe;
@@ -40,6 +44,23 @@ std::string thrown(F const& f) {
         return error.what();
     }
     return "";
+}
+
+/// Whether the system knows that large pages are wished for here; true where it has none.
+bool wishes_large_page(void const* memory) {
+    if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) return true;
+    auto const address = reinterpret_cast<std::uintptr_t>(memory);
+    std::ifstream mappings("/proc/self/smaps");
+    bool here = false;
+    for (std::string line; std::getline(mappings, line);) {
+        std::uintptr_t begin = 0, end = 0;
+        char to = 0;
+        if (std::istringstream(line) >> std::hex >> begin >> to >> end && to == '-')
+            here = begin <= address && address < end;
+        else if (here && line.starts_with("VmFlags:"))
+            return line.find(" hg") != std::string::npos;
+    }
+    return false;
 }
 
 /// Threads that are started for every run: slow, and all that an executor must do.
@@ -312,6 +333,27 @@ TEST_CASE("backend/cpu: memory comes from the user's allocator and is counted") 
         CHECK(b.allocate(0) == nullptr);
     }
     CHECK(budget.left == 4096);
+}
+
+TEST_CASE("backend/cpu: memory of 1 MiB or more is large pages, less begins with a line") {
+    CpuBackend b{.threads = 1};
+    std::pair<std::size_t, std::uintptr_t> const cases[] = {{1, 64},
+                                                            {1000, 64},
+                                                            {(1 << 20) - 1, 64},
+                                                            {1 << 20, 2 << 20},
+                                                            {3 << 20, 2 << 20},
+                                                            {(4 << 20) + 1, 2 << 20}};
+    for (auto const& [bytes, alignment] : cases) {
+        CAPTURE(bytes);
+        std::byte* two[2]; // one alone may lie well by chance
+        for (std::byte*& p : two) {
+            p = static_cast<std::byte*>(b.allocate(bytes));
+            CHECK(reinterpret_cast<std::uintptr_t>(p) % alignment == 0);
+            if (alignment > 64)
+                for (std::byte const* at : {p, p + bytes - 1}) CHECK(wishes_large_page(at));
+        }
+        for (std::byte* p : two) b.deallocate(p, bytes);
+    }
 }
 
 TEST_CASE("backend/cpu: an allocator that ignores the alignment is refused") {

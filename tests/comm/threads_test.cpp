@@ -13,13 +13,13 @@ using namespace std::chrono_literals;
 namespace {
 
 /// Runs body on every rank and collects what each threw.
-template <class Body>
+template <class Error = std::exception, class Body>
 std::vector<std::string> errors(comm::ThreadWorld const& world, Body const& body) {
     std::vector<std::string> texts(std::size_t(world.size()));
     world.run([&](comm::Threads rank) {
         try {
             body(rank);
-        } catch (std::exception const& e) {
+        } catch (Error const& e) {
             texts[std::size_t(rank.rank())] = e.what();
         }
     });
@@ -76,6 +76,56 @@ TEST_CASE("comm/threads: a rank that does not come is named with what the others
                           texts[0])
                              .c_str(),
                          comm_error);
+}
+
+TEST_CASE("comm/threads: every collective names itself and the rank that does not come") {
+    struct {
+        std::string name;
+        void (*call)(comm::Threads&);
+    } const collectives[] = {
+        {"exchange_counts (1 numbers a rank)",
+         [](comm::Threads& rank) {
+             std::vector<index_t> send(3), recv(3);
+             rank.exchange_counts(send, recv);
+         }},
+        {"all_to_all_rows (4 bytes a row)",
+         [](comm::Threads& rank) {
+             CpuBackend b{.threads = 1};
+             Buffer<std::byte, CpuBackend> out(b, 12), in(b, 12);
+             std::vector<index_t> const one(3, 1);
+             rank.all_to_all_rows(b, as_bytes(out.view()), one, in.view(), one, 4).wait(b);
+         }},
+        {"all_gather (4 bytes a rank)",
+         [](comm::Threads& rank) {
+             CpuBackend b{.threads = 1};
+             Buffer<std::byte, CpuBackend> part(b, 4), whole(b, 12);
+             rank.all_gather(b, as_bytes(part.view()), whole.view());
+         }},
+        {"reduce_scatter_sum (3 floats)",
+         [](comm::Threads& rank) {
+             CpuBackend b{.threads = 1};
+             Buffer<float, CpuBackend> v(b, 3), out(b, 1);
+             rank.reduce_scatter_sum(b, VectorView<float const, HostSpace>(v.view()), out.view());
+         }},
+        {"all_reduce_sum (3 doubles)",
+         [](comm::Threads& rank) {
+             CpuBackend b{.threads = 1};
+             Buffer<double, CpuBackend> v(b, 3);
+             rank.all_reduce_sum(b, v.view());
+         }},
+        {"split", [](comm::Threads& rank) { rank.split(0, 0); }},
+    };
+    for (auto const& [name, call] : collectives) {
+        auto const texts = errors<comm_error>(comm::ThreadWorld{3, {.timeout = 200ms}},
+                                              [call = call](comm::Threads rank) {
+                                                  if (rank.rank() < 2) call(rank);
+                                              });
+        CAPTURE(texts[0]);
+        CHECK(contains(texts[0], ("waited 200 ms in " + name).c_str()));
+        CHECK(contains(texts[0], "; missing: rank 2 (never came)"));
+        CHECK(texts[1] == texts[0]);
+        CHECK(texts[2].empty());
+    }
 }
 
 TEST_CASE("comm/threads: every rank throws the same text about counts that do not match") {

@@ -11,7 +11,7 @@ using namespace semoe;
 
 namespace {
 
-enum class Load { ragged, idle_ranks, one_expert, nothing };
+enum class Load { ragged, idle_ranks, one_expert, two_of_its_first, nothing };
 
 /// Rows that a rank routes to an expert.
 index_t rows_of(Load load, index_t rank, index_t expert, index_t experts) {
@@ -22,6 +22,8 @@ index_t rows_of(Load load, index_t rank, index_t expert, index_t experts) {
         return rank % 2 == 0 ? 0 : 1 + expert % 2;
     case Load::one_expert:
         return expert == experts - 1 ? 3 + rank : 0;
+    case Load::two_of_its_first:
+        return expert == 2 * rank ? 2 : 1;
     default:
         return 0;
     }
@@ -140,6 +142,23 @@ TEST_CASE_TEMPLATE("dispatch/exchange: rows reach their expert in order of sourc
             }
 }
 
+TEST_CASE_TEMPLATE("dispatch/exchange: two ranks of two experts have the rows that others publish",
+                   B, SEMOE_TEST_BACKENDS) {
+    comm::ThreadWorld{2}.run([](comm::Threads comm) {
+        Bench<B, comm::Threads> x(B{}, comm, Placement::contiguous(4, 2), 8,
+                                  Load::two_of_its_first);
+        std::vector<float> const sent = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+                                 want[] = {{1, 2, 3, 4, 1, 2, 5, 6, 3, 4},
+                                           {7, 8, 5, 6, 7, 8, 9, 10, 9, 10}};
+        auto const slots = test::to_backend(x.b, sent);
+        Buffer<float, B> rows(x.b, 10), back(x.b, 10);
+        x.exchange.to_experts(x.b, slots.matrix(5, 2), rows.matrix(5, 2), x.staging.view());
+        x.exchange.to_tokens(x.b, rows.matrix(5, 2), back.matrix(5, 2), x.staging.view());
+        CHECK((test::to_host(x.b, rows) == want[x.rank]));
+        CHECK((test::to_host(x.b, back) == sent));
+    });
+}
+
 TEST_CASE_TEMPLATE("dispatch/exchange: experts may lie on any rank, in any order", B,
                    SEMOE_TEST_BACKENDS) {
     for (int ranks : {1, 2, 3, 4})
@@ -158,7 +177,8 @@ TEST_CASE_TEMPLATE("dispatch/exchange: rows of more than one piece arrive whole"
 
 TEST_CASE_TEMPLATE("dispatch/exchange: to_tokens is the adjoint of to_experts", B,
                    SEMOE_TEST_BACKENDS) {
-    for (int ranks : {1, 3, 4}) {
+    for (int ranks : {1, 2, 3, 4, 5, 8}) {
+        CAPTURE(ranks);
         Placement const placement = scattered(5, ranks);
         std::vector<double> left(std::size_t(ranks), 0.), right = left;
         comm::ThreadWorld{ranks}.run([&](comm::Threads comm) {

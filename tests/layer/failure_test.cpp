@@ -1,0 +1,181 @@
+#include "semoe/expert/gated.hpp"
+#include "semoe/gate/topk.hpp"
+#include "semoe/layer/moe_layer.hpp"
+#include "semoe/optim/adamw.hpp"
+#include "semoe/testing/faulty_store.hpp"
+#include "semoe/tier/cached.hpp"
+#include "support/layer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <optional>
+
+using namespace semoe;
+using test::Named, test::random_values;
+
+namespace failure_test {
+namespace {
+
+using Store = testing::FaultyStore<CpuBackend>;
+using Tier = tier::Cached<CpuBackend, Store>;
+using Rows = MatrixView<bf16, HostSpace>;
+constexpr index_t H = 6, T = 5, num_experts = 3;
+constexpr BlockKind parameters[] = {BlockKind::weight, BlockKind::master, BlockKind::moments};
+/// Of a step, in order; the last takes the place of the two before it.
+enum class Part { forward, backward, update, backward_and_update };
+
+/// What the call says by an error of this type; empty if there was none.
+template <class Error, class F>
+std::string error_of(F const& call) {
+    try {
+        call();
+    } catch (Error const& error) {
+        return error.what();
+    }
+    return "";
+}
+
+/// A layer whose blocks lie in a store that fails, with states of an optimizer from the start.
+struct Fixture {
+    CpuBackend b{.threads = 1};
+    Store store{b};
+    optim::AdamW adamw{.lr = 0.01};
+    MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, expert::SwiGlu<bf16>, comm::Self, Tier> layer;
+    MoeContext<CpuBackend, bf16, comm::Self> context;
+    std::vector<bf16> x = random_values<bf16>(1, T*H), dy = random_values<bf16>(2, T*H), y = x,
+                      dx = x;
+    Named loaded[3];
+
+    struct Result {
+        std::vector<bf16> y, dx;
+        Named parameters[3];
+        bool operator==(Result const&) const = default;
+    };
+
+    explicit Fixture(index_t slots)
+      : layer{b,
+              {.num_experts = num_experts, .top_k = 2},
+              {.hidden = H, .intermediate = 5},
+              {},
+              Tier{b, store, {.slots = slots}}}
+      , context(layer.make_context(T, Mode::training)) {
+        layer.prepare(adamw);
+        layer.initialize(1);
+        for (int i = 0; i < 3; ++i) loaded[i] = test::parameters_of(layer, parameters[i]);
+    }
+
+    /// All parameters anew, most of them not yet written back.
+    void load() {
+        for (int i = 0; i < 3; ++i)
+            layer.for_each_parameter(
+                [&](std::string const& name, auto view, Shape) {
+                    using Element = std::remove_cvref_t<decltype(*view.data)>;
+                    auto const& from = loaded[i].at(name);
+                    for (std::size_t n = 0; n < from.size(); ++n)
+                        view.data[n] = Element(float(from[n]));
+                },
+                parameters[i], Access::write);
+        layer.zero_grad();
+        y = dx = std::vector<bf16>(x.size());
+    }
+    static Rows rows(std::vector<bf16>& v) { return {v.data(), T, H}; }
+    void run(Part part) {
+        if (part == Part::forward) layer.forward(rows(x), rows(y), context);
+        if (part == Part::backward) layer.backward(rows(dy), rows(dx), context);
+        if (part == Part::update) layer.update(adamw, {.zero_grad = true});
+        if (part == Part::backward_and_update)
+            layer.backward_and_update(rows(dy), rows(dx), context, adamw, {});
+    }
+    /// The step from this part on.
+    Result finish(Part first) {
+        for (Part const part : {Part::forward, Part::backward, Part::update})
+            if (part >= first) run(part);
+        Result all{y, dx, {}};
+        for (int i = 0; i < 3; ++i) all.parameters[i] = test::parameters_of(layer, parameters[i]);
+        return all;
+    }
+    /// The block of the n-th request of a kind; none if there were fewer.
+    std::optional<BlockKey> requested(bool stores, index_t n) {
+        for (auto const& request : store.requests())
+            if (request.store == stores && n-- == 0) return request.key;
+        return {};
+    }
+};
+
+/// Lets each load or store fail that a part of a step asks for, and calls check(fixture, what the
+/// part says, expected, n). @return how many parts failed
+template <class Check>
+int fail_each(Part part, bool stores, Check const& check) {
+    int failures = 0;
+    for (index_t const slots : {1, 2})
+        for (bool const late : {false, true}) {
+            Fixture f(slots);
+            Fixture::Result const expected = f.finish(Part::forward);
+            for (index_t n = 0;; ++n) {
+                CAPTURE(int(part));
+                CAPTURE(stores);
+                CAPTURE(slots);
+                CAPTURE(late);
+                CAPTURE(n);
+                f.load();
+                if (part != Part::forward) f.run(Part::forward);
+                if (part == Part::update) f.run(Part::backward);
+                f.store.reset(
+                    {.fail_load = stores ? -1 : n, .fail_store = stores ? n : -1, .late = late});
+                std::string const text = error_of<store_error>([&] { f.run(part); });
+                auto const failed = f.requested(stores, n);
+                f.store.reset();
+                if (!failed) break;
+                // What was asked for ahead, and not used, is told of here.
+                std::string const afterwards =
+                    error_of<store_error>([&] { f.layer.tier().flush(f.b); });
+                std::string const& told = text.empty() ? afterwards : text;
+                // A queue tells of a failure to who waits first.
+                std::string const block = late ? "block (layer 0, " : to_string(*failed);
+                if (!told.empty()) CHECK(told.find(block) != std::string::npos);
+                if (!late && !stores) CHECK(!told.empty());
+                failures += !text.empty();
+                bool const lost = (text + afterwards).find("is lost") != std::string::npos;
+                if (!text.empty())
+                    check(f, expected, n, lost);
+                else if (afterwards.empty()) // tried again
+                    CHECK(f.finish(Part(int(part) + 1)) == expected);
+            }
+        }
+    return failures;
+}
+
+} // namespace
+
+TEST_CASE("layer/failure: a forward that fails names the block, and the next has the same bits") {
+    for (bool const stores : {false, true})
+        CHECK(fail_each(Part::forward, stores,
+                        [](Fixture& f, auto const& expected, index_t, bool lost) {
+                            CHECK_THROWS_WITH_AS(f.run(Part::backward),
+                                                 "MoeLayer::backward: the context holds no forward",
+                                                 precondition_error);
+                            if (lost) f.load();
+                            CHECK(f.finish(Part::forward) == expected);
+                        }) > 0);
+}
+
+TEST_CASE("layer/failure: a backward or an update that fails names the block, and the layer is "
+          "refused until it is loaded and told so") {
+    for (Part const part : {Part::backward, Part::update, Part::backward_and_update})
+        for (bool const stores : {false, true})
+            CHECK(fail_each(part, stores, [](Fixture& f, auto const& expected, index_t n, bool) {
+                      f.load();
+                      for (Part const next :
+                           {Part::forward, Part::backward, Part::update, Part::backward_and_update})
+                          CHECK_THROWS_WITH_AS(f.run(next),
+                                               doctest::Contains("reset_after_error()"),
+                                               precondition_error);
+                      if (n % 2 == 0)
+                          f.layer.reset_after_error();
+                      else
+                          f.layer.initialize(1);
+                      CHECK(f.finish(Part::forward) == expected);
+                  }) > 0);
+}
+
+} // namespace failure_test
