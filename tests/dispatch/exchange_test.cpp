@@ -177,31 +177,35 @@ TEST_CASE_TEMPLATE("dispatch/exchange: rows of more than one piece arrive whole"
 
 TEST_CASE_TEMPLATE("dispatch/exchange: to_tokens is the adjoint of to_experts", B,
                    SEMOE_TEST_BACKENDS) {
-    for (int ranks : {1, 2, 3, 4, 5, 8}) {
-        CAPTURE(ranks);
-        Placement const placement = scattered(5, ranks);
-        std::vector<double> left(std::size_t(ranks), 0.), right = left;
-        comm::ThreadWorld{ranks}.run([&](comm::Threads comm) {
-            Bench<B, comm::Threads> x(B{}, comm, placement, 16, Load::ragged);
-            index_t const S = x.num_slots() * 2, R = x.num_rows() * 2;
-            auto const u = test::random_values<double>(std::uint64_t(x.rank), S);
-            auto const v = test::random_values<double>(std::uint64_t(x.rank) + 50, R);
-            auto const du = test::to_backend(x.b, u), dv = test::to_backend(x.b, v);
-            Buffer<double, B> mu(x.b, R), mv(x.b, S);
-            x.exchange.to_experts(x.b, du.matrix(S / 2, 2), mu.matrix(R / 2, 2), x.staging.view());
-            x.exchange.to_tokens(x.b, dv.matrix(R / 2, 2), mv.matrix(S / 2, 2), x.staging.view());
-            auto const hu = test::to_host(x.b, mu), hv = test::to_host(x.b, mv);
-            for (std::size_t i = 0; i < v.size(); ++i) left[std::size_t(x.rank)] += hu[i] * v[i];
-            for (std::size_t i = 0; i < u.size(); ++i) right[std::size_t(x.rank)] += u[i] * hv[i];
-        });
-        double a = 0, z = 0;
-        for (std::size_t p = 0; p < left.size(); ++p) {
-            a += left[p];
-            z += right[p];
+    for (int ranks : {1, 2, 3, 4, 5, 8})
+        for (Placement const& placement : {scattered(5, ranks), Placement::contiguous(5, ranks)}) {
+            CAPTURE(ranks);
+            std::vector<double> left(std::size_t(ranks), 0.), right = left;
+            comm::ThreadWorld{ranks}.run([&](comm::Threads comm) {
+                Bench<B, comm::Threads> x(B{}, comm, placement, 16, Load::ragged);
+                index_t const S = x.num_slots() * 2, R = x.num_rows() * 2;
+                auto const u = test::random_values<double>(std::uint64_t(x.rank), S);
+                auto const v = test::random_values<double>(std::uint64_t(x.rank) + 50, R);
+                auto const du = test::to_backend(x.b, u), dv = test::to_backend(x.b, v);
+                Buffer<double, B> mu(x.b, R), mv(x.b, S);
+                x.exchange.to_experts(x.b, du.matrix(S / 2, 2), mu.matrix(R / 2, 2),
+                                      x.staging.view());
+                x.exchange.to_tokens(x.b, dv.matrix(R / 2, 2), mv.matrix(S / 2, 2),
+                                     x.staging.view());
+                auto const hu = test::to_host(x.b, mu), hv = test::to_host(x.b, mv);
+                for (std::size_t i = 0; i < v.size(); ++i)
+                    left[std::size_t(x.rank)] += hu[i] * v[i];
+                for (std::size_t i = 0; i < u.size(); ++i)
+                    right[std::size_t(x.rank)] += u[i] * hv[i];
+            });
+            double a = 0, z = 0;
+            for (std::size_t p = 0; p < left.size(); ++p) {
+                a += left[p];
+                z += right[p];
+            }
+            CHECK(a == doctest::Approx(z).epsilon(1e-12));
+            CHECK(a != 0);
         }
-        CHECK(a == doctest::Approx(z).epsilon(1e-12));
-        CHECK(a != 0);
-    }
 }
 
 TEST_CASE_TEMPLATE("dispatch/exchange: 16-bit rows move bit by bit on a queue of their own", B,
