@@ -15,7 +15,6 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 using namespace semoe;
@@ -336,13 +335,10 @@ TEST_CASE("backend/cpu: memory comes from the user's allocator and is counted") 
 
 TEST_CASE("backend/cpu: memory of 1 MiB or more is large pages, less begins with a line") {
     CpuBackend b{.threads = 1};
-    std::pair<std::size_t, std::uintptr_t> const cases[] = {{1, 64},
-                                                            {1000, 64},
-                                                            {(1 << 20) - 1, 64},
-                                                            {1 << 20, 2 << 20},
-                                                            {3 << 20, 2 << 20},
-                                                            {(4 << 20) + 1, 2 << 20}};
-    for (auto const& [bytes, alignment] : cases) {
+    constexpr std::size_t mebibyte = 1 << 20;
+    for (std::size_t const bytes : {std::size_t(1), std::size_t(1000), mebibyte - 1, mebibyte,
+                                    3 * mebibyte, 4 * mebibyte + 1}) {
+        std::uintptr_t const alignment = bytes < mebibyte ? 64 : 2 * mebibyte;
         CAPTURE(bytes);
         void* two[2]; // one alone may lie well by chance
         for (void*& p : two) {

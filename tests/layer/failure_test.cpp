@@ -42,8 +42,7 @@ struct Fixture {
     optim::AdamW adamw{.lr = 0.01};
     MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, expert::SwiGlu<bf16>, comm::Self, Tier> layer;
     MoeContext<CpuBackend, bf16, comm::Self> context;
-    std::vector<bf16> x = random_values<bf16>(1, T*H), dy = random_values<bf16>(2, T*H), y = x,
-                      dx = x;
+    std::vector<bf16> x{random_values<bf16>(1, T*H)}, dy{random_values<bf16>(2, T*H)}, y, dx;
     Named loaded[3];
 
     struct Result {
@@ -62,6 +61,7 @@ struct Fixture {
         layer.prepare(adamw);
         layer.initialize(1);
         for (int i = 0; i < 3; ++i) loaded[i] = test::parameters_of(layer, parameters[i]);
+        load();
     }
 
     /// All parameters anew, most of them not yet written back.
@@ -102,8 +102,9 @@ struct Fixture {
     }
 };
 
-/// Lets each load or store fail that a part of a step asks for, and calls check(fixture, what the
-/// part says, expected, n). @return how many parts failed
+/// Lets each load or store fail that a part of a step asks for. Where the part fails with it, calls
+/// check(fixture, a step's result, number of the load or store, whether a block's new bytes are
+/// lost); else the step goes on with the bits of one without a failure. @return how often it failed
 template <class Check>
 int fail_each(Part part, bool stores, Check const& check) {
     int failures = 0;
@@ -126,11 +127,11 @@ int fail_each(Part part, bool stores, Check const& check) {
                 auto const failed = f.requested(stores, n);
                 f.store.reset();
                 if (!failed) break;
-                // What was asked for ahead, and not used, is told of here.
+                // What went wrong ahead of its use is told of here.
                 std::string const afterwards =
                     error_of<store_error>([&] { f.layer.tier().flush(f.b); });
                 std::string const& told = text.empty() ? afterwards : text;
-                // A queue tells of a failure to who waits first.
+                // A queue tells of a late failure to who waits first, maybe for another block.
                 std::string const block = late ? "block (layer 0, " : to_string(*failed);
                 if (!told.empty()) CHECK(told.find(block) != std::string::npos);
                 if (!late && !stores) CHECK(!told.empty());
