@@ -1,0 +1,109 @@
+#include "rails/compiled.hpp"
+#include "semoe/core/config.hpp"
+
+#include <doctest/doctest.h>
+
+#include <map>
+#include <sstream>
+#include <string>
+
+// What the compiler makes of the innermost loops. A call there costs more than all the rest, and a
+// sum that lives on the stack twice what one in a register does; neither changes a result.
+
+namespace disassembly_test {
+namespace {
+
+using namespace semoe::test;
+
+/// Code by the function's name, as `objdump -dr -C` prints it.
+std::map<std::string, std::string> functions_of(std::string const& disassembly) {
+    std::map<std::string, std::string> functions;
+    std::string* code = nullptr;
+    std::istringstream in(disassembly);
+    for (std::string line; std::getline(in, line);) {
+        auto const name = line.find(" <");
+        if (!line.starts_with(' ') && line.ends_with(">:") && name != std::string::npos)
+            code = &functions[line.substr(name + 2, line.size() - name - 4)];
+        else if (code)
+            *code += line + '\n';
+    }
+    return functions;
+}
+/// Lines that have both in them.
+int count_lines(std::string const& code, std::string const& a, std::string const& b = {}) {
+    int count = 0;
+    std::istringstream in(code);
+    for (std::string line; std::getline(in, line);)
+        count += line.find(a) != std::string::npos && line.find(b) != std::string::npos;
+    return count;
+}
+/// The code of the only function with that in its name.
+std::string code_of(std::map<std::string, std::string> const& functions, std::string const& part) {
+    std::string code;
+    int found = 0;
+    for (auto const& function : functions)
+        if (function.first.find(part) != std::string::npos) code = function.second, ++found;
+    CAPTURE(part);
+    REQUIRE(found == 1);
+    return code;
+}
+/// Of calls, and of jumps into another function.
+int count_calls(std::string const& code) {
+    return count_lines(code, "\tcall") + count_lines(code, "R_X86_64_PLT32");
+}
+int count_spills(std::string const& code) {
+    return count_lines(code, "%zmm", "(%rsp") + count_lines(code, "%zmm", "(%rbp)");
+}
+
+TEST_CASE(
+    "rails/disassembly: a user's own activation leaves no call in the fused loops, and no sum "
+    "of a product leaves its register") {
+    if (!SEMOE_X86 || run("objdump --version > /dev/null 2>&1").status != 0) {
+        MESSAGE("skipped: not x86-64, or no objdump");
+        return;
+    }
+    Compiled const expert("own_activation");
+    REQUIRE(expert.cost.status == 0);
+    auto const functions =
+        functions_of(output_of("objdump -dr -C --no-show-raw-insn " + expert.object));
+    for (auto const& [kernels, registers] :
+         {std::pair{"Avx2Kernels", "%ymm"}, std::pair{"Avx512Kernels", "%zmm"}})
+        for (char const* tile : {"UnitTile<", "UnitTileBackward<"}) {
+            std::string const name =
+                kernels + std::string("::call<semoe::ops::cpu::detail::") + tile;
+            CAPTURE(name);
+            std::string const code = code_of(functions, name);
+            CHECK(count_calls(code) == 0);
+            CHECK(count_lines(code, "vdivps", registers) > 0); // the activation's, of whole vectors
+        }
+    for (char const* words : {"FloatWords", "WidenedWords", "DotWords"})
+        for (char const* columns : {"1", "2"}) {
+            std::string const name = std::string("avx512::VectorKernel<semoe::ops::cpu::avx512::") +
+                                     words + ">::chains<" + columns + ",";
+            CAPTURE(name);
+            std::string const code = code_of(functions, name);
+            CHECK(count_calls(code) == 0);
+            CHECK(count_lines(code, "%zmm") > 0);
+            CHECK(count_spills(code) == 0);
+        }
+}
+
+TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {
+    auto const functions = functions_of("a.o:     file format elf64-x86-64\n\n"
+                                        "0000000000000000 <f(int)>:\n"
+                                        "   0:\tcall   5 <f(int)+0x5>\n"
+                                        "   5:\tvmovaps %zmm1,0x40(%rsp)\n"
+                                        "   d:\tvmovaps -0x40(%rbp),%zmm1\n\n"
+                                        "0000000000000000 <g(int)>:\n"
+                                        "   0:\tvmovaps (%rax),%zmm1\n"
+                                        "   6:\tjmp    b <g(int)+0xb>\n"
+                                        "\t\t\t7: R_X86_64_PLT32\texpf-0x4\n");
+    CHECK(functions.size() == 2);
+    CHECK(count_calls(code_of(functions, "f(")) == 1);
+    CHECK(count_spills(code_of(functions, "f(")) == 2);
+    CHECK(count_calls(code_of(functions, "g(")) == 1);
+    CHECK(count_spills(code_of(functions, "g(")) == 0);
+}
+
+} // namespace
+} // namespace disassembly_test
