@@ -59,8 +59,8 @@ TEST_CASE("layer/trace: a recorder has every stage of forward and backward, of e
     for (int rank = 0; rank < ranks; ++rank) {
         CAPTURE(rank);
         CHECK(count_spans(json, rank, "route", -1) == 1);
-        for (char const* name : {"dispatch", "experts", "combine", "combine backward",
-                                 "experts backward", "dispatch backward"})
+        for (std::string const name : {"dispatch", "experts", "combine", "combine backward",
+                                       "experts backward", "dispatch backward"})
             for (index_t c = 0; c < chunks; ++c) {
                 CAPTURE(name);
                 CAPTURE(c);

@@ -31,7 +31,7 @@ TEST_CASE("rails/compile_budget: one layer, forward and backward, costs 1 GB and
     // Stages are templates of their tracer, whose name is part of theirs.
     std::string const symbols = output_of("nm -C " + layer.object);
     CHECK(symbols.find("semoe::trace::Null>::") != std::string::npos);
-    for (char const* traced : {"trace::Recorder", "trace::detail::", "trace::Null::"}) {
+    for (std::string const traced : {"trace::Recorder", "trace::detail::", "trace::Null::"}) {
         CAPTURE(traced);
         CHECK(symbols.find(traced) == std::string::npos);
     }
