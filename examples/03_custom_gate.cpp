@@ -16,15 +16,17 @@ struct Relu {
     SEMOE_HD float d_weight(float z, semoe::expert_id) const { return z > 0 ? 1.f : 0.f; }
 };
 
-// Deal the tokens round, whatever the router says.
+// Deal the tokens round, whatever the router says; padding goes to nobody.
 template <class B>
 struct Deal {
+    semoe::RouteInput<B> in;
     semoe::Assignment<B> out;
     semoe::index_t experts;
     SEMOE_HD void operator()(semoe::index_t t) const {
         for (semoe::index_t k = 0; k < out.topk_ids.cols; ++k) {
-            out.topk_ids(t, k) = semoe::expert_id((t + k) % experts);
-            out.topk_weights(t, k) = 1.f / float(out.topk_ids.cols);
+            bool const masked = in.masked(t);
+            out.topk_ids(t, k) = masked ? -1 : semoe::expert_id((t + k) % experts);
+            out.topk_weights(t, k) = masked ? 0.f : 1.f / float(out.topk_ids.cols);
         }
     }
 };
@@ -32,7 +34,7 @@ struct RoundRobin {
     semoe::index_t num_experts, top_k;
     template <class B>
     void forward(B& b, semoe::RouteInput<B> const& in, semoe::Assignment<B> out) const {
-        b.parallel_for(in.logits.rows, Deal<B>{out, num_experts});
+        b.parallel_for(in.logits.rows, Deal<B>{in, out, num_experts});
     }
 };
 

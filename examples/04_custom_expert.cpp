@@ -1,5 +1,6 @@
-// An expert of one's own: out = scale * in, with one weight a column. Three functors and the
-// members that the Expert concept asks for; it trains, and runs on every backend.
+// An activation of one's own, for the experts that there are; and an expert of one's own: out =
+// scale * in, with one weight a column. Two functors and the members that the Expert concept asks
+// for; it trains, and runs on every backend.
 
 #include <semoe/semoe.hpp>
 
@@ -7,6 +8,12 @@
 
 namespace acme {
 using semoe::index_t;
+
+struct SquaredRelu { // expert::Ffn<float, SquaredRelu>, expert::Gated<bf16, SquaredRelu>
+    SEMOE_HD float operator()(float x) const { return x > 0 ? x * x : 0; }
+    SEMOE_HD float derivative(float x) const { return x > 0 ? 2 * x : 0; } // to train
+};
+static_assert(semoe::DifferentiableActivation<SquaredRelu>);
 
 template <class Space>
 struct Multiply { // one row of the group an index

@@ -3,11 +3,12 @@
 // What is chosen here at compile time: the gate, the expert and the sizes. Change a line, build,
 // and train another model; a checkpoint of the old one will name the line that differs.
 
+#include "names.hpp"
+
 #include <semoe/semoe.hpp>
 
 #include <map>
 #include <string>
-#include <type_traits>
 
 namespace train_lm {
 
@@ -38,8 +39,17 @@ inline constexpr semoe::index_t warmup = 40;  // steps; then the rate falls as 1
 
 /// What must be equal for a checkpoint to be resumed.
 inline std::map<std::string, std::string> fields() {
-    return {{"expert", std::is_same_v<Element, float> ? "SwiGlu<float>" : "SwiGlu<bf16>"},
-            {"gate", "TopK<TopKSoftmax>"},
+    semoe::MoeConfig const config = make_config(0, 0);
+    return {{"expert", type_name<Expert>()},
+            {"gate", type_name<Gate>()},
+            {"capacity", text(config.capacity.factor)},
+            {"aux_loss_weight", text(config.aux_loss_weight)},
+            {"z_loss_weight", text(config.z_loss_weight)},
+            {"optimizer", type_name<decltype(make_optimizer())>()},
+            {"lr", text(make_optimizer().lr)},
+            {"weight_decay", text(make_optimizer().weight_decay)},
+            {"gradient_limit", text(gradient_limit)},
+            {"warmup", std::to_string(warmup)},
             {"hidden", std::to_string(hidden)},
             {"num_layers", std::to_string(num_layers)},
             {"num_heads", std::to_string(num_heads)},

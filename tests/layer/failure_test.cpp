@@ -51,15 +51,18 @@ struct Fixture {
         bool operator==(Result const&) const = default;
     };
 
-    explicit Fixture(index_t slots)
+    /// @param states  exist from the start; else the first update makes them
+    explicit Fixture(index_t slots, bool states = true)
       : layer{b,
               {.num_experts = num_experts, .top_k = 2},
               {.hidden = H, .intermediate = 5},
               {},
               Tier{b, store, {.slots = slots}}}
       , context(layer.make_context(T, Mode::training)) {
-        layer.prepare(adamw);
+        y = dx = std::vector<bf16>(x.size());
+        if (states) layer.prepare(adamw);
         layer.initialize(1);
+        if (!states) return;
         for (int i = 0; i < 3; ++i) loaded[i] = test::parameters_of(layer, parameters[i]);
         load();
     }
@@ -177,6 +180,32 @@ TEST_CASE("layer/failure: a backward or an update that fails names the block, an
                           f.layer.initialize(1);
                       CHECK(f.finish(Part::forward) == expected);
                   }) > 0);
+}
+
+TEST_CASE("layer/failure: masters that could not be made are made by the next update") {
+    auto const step = [](Fixture& f) {
+        f.run(Part::forward);
+        f.run(Part::backward);
+    };
+    Fixture whole(1, false);
+    step(whole);
+    auto const expected = whole.finish(Part::update);
+    int failures = 0;
+    for (bool const stores : {false, true})
+        for (index_t n = 0; n < 4; ++n) {
+            CAPTURE(stores);
+            CAPTURE(n);
+            Fixture f(1, false);
+            step(f);
+            f.store.reset({.fail_load = stores ? -1 : n, .fail_store = stores ? n : -1});
+            std::string const error = error_of<store_error>([&] { f.run(Part::update); });
+            bool const before = f.layer.moments_per_element() == 0;
+            f.store.reset();
+            if (error.empty() || !before) continue;
+            ++failures;
+            CHECK(f.finish(Part::update) == expected);
+        }
+    CHECK(failures > 3);
 }
 
 } // namespace failure_test

@@ -10,6 +10,7 @@
 #include "semoe/layer/route.hpp"
 #include "semoe/layer/stages.hpp"
 #include "semoe/layer/update.hpp"
+#include "semoe/ops/activation.hpp"
 #include "semoe/ops/row_dots.hpp"
 #include "semoe/ops/worker_scratch.hpp"
 #include "semoe/optim/concept.hpp"
@@ -365,6 +366,13 @@ public:
     bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
 
 private:
+    static constexpr bool activation_trains = [] {
+        using Routed = detail::RoutedPart<X>;
+        if constexpr (requires(Routed const& x) { x.activation; })
+            return DifferentiableActivation<decltype(Routed::activation)>;
+        else
+            return true;
+    }();
     static constexpr bool has_float_weights =
         !has_own_weights<detail::RoutedPart<X>> && !detail::shared_has_own_weights<X>;
 
@@ -523,6 +531,9 @@ private:
         static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
                                          "train a layer of floats and quantise it "
                                          "(see layer/quantize.hpp)");
+        static_assert(activation_trains,
+                      "MoeLayer::backward: the expert's activation lacks float derivative(float) "
+                      "const (see ops/activation.hpp)");
         static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
                                  "lacks backward_grouped(backend, weights, gradients, accumulate, "
                                  "rows) or backward_scratch_columns() (see expert/concept.hpp)");
