@@ -76,8 +76,9 @@ concept HasWorkers = std::same_as<space_of<B>, HostSpace> && requires(B& b, inde
     b.reserve_scratch(std::size_t{});
 };
 
-/// Capability: forked queues go on by themselves, so that a functor may wait on the host for what
-/// a functor of another queue does. Such a backend says `static constexpr bool may_block = true;`.
+/// Capability: forked queues go on by themselves, so that a functor over one index may wait on the
+/// host for what a functor of another queue does; tasks of workers may not, which all queues share.
+/// Such a backend says `static constexpr bool may_block = true;`.
 template <class B>
 inline constexpr bool may_block = false;
 template <class B>
