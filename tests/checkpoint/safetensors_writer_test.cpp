@@ -201,4 +201,24 @@ TEST_CASE("checkpoint/safetensors_writer: whatever fails, the file that was ther
     }
 }
 
+TEST_CASE(
+    "checkpoint/safetensors_writer: a write that failed may be made again, the first as well") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    index_t const four[] = {4};
+    FaultyFileSystem system;
+    SafetensorsWriter writer{path, system};
+    writer.declare("a", Dtype::U8, four);
+    writer.declare("b", Dtype::U8, four);
+    for (char const* name : {"a", "b"}) {
+        system.fail_at = system.operations;
+        CHECK_THROWS_AS(writer.write(name, bytes_of("text")), store_error);
+        writer.write(name, bytes_of("text"));
+    }
+    writer.commit();
+    SafetensorsFile const file{path};
+    for (char const* name : {"a", "b"})
+        CHECK(std::ranges::equal(file.tensor(name).bytes, bytes_of("text")));
+}
+
 } // namespace safetensors_writer_test

@@ -51,7 +51,8 @@ public:
     }
 
     /// The next bytes of a declared tensor. The first call of all writes the header.
-    /// @throws precondition_error for an unknown name or more bytes than the shape has; store_error
+    /// @throws precondition_error for an unknown name or more bytes than the shape has
+    /// @throws store_error, after which the same call may be made again
     void write(std::string const& name, std::span<std::byte const> bytes) {
         begin();
         auto const it = slots_.find(name);
@@ -93,7 +94,7 @@ private:
     /// Lays the data out, widest elements first, so that every tensor is aligned for its type
     /// when the file is mapped; then writes the header, padded with spaces to 8 bytes.
     void begin() {
-        if (std::exchange(begun_, true)) return;
+        if (begun_) return;
         std::vector<Slot*> order;
         for (auto& [name, slot] : slots_) order.push_back(&slot);
         std::stable_sort(order.begin(), order.end(), [](Slot const* a, Slot const* b) {
@@ -125,6 +126,7 @@ private:
             slot->offset = position;
             position += slot->size;
         }
+        begun_ = true; // only now, so that a write of the header that fails is made again
     }
 
     std::string describe(std::string const& name) const {
