@@ -17,7 +17,9 @@
 #include <atomic>
 #include <doctest/doctest.h>
 #include <filesystem>
+#include <functional>
 #include <thread>
+#include <utility>
 
 using namespace semoe;
 using namespace semoe::test;
@@ -484,6 +486,38 @@ TEST_CASE("checkpoint/safetensors_store: write_blocks converts it into the file 
     tier::FileStore same{directory / "b.semoe", {.read_only = true}};
     for (BlockKey const key : lower.block_keys())
         CHECK(bytes_in(same, key) == bytes_of_layer(lower, key));
+}
+
+TEST_CASE("checkpoint/safetensors_store: a checkpoint replaced meanwhile is refused or not seen") {
+    for (io::Way const way : {io::Way::direct, io::Way::cached, io::Way::mapped}) {
+        ScratchDirectory directory;
+        std::string const path = directory / "f";
+        write_tensors(path, small);
+        struct : io::PosixFileSystem {
+            std::function<void()> after_open;
+            int open(char const* name, int flags, mode_t mode) override {
+                int const descriptor = PosixFileSystem::open(name, flags, mode);
+                if (auto const f = std::exchange(after_open, nullptr)) f();
+                return descriptor;
+            }
+        } system;
+        // The next one has a longer header and other bytes.
+        std::vector<Tensor> next = small;
+        next.push_back({std::string(5000, 'n'), F32, {1}});
+        std::reverse(next.begin(), next.end());
+        system.after_open = [&] { write_tensors(path, next); };
+        if (way == io::Way::direct) {
+            CHECK_THROWS_WITH_AS(open(path, small_shapes, {.way = way}, system),
+                                 (path + ": it was replaced while it was opened").c_str(),
+                                 store_error);
+        } else {
+            SafetensorsStore file = open(path, small_shapes, {.way = way}, system);
+            HostBytes both = pattern(0, 48);
+            both.resize(96);
+            std::ranges::copy(pattern(1, 48), both.begin() + 48);
+            CHECK(bytes_in(file, first) == both);
+        }
+    }
 }
 
 } // namespace safetensors_store_test

@@ -25,6 +25,19 @@ struct LateRefusal : PosixFileSystem {
     }
 };
 
+/// Another file is renamed over the path as soon as somebody has opened it.
+struct ReplacedAfterOpen : PosixFileSystem {
+    std::string path, next;
+    int open(char const* name, int flags, mode_t mode) override {
+        int const descriptor = PosixFileSystem::open(name, flags, mode);
+        if (!std::exchange(replaced_, true)) PosixFileSystem::rename(next.c_str(), path.c_str());
+        return descriptor;
+    }
+
+private:
+    bool replaced_ = false;
+};
+
 std::string read_all(TransferFile const& file, std::size_t n) {
     std::string text(n, '?');
     CHECK(file.read_some(text.data(), n, 0) == index_t(n));
@@ -77,4 +90,25 @@ TEST_CASE("io/transfer_file: a mapped file is read to its end, and never written
         TransferFile(default_file_system(), path, true, Way::mapped),
         (path + ": a mapped file is for reading; open it with another Way to write").c_str(),
         precondition_error);
+}
+
+TEST_CASE("io/transfer_file: a path that names another file meanwhile is refused or not seen") {
+    for (Way const way : {Way::direct, Way::cached, Way::mapped}) {
+        ScratchDirectory directory;
+        std::string const path = directory / "file";
+        write_text(path, "some text");
+        write_text(directory / "next", "MORE TEXT");
+        ReplacedAfterOpen system;
+        system.path = path;
+        system.next = directory / "next";
+        if (way == Way::direct) {
+            CHECK_THROWS_WITH_AS(TransferFile(system, path, false, way),
+                                 (path + ": it was replaced while it was opened").c_str(),
+                                 store_error);
+        } else {
+            TransferFile const file(system, path, false, way);
+            CHECK(read_all(file, 9) == "some text");
+        }
+        CHECK(read_text(path) == "MORE TEXT");
+    }
 }

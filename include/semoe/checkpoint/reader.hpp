@@ -20,8 +20,8 @@ namespace semoe::checkpoint {
 class Reader {
 public:
     /// @throws store_error, as SafetensorsFile
-    explicit Reader(std::string path, io::FileSystem& system = io::default_file_system())
-      : file_(std::move(path), Gaps::refuse, system) {
+    explicit Reader(std::string const& path, io::FileSystem& system = io::default_file_system())
+      : file_(path, Gaps::refuse, system) {
         for (std::string& name : file_.names()) unread_.insert(std::move(name));
     }
 

@@ -5,6 +5,7 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/space.hpp"
 #include "semoe/core/view.hpp"
+#include "semoe/io/file.hpp"
 #include "semoe/io/mapped_file.hpp"
 
 #include <algorithm>
@@ -38,10 +39,13 @@ class SafetensorsFile {
 public:
     /// @throws store_error
     /// @cost maps the file, reads its header alone; allocates in proportion to the header
-    explicit SafetensorsFile(std::string path, Gaps gaps = Gaps::refuse,
+    explicit SafetensorsFile(std::string const& path, Gaps gaps = Gaps::refuse,
                              io::FileSystem& system = io::default_file_system())
-      : path_(std::move(path))
-      , file_(path_, system)
+      : SafetensorsFile(io::File{system, path, io::Open::read}, gaps) {}
+    /// A file that is open already; it may be closed afterwards. @throws, @cost as above
+    explicit SafetensorsFile(io::File const& file, Gaps gaps = Gaps::refuse)
+      : path_(file.name())
+      , file_(file)
       , bytes_(file_.bytes())
       , header_(detail::parse_header(path_, bytes_, gaps)) {}
     /// A file that is in memory already. @pre bytes outlive this object

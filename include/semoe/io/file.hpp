@@ -39,6 +39,8 @@ public:
     /// Keeps others that ask from the open file until it is closed, or only those that do not
     /// share: EWOULDBLOCK when one of them is first. Storage without such a thing lets all in.
     virtual int lock(int, bool /*shared*/) { return 0; }
+    /// Whether two descriptors are of one file; storage that cannot tell takes it to be so.
+    virtual bool same_file(int, int) { return true; }
     /// Whether descriptors are the system's own, so that it may be handed transfers of them past
     /// read_at and write_at.
     virtual bool native() const { return false; }
@@ -73,6 +75,11 @@ public:
     int make_directory(char const* path, mode_t mode) override { return ::mkdir(path, mode); }
     int lock(int descriptor, bool shared) override {
         return ::flock(descriptor, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB);
+    }
+    bool same_file(int a, int b) override {
+        struct stat one = {}, other = {};
+        return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
+               one.st_ino == other.st_ino;
     }
     bool native() const override { return true; }
 };
@@ -139,6 +146,13 @@ public:
         if (n < 0 && errno == EINVAL) throw store_error(name_ + ": size: not a regular file");
         if (n < 0) fail("size");
         return n;
+    }
+
+    /// Read-only pages of the first n bytes, released with ::munmap. @throws file_error
+    void* map(std::size_t n) const {
+        void* const pages = system_->map(descriptor_, n);
+        if (pages == MAP_FAILED) fail("map");
+        return pages;
     }
 
     /// Fills `to` from `offset` on. @throws store_error, also when the file ends before that

@@ -16,14 +16,13 @@ class MappedFile {
 public:
     MappedFile() = default;
     /// @throws store_error when the file cannot be opened, is no regular file or cannot be mapped
-    explicit MappedFile(std::string const& path, FileSystem& system = default_file_system()) {
-        File const file{system, path, Open::read};
+    explicit MappedFile(std::string const& path, FileSystem& system = default_file_system())
+      : MappedFile(File{system, path, Open::read}) {}
+    /// A file that is open already; it may be closed afterwards.
+    explicit MappedFile(File const& file) {
         auto const size = std::size_t(file.size());
-        if (size > 0) { // an empty mapping is an error to the system, not to us
-            void* const pages = system.map(file.descriptor(), size);
-            if (pages == MAP_FAILED) throw file_error(path, "map", errno);
-            bytes_ = {static_cast<std::byte const*>(pages), size};
-        }
+        if (size > 0) // an empty mapping is an error to the system, not to us
+            bytes_ = {static_cast<std::byte const*>(file.map(size)), size};
     }
     MappedFile(MappedFile&& other) noexcept
       : bytes_(std::exchange(other.bytes_, {})) {}

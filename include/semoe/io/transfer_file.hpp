@@ -27,7 +27,8 @@ inline char const* to_string(Way way) {
 class TransferFile {
 public:
     /// @param wish  direct becomes cached where the file system has no such thing
-    /// @throws store_error when it cannot be opened or mapped
+    /// @throws store_error when it cannot be opened or mapped, and when the path begins to name
+    ///         another file meanwhile
     TransferFile(FileSystem& system, std::string const& path, bool writable, Way wish = Way::direct)
       : system_(&system)
       , file_(system, path, writable ? Open::update : Open::read)
@@ -35,7 +36,7 @@ public:
         expects(wish != Way::mapped || !writable, [&] {
             return path + ": a mapped file is for reading; open it with another Way to write";
         });
-        if (wish == Way::mapped) map_ = MappedFile(path, system);
+        if (wish == Way::mapped) map_ = MappedFile(file_);
         if (wish == Way::direct && !open_direct(path, writable)) way_ = Way::cached;
     }
 
@@ -75,6 +76,9 @@ private:
             if (error.code != EINVAL) throw;
             return false;
         }
+        // A checkpoint is saved by a rename: the path may be another file's by now.
+        if (!system_->same_file(file_.descriptor(), direct_->descriptor()))
+            throw store_error(path + ": it was replaced while it was opened");
         AlignedMemory const page(direct_alignment);
         if (system_->read_at(direct_->descriptor(), page.data(), std::size_t(page.size()), 0) >=
                 0 ||

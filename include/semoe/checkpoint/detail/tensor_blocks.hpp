@@ -63,8 +63,8 @@ public:
     TensorBlocks(std::string const& path, BlockTensors const& tensors, SafetensorsOptions options,
                  io::FileSystem& system)
       : tensors_(tensors)
-      , header_(path, Gaps::refuse, system)
       , file_(system, path, false, options.way)
+      , header_(file_.file())
       , transfers_(io::make_transfers(file_, options.transfers)) {}
     TensorBlocks(TensorBlocks const&) = delete;
     TensorBlocks& operator=(TensorBlocks const&) = delete;
@@ -195,8 +195,8 @@ private:
     }
 
     BlockTensors tensors_;
-    SafetensorsFile header_;
     io::TransferFile file_;
+    SafetensorsFile header_; // of that very file, whatever its path names by now
     std::unique_ptr<io::Transfers> transfers_;
     mutable std::mutex mutex_;
     tier::detail::BlockMap<Block> blocks_;
