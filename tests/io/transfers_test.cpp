@@ -11,6 +11,14 @@
 #include <thread>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SEMOE_TEST_SANITIZED
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SEMOE_TEST_SANITIZED
+#endif
+#endif
+
 using namespace semoe;
 using namespace semoe::io;
 using namespace semoe::test;
@@ -318,3 +326,14 @@ TEST_CASE("io/transfers: options out of range are named, and a ring that cannot 
                              .c_str(),
                          store_error);
 }
+
+#if !defined(SEMOE_TEST_SANITIZED) // sanitizers end a program that asks for so much
+TEST_CASE("io/transfers: a buffer that cannot be had is an error of the constructor") {
+    ScratchDirectory directory;
+    TransferFile file(default_file_system(), make_file(directory, 10), false);
+    for (Engine const engine : engines())
+        CHECK_THROWS_WITH_AS(
+            make_transfers(file, {.piece_bytes = index_t(1) << 50, .engine = engine}),
+            "io: no memory for a buffer of 1125899906842624 bytes", store_error);
+}
+#endif

@@ -13,11 +13,14 @@ namespace semoe::io {
 /// A thread for each request under way: works with every file system and every way of a file.
 class ThreadTransfers final : public Transfers {
 public:
-    /// @throws store_error when the system has no more threads
+    /// @throws store_error when the system has no more threads, or no memory for their buffers
     explicit ThreadTransfers(TransferOptions options)
       : Transfers(options) {
+        lanes_.reserve(std::size_t(options.depth));
+        for (int i = 0; i < options.depth; ++i) lanes_.emplace_back(options.piece_bytes);
+        threads_.reserve(lanes_.size());
         try {
-            for (int i = 0; i < options.depth; ++i) threads_.emplace_back([this] { work(); });
+            for (Lane& lane : lanes_) threads_.emplace_back([this, &lane] { work(lane); });
         } catch (std::system_error const& error) {
             stop();
             throw store_error(std::string("io: a thread cannot be started: ") + error.what());
@@ -30,8 +33,7 @@ public:
 private:
     void wake() override { work_.notify_all(); }
 
-    void work() {
-        Lane lane(options().piece_bytes);
+    void work(Lane& lane) {
         std::unique_lock lock(mutex_);
         for (;;) {
             work_.wait(lock, [&] { return has_work() || stopping_; });
@@ -58,6 +60,7 @@ private:
 
     std::condition_variable work_;
     bool stopping_ = false;
+    std::vector<Lane> lanes_;
     std::vector<std::thread> threads_;
 };
 
