@@ -337,3 +337,23 @@ TEST_CASE("io/transfers: a buffer that cannot be had is an error of the construc
             "io: no memory for a buffer of 1125899906842624 bytes", store_error);
 }
 #endif
+
+TEST_CASE("io/transfers: a piece may be longer than what the system takes at once") {
+    constexpr index_t n = index_t(1) << 32;
+    for (Engine const engine : engines()) {
+        ScratchDirectory directory;
+        // A short file, so that nearly all of the memory is never touched.
+        TransferFile file(default_file_system(), make_file(directory, 10'000), false, Way::cached);
+        auto const transfers =
+            make_transfers(file, {.depth = 1, .piece_bytes = n, .engine = engine});
+        AlignedMemory const memory(n);
+        Transfer t;
+        t.file = &file;
+        t.memory = memory.data();
+        t.bytes = n;
+        transfers->start(t);
+        transfers->wait(t);
+        CHECK(t.describe_error() == "read: the file ends, at byte 10000");
+        CHECK(right(memory.data(), 10'000, 0));
+    }
+}

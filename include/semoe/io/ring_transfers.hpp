@@ -5,6 +5,7 @@
 
 #include "semoe/io/transfers.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <liburing.h>
 #include <string>
@@ -81,10 +82,13 @@ private:
         io_uring_sqe* const entry = io_uring_get_sqe(&ring_);
         int const descriptor = transfer.file->descriptor();
         auto const offset = std::uint64_t(call.offset);
+        // A request's length has 32 bits; the kernel transfers no more than this at once, and what
+        // remains is another call.
+        auto const n = unsigned(std::min(call.n, std::size_t(0x7fff'f000)));
         if (transfer.kind == Transfer::Kind::read)
-            io_uring_prep_read(entry, descriptor, call.memory, unsigned(call.n), offset);
+            io_uring_prep_read(entry, descriptor, call.memory, n, offset);
         else
-            io_uring_prep_write(entry, descriptor, call.memory, unsigned(call.n), offset);
+            io_uring_prep_write(entry, descriptor, call.memory, n, offset);
         io_uring_sqe_set_data(entry, &lane);
     }
     void work() {
