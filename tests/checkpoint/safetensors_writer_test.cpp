@@ -221,4 +221,16 @@ TEST_CASE(
         CHECK(std::ranges::equal(file.tensor(name).bytes, bytes_of("text")));
 }
 
+TEST_CASE(
+    "checkpoint/safetensors_writer: tensors that are too large together are refused by name") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    index_t const half[] = {index_t(1) << 62}, four[] = {4};
+    SafetensorsWriter writer{path};
+    writer.declare("a", Dtype::U8, half);
+    CHECK(precondition_of([&] { writer.declare("b", Dtype::U8, half); }) ==
+          path + ": tensor 'b': with it the file would pass 2^63 bytes");
+    CHECK(precondition_of([&] { writer.declare("c", Dtype::U8, four); }) == "nothing thrown");
+}
+
 } // namespace safetensors_writer_test

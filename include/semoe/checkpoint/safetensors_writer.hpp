@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <span>
 #include <string>
@@ -31,8 +32,8 @@ public:
         metadata_[detail::json_string(key)] = detail::json_string(value);
     }
 
-    /// @throws precondition_error when the name is taken, reserved or not UTF-8, or the shape is
-    ///         negative or past 2^63 bytes
+    /// @throws precondition_error when the name is taken, reserved or not UTF-8, the shape is
+    ///         negative or past 2^63 bytes, or the whole file is
     void declare(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
         expects_open(name);
         auto const elements = detail::count_elements(shape, size_bytes(dtype));
@@ -46,8 +47,12 @@ public:
                     "\",\"shape\":" + detail::shape_text(shape, shape.size());
         slot.element_bytes = size_bytes(dtype);
         slot.size = *elements * size_bytes(dtype);
+        index_t const size = slot.size;
+        expects(size <= most_bytes - bytes_,
+                [&] { return describe(name) + "with it the file would pass 2^63 bytes"; });
         bool const inserted = slots_.emplace(name, std::move(slot)).second;
         expects(inserted, [&] { return describe(name) + "declared twice"; });
+        bytes_ += size;
     }
 
     /// The next bytes of a declared tensor. The first call of all writes the header.
@@ -84,6 +89,10 @@ public:
     std::string const& path() const { return file_.path(); }
 
 private:
+    /// What all tensors have room for beside the largest header.
+    static constexpr index_t most_bytes =
+        std::numeric_limits<index_t>::max() - detail::header_limit_bytes - 8;
+
     struct Slot {
         std::string json; // the entry up to its offsets
         index_t element_bytes = 0, size = 0;
@@ -139,6 +148,7 @@ private:
     io::AtomicFile file_;
     std::map<std::string, std::string> metadata_; // as JSON
     std::map<std::string, Slot> slots_;
+    index_t bytes_ = 0; // of all tensors
     bool begun_ = false;
 };
 
