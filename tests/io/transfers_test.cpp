@@ -357,3 +357,66 @@ TEST_CASE("io/transfers: a piece may be longer than what the system takes at onc
         CHECK(right(memory.data(), 10'000, 0));
     }
 }
+
+TEST_CASE("io/transfers: direct transfers that stop inside a page go on through the cache") {
+    struct Stopping : PosixFileSystem {
+        int direct = -1; // stops short, and takes nothing that begins inside a page
+        int open(char const* path, int flags, mode_t mode) override {
+            int const descriptor = PosixFileSystem::open(path, flags & ~O_DIRECT, mode);
+            if (flags & O_DIRECT) direct = descriptor;
+            return descriptor;
+        }
+        std::size_t most(int descriptor, std::size_t n, index_t offset) const {
+            if (descriptor != direct) return n;
+            return offset % direct_alignment == 0 ? std::min<std::size_t>(n, 1000) : 0;
+        }
+        ssize_t read_at(int descriptor, void* to, std::size_t n, index_t offset) override {
+            return PosixFileSystem::read_at(descriptor, to, most(descriptor, n, offset), offset);
+        }
+        ssize_t write_at(int descriptor, void const* from, std::size_t n, index_t offset) override {
+            return PosixFileSystem::write_at(descriptor, from, most(descriptor, n, offset), offset);
+        }
+        bool native() const override { return false; }
+    } system;
+    ScratchDirectory directory;
+    TransferFile file(system, make_file(directory, 50'000), true);
+    CHECK(file.way() == Way::direct);
+    auto const transfers = make_transfers(file, {.depth = 2, .piece_bytes = 8192});
+    AlignedMemory const memory(50'000);
+    Transfer t;
+    t.file = &file;
+    t.memory = memory.data();
+    for (index_t const offset : {0, 8192, 4100}) {
+        t.bytes = 30'000;
+        t.offset = offset;
+        transfers->start(t);
+        transfers->wait(t);
+        CHECK(t.error == 0);
+        CHECK(right(memory.data(), 30'000, offset));
+    }
+    t.kind = Transfer::Kind::write;
+    t.offset = 4096;
+    for (index_t i = 0; i < 30'000; ++i) memory.data()[i] = byte_at(i);
+    transfers->start(t);
+    transfers->wait(t);
+    CHECK(t.error == 0);
+    CHECK(
+        right(reinterpret_cast<std::byte const*>(read_text(file.name()).data()) + 4096, 30'000, 0));
+}
+
+TEST_CASE("io/transfers: where a file ends inside a page, direct transfers name the very byte") {
+    for (Engine const engine : engines()) {
+        ScratchDirectory directory;
+        TransferFile file(default_file_system(), make_file(directory, 5000), false);
+        if (file.way() != Way::direct) return;
+        auto const transfers = make_transfers(file, {.piece_bytes = 8192, .engine = engine});
+        AlignedMemory const memory(8192);
+        Transfer t;
+        t.file = &file;
+        t.memory = memory.data();
+        t.bytes = 8192;
+        transfers->start(t);
+        transfers->wait(t);
+        CHECK(t.describe_error() == "read: the file ends, at byte 5000");
+    }
+}

@@ -80,7 +80,7 @@ private:
         Lane::Call const call = lane.call();
         Transfer const& transfer = lane.transfer();
         io_uring_sqe* const entry = io_uring_get_sqe(&ring_);
-        int const descriptor = transfer.file->descriptor();
+        int const descriptor = transfer.file->descriptor(call.direct);
         auto const offset = std::uint64_t(call.offset);
         // A request's length has 32 bits; the kernel transfers no more than this at once, and what
         // remains is another call.

@@ -47,10 +47,13 @@ public:
     File const& file() const { return file_; }
     /// Whether the descriptor may be given to the system directly.
     bool native() const { return system_->native() && way_ != Way::mapped; }
-    int descriptor() const { return direct_ ? direct_->descriptor() : file_.descriptor(); }
+    /// @param direct  false: of the same file through the system's cache
+    int descriptor(bool direct = true) const {
+        return direct && direct_ ? direct_->descriptor() : file_.descriptor();
+    }
 
     /// Some bytes, as the system pleases. @return how many, or a negated errno
-    index_t read_some(void* to, std::size_t n, index_t offset) const {
+    index_t read_some(void* to, std::size_t n, index_t offset, bool direct = true) const {
         if (way_ == Way::mapped) {
             auto const bytes = map_.bytes();
             std::size_t const at = std::min(std::size_t(offset), bytes.size());
@@ -58,11 +61,11 @@ public:
             std::memcpy(to, bytes.data() + at, n);
             return index_t(n);
         }
-        ssize_t const got = system_->read_at(descriptor(), to, n, offset);
+        ssize_t const got = system_->read_at(descriptor(direct), to, n, offset);
         return got < 0 ? -index_t(errno) : index_t(got);
     }
-    index_t write_some(void const* from, std::size_t n, index_t offset) const {
-        ssize_t const taken = system_->write_at(descriptor(), from, n, offset);
+    index_t write_some(void const* from, std::size_t n, index_t offset, bool direct = true) const {
+        ssize_t const taken = system_->write_at(descriptor(direct), from, n, offset);
         return taken < 0 ? -index_t(errno) : index_t(taken);
     }
 

@@ -16,11 +16,13 @@ public:
     explicit TransferLane(index_t piece_bytes)
       : buffer_(piece_bytes) {}
 
-    /// What to ask for: a transfer of n bytes between memory and file.
+    /// What to ask for: a transfer of n bytes between memory and file, by its way or, not direct,
+    /// through the system's cache.
     struct Call {
         std::byte* memory;
         std::size_t n;
         index_t offset;
+        bool direct;
     };
 
     void begin(Transfer& transfer, index_t at, index_t bytes) {
@@ -44,14 +46,15 @@ public:
     Call call() const {
         std::byte* const memory = buffered_ ? buffer_.data() : transfer_->memory + at_;
         index_t const n = buffered_ ? round_up(whole()) : bytes_;
-        return {memory + done_, std::size_t(n - done_), offset()};
+        return {memory + done_, std::size_t(n - done_), offset(), direct_};
     }
     /// Carries the call out on this thread. @return bytes, or a negated errno
     index_t run() const {
         Call const c = call();
         TransferFile const& file = *transfer_->file;
-        return transfer_->kind == Transfer::Kind::read ? file.read_some(c.memory, c.n, c.offset)
-                                                       : file.write_some(c.memory, c.n, c.offset);
+        return transfer_->kind == Transfer::Kind::read
+                   ? file.read_some(c.memory, c.n, c.offset, c.direct)
+                   : file.write_some(c.memory, c.n, c.offset, c.direct);
     }
     /// What the system said. @return whether the piece is over; else there is another call()
     bool answer(index_t result, int& error) {
@@ -60,8 +63,12 @@ public:
         if (result == -EINTR || result == -EAGAIN) return false;
         if (result < 0) return fail(error, int(-result));
         index_t progress = std::min(result, whole() - done_);
-        // The rest of a direct transfer starts at a page again.
-        if (direct_ && progress < whole() - done_) progress -= progress % direct_alignment;
+        // The rest of a direct transfer starts at a page again. Where not even one came, as at the
+        // end of a file, the rest goes through the cache, which takes and names any byte.
+        if (direct_ && progress < whole() - done_) {
+            direct_ = progress >= direct_alignment;
+            if (direct_) progress -= progress % direct_alignment;
+        }
         // A device that takes nothing and gives no reason is full.
         if (progress == 0) return fail(error, reads ? Transfer::end_of_file : ENOSPC);
         done_ += progress;
