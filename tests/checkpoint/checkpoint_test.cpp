@@ -217,6 +217,13 @@ TEST_CASE(
     CHECK(message_of([&] { load(path, same, second); }) ==
           path + ": layers.0.moments_per_element is 2, this model has 0; before load(), call "
                  "prepare() with the run's optimizer");
+    layer.prepared = false;
+    save(path, {}, layer);
+    same.prepared = true;
+    CHECK(message_of([&] { load(path, same); }) ==
+          path + ": layers.0.moments_per_element is 0, this model has 2; load_weights() takes a "
+                 "checkpoint that has no such states");
+    layer.prepared = true;
     CHECK(same.weights() + same.states() == before);
     CHECK(same.write_visits + same.zeroed == 0);
     CHECK(message_of([&] { save(path, {}, layer, layer); }) ==

@@ -135,9 +135,12 @@ struct Checking {
         auto const& metadata = reader.file().metadata();
         auto const it = metadata.find(own(name));
         std::string const found = it == metadata.end() ? "missing" : it->second;
-        if (found != value)
-            throw store_error(reader.file().path() + ": " + name + " is " + found +
-                              ", this model has " + value + hint);
+        if (found == value) return;
+        // No optimizer that this model could prepare gives the file states that it does not have.
+        bool const none = found == "0" || found == "false";
+        throw store_error(
+            reader.file().path() + ": " + name + " is " + found + ", this model has " + value +
+            (none ? "; load_weights() takes a checkpoint that has no such states" : hint));
     }
 };
 
