@@ -267,6 +267,9 @@ TEST_CASE("checkpoint/checkpoint: a run's fields are read alone and compared by 
               expect_fields(path, resumed, {{"heads", "4"}});
           }) == path + ": heads is missing, this model has 4");
     CHECK(message_of([&] {
+              expect_fields(path, resumed, {{"heads", "missing"}});
+          }) == path + ": heads is missing, this model has missing");
+    CHECK(message_of([&] {
               save(path, {.fields = {{"semoe.step", "1"}}}, layer);
           }) ==
           "precondition: checkpoint::save: the field 'semoe.step' begins with 'semoe.', which is "

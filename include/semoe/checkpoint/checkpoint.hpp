@@ -322,9 +322,10 @@ inline void expect_fields(std::string const& path, Resumed const& resumed,
                           std::map<std::string, std::string> const& fields) {
     for (auto const& [key, value] : fields) {
         auto const it = resumed.state.fields.find(key);
-        std::string const found = it == resumed.state.fields.end() ? "missing" : it->second;
-        if (found != value)
-            throw store_error(path + ": " + key + " is " + found + ", this model has " + value);
+        bool const missing = it == resumed.state.fields.end();
+        if (missing || it->second != value)
+            throw store_error(path + ": " + key + " is " + (missing ? "missing" : it->second) +
+                              ", this model has " + value);
     }
 }
 
