@@ -1,4 +1,5 @@
 #include "semoe/checkpoint/checkpoint.hpp"
+#include "semoe/comm/threads.hpp"
 #include "semoe/expert/gated.hpp"
 #include "semoe/gate/switch.hpp"
 #include "semoe/layer/moe_layer.hpp"
@@ -21,12 +22,12 @@ constexpr index_t T = 19, H = 8;
 using Rows = MatrixView<bf16, HostSpace>;
 
 /// A layer that draws random numbers in training and keeps its parameters as Tier says.
-template <class Tier>
-auto make_layer(CpuBackend b, Tier tier) {
+template <class Tier, class Comm = comm::Self>
+auto make_layer(CpuBackend b, Tier tier, Comm ranks = {}) {
     return MoeLayer{b,
                     gate::Switch{.num_experts = 5},
                     expert::SwiGlu<bf16>{.hidden = H, .intermediate = 6},
-                    comm::Self{},
+                    ranks,
                     tier,
                     schedule::Sequential{},
                     MoeConfig{.layer = 2, .aux_loss_weight = 0.1, .seed = 9}};
@@ -67,6 +68,22 @@ void check_resume(Layer whole, Other resumed, Optimizer const& optimizer) {
     checkpoint::save(directory / "resumed", {.step = 6}, resumed);
     CHECK(read_text(directory / "resumed") == read_text(directory / "whole"));
     CHECK(read_text(directory / "whole").size() == read_text(middle).size());
+}
+
+/// That every tensor of `path` is as in one of the files that were loaded. @return how many
+std::size_t check_from(std::string const& path, std::vector<std::string> const& files) {
+    checkpoint::SafetensorsFile const file{path};
+    for (std::string const& name : file.names()) {
+        CAPTURE(name);
+        bool found = false;
+        for (std::string const& other : files) {
+            checkpoint::SafetensorsFile const from{other};
+            found = found || (from.contains(name) &&
+                              std::ranges::equal(from.tensor(name).bytes, file.tensor(name).bytes));
+        }
+        CHECK(found);
+    }
+    return file.names().size();
 }
 
 } // namespace
@@ -140,6 +157,54 @@ TEST_CASE("checkpoint/resume: weights alone serve inference with the same output
                                       "before load(), call prepare() with the run's optimizer")
                              .c_str(),
                          store_error);
+}
+
+TEST_CASE(
+    "checkpoint/resume: the files of two ranks resume on one or three, each with its experts") {
+    ScratchDirectory directory;
+    optim::AdamW const adamw{.lr = 0.01};
+    auto const make = [](CpuBackend b, auto ranks) {
+        return make_layer(b, tier::Resident<CpuBackend>{b}, ranks);
+    };
+    auto const file = [&](char const* run, int rank) {
+        return directory / (run + std::to_string(rank));
+    };
+    comm::ThreadWorld{2}.run([&](comm::Threads ranks) {
+        auto layer = make(CpuBackend{.threads = 1}, ranks);
+        layer.initialize(1);
+        train(layer, adamw, 0, 1);
+        checkpoint::save(file("two", ranks.rank()), {.step = 1, .seed = 5}, layer);
+    });
+    std::vector<std::string> const two{file("two", 0), file("two", 1)};
+
+    auto whole = make(CpuBackend{}, comm::Self{});
+    whole.initialize(2);
+    whole.prepare(adamw);
+    CHECK(checkpoint::load(two, whole).state.step == 1);
+    checkpoint::save(directory / "one", {}, whole);
+    // Of 5 experts and the router: weights, masters of the experts, two moments each.
+    CHECK(check_from(directory / "one", two) == 5 * 3 * 4 + 3);
+    comm::ThreadWorld{3}.run([&](comm::Threads ranks) {
+        auto layer = make(CpuBackend{.threads = 1}, ranks);
+        layer.prepare(adamw);
+        checkpoint::load(two, layer);
+        checkpoint::save(file("three", ranks.rank()), {}, layer);
+    });
+    std::size_t tensors = 0;
+    for (int rank : {0, 1, 2}) tensors += check_from(file("three", rank), two);
+    CHECK(tensors == 5 * 3 * 4 + 3 * 3);
+
+    // A file that is not there is missed by name, whoever asks.
+    std::string const missing = two[0] + ": tensor 'layers.2.experts.3.gate_proj': missing";
+    CHECK_THROWS_WITH_AS(checkpoint::load(two[0], whole), missing.c_str(), store_error);
+    CHECK_THROWS_WITH_AS(checkpoint::load({two[0], two[0]}, whole),
+                         (two[0] + ", " + missing).c_str(), store_error);
+    // One of another step, too.
+    checkpoint::save(directory / "later", {.step = 2, .seed = 5}, whole);
+    CHECK_THROWS_WITH_AS(
+        checkpoint::load({two[0], directory / "later"}, whole),
+        (directory / "later: step 2 of seed 5, but " + two[0] + " is step 1 of seed 5").c_str(),
+        store_error);
 }
 
 } // namespace resume_test

@@ -6,6 +6,7 @@
 #include "semoe/checkpoint/reader.hpp"
 #include "semoe/checkpoint/writer.hpp"
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 #include "semoe/version.hpp"
 
@@ -15,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 /// Saving and resuming a run: one safetensors file a checkpoint, written between two steps, that
 /// replaces the previous one whole or not at all. It holds every parameter's weight and, for
@@ -132,14 +134,19 @@ struct Checking {
         reader.check(name, view);
     }
     void property(std::string const& name, std::string const& value, char const* hint) const {
-        auto const& metadata = reader.file().metadata();
-        auto const it = metadata.find(own(name));
-        std::string const found = it == metadata.end() ? "missing" : it->second;
+        for (SafetensorsFile const& file : reader.files()) check(file, name, value, hint);
+    }
+
+private:
+    static void check(SafetensorsFile const& file, std::string const& name,
+                      std::string const& value, char const* hint) {
+        auto const it = file.metadata().find(own(name));
+        std::string const found = it == file.metadata().end() ? "missing" : it->second;
         if (found == value) return;
-        // No optimizer that this model could prepare gives the file states that it does not have.
+        // Whatever is prepared, the file will not have states that it lacks.
         bool const none = found == "0" || found == "false";
         throw store_error(
-            reader.file().path() + ": " + name + " is " + found + ", this model has " + value +
+            file.path() + ": " + name + " is " + found + ", this model has " + value +
             (none ? "; load_weights() takes a checkpoint that has no such states" : hint));
     }
 };
@@ -199,6 +206,19 @@ inline Resumed resumed_from(SafetensorsFile const& file) {
     return resumed;
 }
 
+/// What every file says, and that they are of one run.
+inline Resumed resumed_from(std::vector<SafetensorsFile> const& files) {
+    Resumed const first = resumed_from(files.front());
+    for (SafetensorsFile const& file : files) {
+        RunState const state = resumed_from(file).state;
+        if (state.step != first.state.step || state.seed != first.state.seed)
+            throw store_error(message("{}: step {} of seed {}, but {} is step {} of seed {}",
+                                      file.path(), state.step, state.seed, files.front().path(),
+                                      first.state.step, first.state.seed));
+    }
+    return first;
+}
+
 template <class Tensors>
 InstructionSets load_tensors(Reader& reader, bool states, Tensors& tensors) {
     InstructionSets instruction_sets;
@@ -208,6 +228,20 @@ InstructionSets load_tensors(Reader& reader, bool states, Tensors& tensors) {
     Reading reading{states, reader};
     tensors(reading);
     return instruction_sets;
+}
+
+template <class Tensors>
+Resumed load_run(Reader& reader, Tensors& tensors) {
+    Resumed resumed = resumed_from(reader.files());
+    std::string const here = load_tensors(reader, true, tensors).text();
+    for (SafetensorsFile const& file : reader.files()) {
+        std::string const there = resumed_from(file).instruction_set;
+        if (here != there && resumed.warning.empty())
+            resumed.warning = file.path() + ": written with the instruction set " + there +
+                              ", resumed with " + here +
+                              ": the run continues, but not bit for bit as it would have there";
+    }
+    return resumed;
 }
 
 } // namespace detail
@@ -264,7 +298,9 @@ void visit_layer(L& layer, Visit& visit) {
     }
 }
 
-/// Writes a checkpoint.
+/// Writes a checkpoint. Every rank writes a file of its own, with the experts that it holds, under
+/// their global numbers, and what all ranks have alike; of several ranks that write to one path the
+/// last one's file remains.
 /// @param tensors  tensors(visit) calls visit(backend, name, view) for every tensor of the run, and
 ///                 visit_layer(layer, visit); it is called twice and must name the same ones. A
 ///                 view is a MatrixView or VectorView of backend memory, needed during its call
@@ -339,17 +375,31 @@ template <class Tensors>
 Resumed load(std::string const& path, Tensors&& tensors,
              io::FileSystem& system = io::default_file_system()) {
     Reader reader{path, system};
-    Resumed resumed = detail::resumed_from(reader.file());
-    std::string const here = detail::load_tensors(reader, true, tensors).text();
-    if (here != resumed.instruction_set)
-        resumed.warning = path + ": written with the instruction set " + resumed.instruction_set +
-                          ", resumed with " + here +
-                          ": the run continues, but not bit for bit as it would have there";
-    return resumed;
+    return detail::load_run(reader, tensors);
 }
 template <HasParameters L, HasParameters... Ls>
 Resumed load(std::string const& path, L& layer, Ls&... layers) {
     return load(path, [&](auto& visit) {
+        visit_layer(layer, visit);
+        (visit_layer(layers, visit), ...);
+    });
+}
+
+/// As above, of a run of several ranks: the files of all of them, for any number of ranks. Each
+/// takes its experts from whichever file has them and leaves those of others, and all else, fields
+/// too, from the first file that has it.
+/// @throws store_error as above, and when files differ in step or seed
+template <class Tensors>
+    requires(!HasParameters<Tensors>)
+Resumed load(std::vector<std::string> const& paths, Tensors&& tensors,
+             io::FileSystem& system = io::default_file_system()) {
+    Reader reader{paths, system};
+    reader.ignore_if(detail::is_of_expert);
+    return detail::load_run(reader, tensors);
+}
+template <HasParameters L, HasParameters... Ls>
+Resumed load(std::vector<std::string> const& paths, L& layer, Ls&... layers) {
+    return load(paths, [&](auto& visit) {
         visit_layer(layer, visit);
         (visit_layer(layers, visit), ...);
     });

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace semoe::checkpoint {
 
@@ -21,11 +22,20 @@ class Reader {
 public:
     /// @throws store_error, as SafetensorsFile
     explicit Reader(std::string const& path, io::FileSystem& system = io::default_file_system())
-      : file_(path, Gaps::refuse, system) {
-        for (std::string& name : file_.names()) unread_.insert(std::move(name));
+      : Reader(std::vector<std::string>{path}, system) {}
+    /// Several files as one: a tensor is read from the first that has it. @pre paths are not empty
+    explicit Reader(std::vector<std::string> const& paths,
+                    io::FileSystem& system = io::default_file_system()) {
+        expects(!paths.empty(), "checkpoint::Reader: no path is given");
+        for (std::string const& path : paths) {
+            files_.emplace_back(path, Gaps::refuse, system);
+            for (std::string& name : files_.back().names()) unread_.insert(std::move(name));
+            text_ += (text_.empty() ? "" : ", ") + path;
+        }
     }
 
-    SafetensorsFile const& file() const { return file_; }
+    SafetensorsFile const& file() const { return files_.front(); }
+    std::vector<SafetensorsFile> const& files() const { return files_; }
 
     /// That the tensor is there and would fit.
     /// @throws store_error naming the tensor, and of shapes or types both
@@ -47,7 +57,7 @@ public:
         requires(!std::is_const_v<T>)
     void read(B& b, std::string const& name, MatrixView<T, Space> view) {
         check(name, view);
-        auto const bytes = file_.tensor(name).bytes;
+        auto const bytes = file_of(name).tensor(name).bytes;
         bool const packed = view.ld == view.cols;
         index_t const rows = packed ? 1 : view.rows;
         auto const row_bytes = rows > 0 ? bytes.size() / std::size_t(rows) : 0;
@@ -59,20 +69,25 @@ public:
         requires(!std::is_const_v<T>)
     void read(B& b, std::string const& name, VectorView<T, Space> view) {
         check(name, view);
-        auto const bytes = file_.tensor(name).bytes;
+        auto const bytes = file_of(name).tensor(name).bytes;
         if (!bytes.empty()) b.copy(view.data, bytes.data(), bytes.size());
         b.synchronize();
     }
 
     /// Tensors with this beginning may stay unread.
     void ignore(std::string_view prefix) {
-        std::erase_if(unread_, [&](std::string const& name) { return name.starts_with(prefix); });
+        ignore_if([&](std::string const& name) { return name.starts_with(prefix); });
+    }
+    /// Tensors for which f(name) is true may stay unread.
+    template <class F>
+    void ignore_if(F const& f) {
+        std::erase_if(unread_, f);
     }
 
     /// @throws store_error naming tensors of the file that nobody has checked or read
     void expect_all_read() const {
         if (unread_.empty()) return;
-        std::string text = file_.path() + ": " + std::to_string(unread_.size()) +
+        std::string text = text_ + ": " + std::to_string(unread_.size()) +
                            " tensors that this model does not have:";
         int shown = 0;
         for (std::string const& name : unread_) {
@@ -87,11 +102,17 @@ public:
 
 private:
     void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
-        (void)file_.tensor(name, dtype, shape);
+        (void)file_of(name).tensor(name, dtype, shape);
         unread_.erase(name);
     }
+    SafetensorsFile const& file_of(std::string const& name) const {
+        for (SafetensorsFile const& file : files_)
+            if (file.contains(name)) return file;
+        throw store_error(text_ + ": tensor " + detail::in_quotes(name) + ": missing");
+    }
 
-    SafetensorsFile file_;
+    std::vector<SafetensorsFile> files_;
+    std::string text_; // their paths
     std::set<std::string> unread_;
 };
 

@@ -40,4 +40,12 @@ inline std::optional<BlockKey> block_of(std::string_view name) {
     return key;
 }
 
+/// Whether a tensor is of an expert: its weight, master or moments.
+inline bool is_of_expert(std::string_view name) {
+    for (std::string_view const before : {"master.", "moments."})
+        if (name.starts_with(before)) name.remove_prefix(before.size());
+    auto const key = block_of(name);
+    return key && key->expert >= 0;
+}
+
 } // namespace semoe::checkpoint::detail
