@@ -36,8 +36,9 @@ namespace semoe::checkpoint {
 ///     tier::write_blocks(backend, file, file.keys(), "7.semoe");
 ///     tier::FileStore blocks{"7.semoe"};
 ///
-/// Requests are carried out as a tier::FileStore's. Memory: the header, a piece's buffer a request,
-/// and a forked queue of each kind of backend that it was used with.
+/// Requests are carried out as a tier::FileStore's, and end on a queue of each copy's own. Memory:
+/// the header, a piece's buffer a request, and a copy's forked queue of each kind of backend that
+/// it was used with.
 class SafetensorsStore {
 public:
     /// @param b, gate, expert  what the layers are given that will read the blocks

@@ -10,6 +10,7 @@
 #include "semoe/tier/detail/job_pool.hpp"
 #include "semoe/tier/store/file_options.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
@@ -57,7 +58,9 @@ public:
         Extent place;
         std::uint64_t checksum = 0;
         bool check = false;
-        std::string failure; ///< why it could not be started
+        bool reads = false;      ///< from its place, now
+        bool gives_back = false; ///< its place is of no more use to anybody else
+        std::string failure;     ///< why it could not be started
     };
 
     BlockFile(std::string const& path, FileOptions options, io::FileSystem& system)
@@ -135,7 +138,7 @@ public:
         job.key = key;
         job.info = info;
         job.place = {};
-        job.check = false;
+        job.check = job.reads = job.gives_back = false;
         job.failure.clear();
         ++(loads ? counters_.loads : counters_.stores);
         (loads ? counters_.bytes_loaded : counters_.bytes_stored) += bytes;
@@ -148,6 +151,7 @@ public:
             std::unique_lock lock(mutex_);
             Entry const& entry = blocks_.find(job.key)->second;
             job.place = loads ? entry.place : space_.take(job.info.bytes);
+            job.reads = loads && entry.place.bytes > 0;
             job.checksum = entry.checksum;
             job.check = loads && entry.place.bytes > 0 && options_.verify != Verify::never &&
                         (options_.verify == Verify::always || !entry.verified);
@@ -183,6 +187,8 @@ public:
             std::lock_guard lock(mutex_);
             Entry& entry = blocks_.find(job.key)->second;
             if (loads) {
+                job.reads = false;
+                if (job.gives_back) give(job.place);
                 counters_.checks += moved && job.check;
                 if (failure.empty() && job.check && entry.place == job.place) entry.verified = true;
             } else if (failure.empty()) {
@@ -219,7 +225,7 @@ public:
             throw;
         }
         lock.lock();
-        for (Extent const place : leaving) space_.give(place);
+        for (Extent const place : leaving) give(place);
         space_.give(std::exchange(table_, table));
         ++counters_.commits;
         lock.unlock();
@@ -264,11 +270,20 @@ private:
         if (entry.listed && entry.place.bytes > 0)
             retired_.push_back(entry.place);
         else
-            space_.give(entry.place);
+            give(entry.place);
         entry.place = place;
         entry.checksum = sum;
         entry.listed = entry.verified = false;
         changed_ = true;
+    }
+    /// Gives a block's pages back, once no load reads them: the last one that does will do it.
+    void give(Extent place) {
+        for (Job& job : jobs_.all())
+            if (job.reads && job.place == place) {
+                job.gives_back = true;
+                return;
+            }
+        space_.give(place);
     }
     /// Writes the table of all blocks into rows_. @return its header, but for the table's place
     BlockHeader list() {

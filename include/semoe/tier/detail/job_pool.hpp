@@ -20,6 +20,8 @@ public:
         return job;
     }
     void give(Job& job) { free_.push_back(&job); }
+    /// Also those that nobody has taken.
+    std::deque<Job>& all() { return jobs_; }
 
 private:
     std::deque<Job> jobs_;

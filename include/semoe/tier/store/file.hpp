@@ -28,9 +28,13 @@ namespace semoe::tier {
 /// them the file's in one step (HasCommit). Whoever dies in between leaves the last commit. Every
 /// block has a checksum, compared as FileOptions::verify says.
 ///
+/// Each copy ends its transfers on a queue of its own, in the order in which they were asked for,
+/// and that tells of a failure once, to whoever waits first. So every tier has a copy, and so does
+/// every thread that waits for transfers of its own.
+///
 /// Either one store has a file open for writing, or any number for reading. Memory: a piece's
-/// buffer a request, an entry a block, and a forked queue of each kind of backend that it was used
-/// with.
+/// buffer a request, an entry a block, and a copy's forked queue of each kind of backend that it
+/// was used with.
 class FileStore {
 public:
     /// Opens the file, and makes it first where it is missing.
@@ -70,7 +74,8 @@ public:
 
     /// @throws store_error naming the file; after a failed fsync also from every later commit, for
     ///         the system forgets what it could not write
-    /// @sync waits for the device twice; no transfer is under way
+    /// @sync waits for the device twice; loads may be under way, and stores that are not done are
+    ///       the next commit's
     /// @cost writes the table, 48 bytes a block; nothing when nothing was stored or declared
     void commit() { jobs_.file().commit(); }
 
