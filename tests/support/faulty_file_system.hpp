@@ -121,6 +121,9 @@ public:
     int rename(char const* from, char const* to) override {
         return passes("rename", false) ? PosixFileSystem::rename(from, to) : -1;
     }
+    int rename_new(char const* from, char const* to) override {
+        return passes("rename", false) ? PosixFileSystem::rename_new(from, to) : -1;
+    }
     int unlink(char const* path) override {
         return passes("unlink", false) ? PosixFileSystem::unlink(path) : -1;
     }

@@ -59,16 +59,23 @@ public:
     ///         the directory's fsync failed: it is the new one, whole, but may not survive a power
     ///         cut
     /// @sync waits for the device
-    void commit() {
+    void commit() { publish(false); }
+    /// As commit, but a file that is there already stays, and nothing is thrown.
+    void commit_new() { publish(true); }
+
+private:
+    void publish(bool only_new) {
         file_->sync();
         file_->close();
-        if (system_->rename(temporary_.c_str(), path_.c_str()) != 0)
+        if ((only_new ? system_->rename_new(temporary_.c_str(), path_.c_str())
+                      : system_->rename(temporary_.c_str(), path_.c_str())) != 0) {
+            if (only_new && errno == EEXIST) return;
             throw file_error(path_, "rename", errno);
+        }
         temporary_.clear();
         directory_.sync();
     }
 
-private:
     FileSystem* system_;
     std::string path_;
     File directory_;

@@ -41,6 +41,10 @@ public:
     virtual int lock(int, bool /*shared*/) { return 0; }
     /// Whether two descriptors are of one file; storage that cannot tell takes it to be so.
     virtual bool same_file(int, int) { return true; }
+    /// As rename, but EEXIST where `to` names something. Storage without such a thing replaces it.
+    virtual int rename_new(char const* from, char const* to) { return rename(from, to); }
+    /// Whether the path names the open file, still. Storage that cannot tell says so.
+    virtual bool names(char const* /*path*/, int /*descriptor*/) { return true; }
     /// Whether descriptors are the system's own, so that it may be handed transfers of them past
     /// read_at and write_at.
     virtual bool native() const { return false; }
@@ -78,10 +82,24 @@ public:
     }
     bool same_file(int a, int b) override {
         struct stat one = {}, other = {};
-        return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && one.st_dev == other.st_dev &&
-               one.st_ino == other.st_ino;
+        return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && same(one, other);
+    }
+    int rename_new(char const* from, char const* to) override {
+        if (::link(from, to) == 0) return ::unlink(from);
+        // A file system that has no links cannot do without a moment in which others may come.
+        return errno == EPERM || errno == EOPNOTSUPP ? std::rename(from, to) : -1;
+    }
+    bool names(char const* path, int descriptor) override {
+        struct stat named = {}, opened = {};
+        return ::stat(path, &named) == 0 && ::fstat(descriptor, &opened) == 0 &&
+               same(named, opened);
     }
     bool native() const override { return true; }
+
+private:
+    static bool same(struct stat const& a, struct stat const& b) {
+        return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    }
 };
 
 /// The file system that is meant where none is given.
@@ -201,6 +219,9 @@ public:
         throw store_error(name_ + (shared ? ": it is open for writing, here or elsewhere"
                                           : ": it is already open, here or elsewhere"));
     }
+
+    /// Whether it is what its path names by now, and not a file that was replaced.
+    bool is_named() const { return system_->names(name_.c_str(), descriptor_); }
 
     /// @throws file_error; the file is closed in any case
     void close() {

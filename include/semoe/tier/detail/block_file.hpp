@@ -33,7 +33,8 @@ struct FileCounters {
 
 namespace detail {
 
-/// Makes a file of no blocks appear, whole or not at all. @throws store_error
+/// Makes a file of no blocks appear, whole or not at all; one that others have made stays.
+/// @throws store_error
 inline void create_block_file(std::string const& path, io::FileSystem& system) {
     io::AtomicFile file(path, system);
     BlockHeader header;
@@ -41,7 +42,7 @@ inline void create_block_file(std::string const& path, io::FileSystem& system) {
     header.table_checksum = io::checksum({});
     auto const page = encode(header);
     for (index_t i = 0; i < 2; ++i) file.write_at(page, i * io::direct_alignment);
-    file.commit();
+    file.commit_new();
 }
 
 /// What the copies of a FileStore share: the blocks' places, and transfers between them and memory.
@@ -67,7 +68,6 @@ public:
       : options_(options)
       , file_(open(path, options, system))
       , transfers_(io::make_transfers(file_, options.transfers)) {
-        file_.file().lock(options.read_only);
         BlockTable const table = TableReader(file_.file()).read();
         header_ = table.header;
         auto const& blocks = table.blocks;
@@ -255,15 +255,21 @@ private:
     };
 
     static constexpr char const* name() { return "tier::FileStore"; }
+    /// The file that the path names, locked.
     static io::TransferFile open(std::string const& path, FileOptions const& options,
                                  io::FileSystem& system) {
-        try {
-            return io::TransferFile(system, path, !options.read_only, options.way);
-        } catch (io::file_error const& error) {
-            if (error.code != ENOENT || options.read_only) throw;
+        for (int attempt = 0; attempt < 100; ++attempt) {
+            try {
+                io::TransferFile file(system, path, !options.read_only, options.way);
+                file.file().lock(options.read_only);
+                if (file.file().is_named()) return file;
+                continue; // it was replaced before it was locked
+            } catch (io::file_error const& error) {
+                if (error.code != ENOENT || options.read_only) throw;
+            }
+            create_block_file(path, system);
         }
-        create_block_file(path, system);
-        return io::TransferFile(system, path, true, options.way);
+        throw store_error(path + ": others replace it all the time, or it links to no file");
     }
 
     void replace(Entry& entry, Extent place, std::uint64_t sum) {
