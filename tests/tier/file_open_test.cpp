@@ -43,6 +43,49 @@ tier::FileStore made(std::string const& path, int seed) {
     return store;
 }
 
+/// A device behind a cache: what is written is seen at once, and outlives a process; the device has
+/// it after an fsync, and may have it before.
+struct Device : io::PosixFileSystem {
+    struct Write {
+        index_t offset;
+        std::string bytes;
+    };
+    std::vector<Write> cached;
+    std::string image;
+    int syncs = -1;         ///< how many more succeed; negative: all
+    bool forgetful = false; ///< what the others were to bring is in the cache alone, for ever
+    int headers = -1;       ///< how many more are written before one fails; negative: all
+
+    ssize_t write_at(int descriptor, void const* from, std::size_t n, index_t at) override {
+        if (at < 2 * 4096 && headers >= 0 && headers-- == 0) {
+            errno = EIO;
+            return -1;
+        }
+        cached.push_back({at, std::string(static_cast<char const*>(from), n)});
+        return PosixFileSystem::write_at(descriptor, from, n, at);
+    }
+    int sync(int) override {
+        if (syncs != 0) {
+            syncs -= syncs > 0;
+            bring(0);
+            return 0;
+        }
+        if (forgetful) cached.clear();
+        errno = EIO;
+        return -1;
+    }
+    bool native() const override { return false; }
+    /// What was written from the n-th on comes to the device.
+    void bring(std::size_t n) {
+        for (; n < cached.size(); ++n) {
+            auto const at = std::size_t(cached[n].offset);
+            image.resize(std::max(image.size(), at + cached[n].bytes.size()));
+            image.replace(at, cached[n].bytes.size(), cached[n].bytes);
+        }
+        cached.clear();
+    }
+};
+
 } // namespace
 
 TEST_CASE("tier/store/file: who makes a missing file last takes nothing from who made it first") {
@@ -85,6 +128,46 @@ TEST_CASE("tier/store/file: a file that is replaced while it is being opened is 
         CHECK((store_error_of([&] {
                    tier::FileStore{path, {.read_only = true}, system};
                }) == path + ": open: No such file or directory") == read_only);
+    }
+}
+
+TEST_CASE("tier/store/file: what a process that died left in the cache is on the device before a "
+          "store") {
+    for (bool const forgetful : {false, true}) {
+        ScratchDirectory directory;
+        std::string const path = directory / "blocks";
+        tier::FileOptions const options{.way = io::Way::cached};
+        CpuBackend b{.threads = 1};
+        Device device;
+        {
+            tier::FileStore store{path, options, device};
+            store.declare(file_key(0), info);
+            store_pattern(b, store, file_key(0), 1);
+            store.commit();
+            store_pattern(b, store, file_key(0), 2);
+            store.commit();
+            store.declare(file_key(1), info);
+            device.syncs = 1; // the table is on the device, the header is not
+            device.forgetful = forgetful;
+            REQUIRE(store_error_of([&] { store.commit(); }) != "");
+        }
+        device.syncs = -1;
+        std::size_t before = 0;
+        {
+            tier::FileStore store{path, options, device};
+            REQUIRE(store.contains(file_key(1))); // the cache has the header
+            before = device.cached.size();
+            for (int i = 1; i < 5; ++i) {
+                store.declare(file_key(i), info);
+                store_pattern(b, store, file_key(i), 3);
+            }
+        }
+        // The power goes when the device has those blocks, and what it was made to have before.
+        device.bring(before);
+        write_text(path, device.image);
+        tier::FileStore store{path};
+        CHECK(holds(store, file_key(0), 2));
+        CHECK(store.keys().size() == 2);
     }
 }
 

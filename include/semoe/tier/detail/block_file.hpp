@@ -88,6 +88,7 @@ public:
         if (!table_used) space_.use(own);
         table_ = own;
         safe_page_ = safe_page();
+        if (!options.read_only) secure();
     }
     BlockFile(BlockFile const&) = delete;
     BlockFile& operator=(BlockFile const&) = delete;
@@ -329,6 +330,17 @@ private:
             broken_ = true;
             throw;
         }
+    }
+    /// Brings what was read to the device, before anything that only an older header names is
+    /// written over: a process that died may have left it in the system's cache, and after an fsync
+    /// that failed only what is written again is brought.
+    void secure() {
+        io::File& file = file_.file();
+        std::vector<std::byte> table(std::size_t(header_.table_bytes()));
+        file.read_at(table, header_.table_offset);
+        file.write_at(table, header_.table_offset);
+        file.write_at(encode(header_), safe_page_ * io::direct_alignment);
+        file.sync();
     }
     /// The page of the header that was read.
     int safe_page() const {

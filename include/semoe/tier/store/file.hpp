@@ -41,7 +41,8 @@ public:
     /// @throws store_error naming the file when it cannot be opened, is truncated, foreign,
     ///         corrupted, of another version, or open for writing elsewhere; precondition_error
     ///         naming an option that is out of range
-    /// @cost reads the table of blocks
+    /// @sync for writing, waits for the device
+    /// @cost reads the table of blocks, and for writing writes it where it is
     explicit FileStore(std::string const& path, FileOptions options = {},
                        io::FileSystem& system = io::default_file_system())
       : jobs_(std::make_unique<detail::BlockFile>(path, options, system)) {}
