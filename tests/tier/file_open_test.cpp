@@ -171,4 +171,29 @@ TEST_CASE("tier/store/file: what a process that died left in the cache is on the
     }
 }
 
+TEST_CASE("tier/store/file: a commit without its second header holds, and the next one writes it") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks", copy = directory / "copy";
+    CpuBackend b{.threads = 1};
+    Device device;
+    tier::FileStore store{path, {}, device};
+    store.declare(file_key(0), info);
+    for (int step = 1; step <= 3; ++step) {
+        store_pattern(b, store, file_key(0), step);
+        device.headers = 1;
+        store.commit();
+        REQUIRE(device.headers < 0);
+        write_text(copy, read_text(path));
+        tier::FileStore opened{copy, {.read_only = true}};
+        CHECK(holds(opened, file_key(0), step));
+    }
+    CHECK(read_text(path).substr(0, 4096) != read_text(path).substr(4096, 4096));
+    store.commit();
+    CHECK(read_text(path).substr(0, 4096) == read_text(path).substr(4096, 4096));
+    CHECK(store.counters().commits == 4);
+    store.commit(); // nothing to do
+    CHECK(store.counters().commits == 4);
+    CHECK(holds(store, file_key(0), 3));
+}
+
 } // namespace file_open_test

@@ -232,7 +232,12 @@ public:
         lock.unlock();
         // A second copy, in case the first one's page goes bad; the next commit waits for it.
         int const other = std::exchange(safe_page_, 1 - safe_page_);
-        file_.file().write_at(encode(header_), other * io::direct_alignment);
+        try {
+            file_.file().write_at(encode(header_), other * io::direct_alignment);
+        } catch (store_error const&) { // this commit holds, and the next one begins with that page
+            lock.lock();
+            changed_ = true;
+        }
     }
 
     std::string const& path() const { return file_.name(); }

@@ -73,8 +73,8 @@ public:
         return jobs_.store(b, key, src);
     }
 
-    /// @throws store_error naming the file; after a failed fsync also from every later commit, for
-    ///         the system forgets what it could not write
+    /// @throws store_error naming the file, where the commit may not hold; after a failed fsync
+    ///         also from every later commit, for the system forgets what it could not write
     /// @sync waits for the device twice; loads may be under way, and stores that are not done are
     ///       the next commit's
     /// @cost writes the table, 48 bytes a block; nothing when nothing was stored or declared
