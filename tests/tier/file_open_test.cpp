@@ -196,4 +196,16 @@ TEST_CASE("tier/store/file: a commit without its second header holds, and the ne
     CHECK(holds(store, file_key(0), 3));
 }
 
+TEST_CASE("tier/store/file: options that are refused leave no file behind") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    CHECK_THROWS_WITH_AS((tier::FileStore{path, {.transfers = {.depth = 0}}}),
+                         "TransferOptions: depth is 0, must be 1 to 1024", precondition_error);
+    CHECK_THROWS_WITH_AS((tier::FileStore{path, {.way = io::Way::mapped}}),
+                         "FileOptions: way is mapped, which is for reading; set read_only, or "
+                         "another way to write",
+                         precondition_error);
+    CHECK(directory.list().empty());
+}
+
 } // namespace file_open_test

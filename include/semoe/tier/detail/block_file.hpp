@@ -65,7 +65,7 @@ public:
     };
 
     BlockFile(std::string const& path, FileOptions options, io::FileSystem& system)
-      : options_(options)
+      : options_((options.validate(), options))
       , file_(open(path, options, system))
       , transfers_(io::make_transfers(file_, options.transfers)) {
         BlockTable const table = TableReader(file_.file()).read();
