@@ -269,8 +269,10 @@ TEST_CASE("layer/moe_layer: bad shapes, contexts and configurations are refused 
     std::vector<float> x(5 * H), y(5 * H);
     CHECK_THROWS_WITH_AS(layer.forward(rows(x), rows(y), context),
                          doctest::Contains("5 tokens in a context made for 4"), precondition_error);
-    CHECK_THROWS_WITH_AS(layer.forward(Mat{x.data(), 4, H - 1}, Mat{y.data(), 4, H - 1}, context),
-                         doctest::Contains("x must be [4,24], is [4,23]"), precondition_error);
+    CHECK_THROWS_WITH_AS(
+        layer.forward(Mat{x.data(), 4, H - 1}, Mat{y.data(), 4, H - 1}, context),
+        doctest::Contains("x must be [4,24] with an ld of at least 24, is [4,23] with ld 23"),
+        precondition_error);
     CHECK_THROWS_WITH_AS(layer.backward(Mat{x.data(), 4, H}, Mat{y.data(), 4, H}, context),
                          doctest::Contains("made for inference"), precondition_error);
     auto training = layer.make_context(4, Mode::training);
