@@ -210,6 +210,10 @@ TEST_CASE("tier/cached: the error for too many leases says which knob to turn") 
         "tier::Cached: all 2 weight slots are leased while block (layer 0, expert 2, weight) is "
         "acquired; raise CachedOptions::slots or release leases earlier",
         precondition_error);
+    Fixture g({.bytes = bytes});
+    auto const three = g.tier.acquire(g.b, key(0), Access::read);
+    CHECK_THROWS_WITH_AS((void)g.tier.acquire(g.b, key(1), Access::read),
+                         doctest::Contains("raise CachedOptions::bytes"), precondition_error);
     CHECK_THROWS_WITH_AS(
         f.tier.flush(f.b),
         "tier::Cached: flush while block (layer 0, expert 1, weight) is leased for "
@@ -227,7 +231,12 @@ TEST_CASE("tier/cached: options out of range are named") {
     CHECK_THROWS_WITH_AS((Tier{b, Store{b}, {.slots = 0}}),
                          "CachedOptions: slots is 0, must be at least 1", precondition_error);
     CHECK_THROWS_WITH_AS((Tier{b, Store{b}, {.slots = 2, .contexts = 3}}),
-                         "CachedOptions: contexts is 3, must be between 1 and slots, 2",
+                         "CachedOptions: contexts is 3, must not be above slots, 2",
+                         precondition_error);
+    CHECK_THROWS_WITH_AS((Tier{b, Store{b}, {.contexts = 0, .layers = 3}}),
+                         "CachedOptions: contexts is 0, must be at least 1", precondition_error);
+    CHECK_THROWS_WITH_AS((Tier{b, Store{b}, {.in_flight = 65}}),
+                         "CachedOptions: in_flight is 65, must be between 1 and 64",
                          precondition_error);
 }
 

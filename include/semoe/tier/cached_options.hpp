@@ -15,6 +15,7 @@ struct CachedOptions {
     index_t bytes = 0;     ///< if above 0, decides instead of both: for all blocks together
     int in_flight = 8;     ///< loads under way or not yet acquired; long work needs more of them
     bool pin_dense = true; ///< dense blocks never lose their place once they were loaded
+    char const* raised_by = nullptr; ///< another tier's option that decides, for error texts
 
     /// @throws precondition_error naming the field
     void validate() const {
@@ -23,9 +24,16 @@ struct CachedOptions {
         expects(slots >= 1, "CachedOptions: slots is {}, must be at least 1", slots);
         expects(in_flight >= 1 && in_flight <= 64,
                 "CachedOptions: in_flight is {}, must be between 1 and 64", in_flight);
-        bool const counted = bytes == 0 && layers == 0;
-        expects(contexts >= 1 && (!counted || contexts <= slots),
-                "CachedOptions: contexts is {}, must be between 1 and slots, {}", contexts, slots);
+        expects(contexts >= 1, "CachedOptions: contexts is {}, must be at least 1", contexts);
+        expects(contexts <= slots || bytes > 0 || layers > 0,
+                "CachedOptions: contexts is {}, must not be above slots, {}", contexts, slots);
+    }
+    /// As error texts name what decides how many slots there are.
+    char const* knob() const {
+        if (raised_by) return raised_by;
+        return bytes > 0    ? "CachedOptions::bytes"
+               : layers > 0 ? "CachedOptions::layers"
+                            : "CachedOptions::slots";
     }
 };
 

@@ -26,6 +26,8 @@ struct RingOptions {
     /// @throws precondition_error naming the field
     void validate() const {
         expects(slots >= 1, "RingOptions: slots is {}, must be at least 1", slots);
+        expects(in_flight >= 1 && in_flight <= 64,
+                "RingOptions: in_flight is {}, must be between 1 and 64", in_flight);
     }
 };
 
@@ -93,7 +95,10 @@ private:
         State(B backend, Store store, RingOptions o)
           : options((o.validate(), o))
           , tier(std::move(backend), std::move(store),
-                 {.layers = o.slots, .in_flight = o.in_flight, .pin_dense = o.pin_dense}) {}
+                 {.layers = o.slots,
+                  .in_flight = o.in_flight,
+                  .pin_dense = o.pin_dense,
+                  .raised_by = "RingOptions::slots"}) {}
 
         void add(BlockKey key) {
             if (++blocks * longest_list_per_block > list.capacity())
