@@ -72,6 +72,25 @@ TEST_CASE("tier/ring: a layer is there when its turn comes, token after token, a
         }
 }
 
+TEST_CASE("tier/ring: errors name the options of the ring") {
+    CpuBackend b;
+    using Ring = tier::Ring<CpuBackend, tier::HostStore>;
+    CHECK_THROWS_WITH_AS((Ring{b, tier::HostStore{}, {.slots = 0}}),
+                         "RingOptions: slots is 0, must be at least 1", precondition_error);
+    CHECK_THROWS_WITH_AS((Ring{b, tier::HostStore{}, {.in_flight = 0}}),
+                         "RingOptions: in_flight is 0, must be between 1 and 64",
+                         precondition_error);
+    auto tier = ring_of(b, 2, 1);
+    std::vector<Ring::lease_type> leases;
+    for (int e = 0; e < num_experts; ++e)
+        leases.push_back(tier.acquire(b, block_of(0, e), Access::read));
+    CHECK_THROWS_WITH_AS(
+        (void)tier.acquire(b, block_of(1, 0), Access::read),
+        "tier::Cached: all 3 weight slots are leased while block (layer 1, expert 0, weight) is "
+        "acquired; raise RingOptions::slots or release leases earlier",
+        precondition_error);
+}
+
 TEST_CASE("tier/ring: the places of a layer go to the one that is `slots` further on") {
     CpuBackend b;
     auto tier = ring_of(b, 5, 2);

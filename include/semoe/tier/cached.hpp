@@ -43,7 +43,8 @@ namespace semoe::tier {
 /// What a writer leaves is in the slot alone until it is evicted or flushed, and lost if the last
 /// handle dies before. A write-back that fails while an acquire or a flush waits for it leaves the
 /// bytes in their slot, dirty. One that was started by a prefetch, was accepted by the store and
-/// fails afterwards loses them: the error says so, at the next acquire or flush.
+/// fails afterwards loses them: the error says so, at the next acquire or flush. Where the failure
+/// was met by somebody else's wait, it names every block that may be the one.
 template <class B, class Store, class Eviction = eviction::Lru>
 class Cached {
     static_assert(HasMemory<B>, "tier::Cached: Backend lacks space, allocate, deallocate or copy "
@@ -81,7 +82,8 @@ public:
     /// @throws precondition_error or store_error naming both sizes and layouts when it exists with
     ///         others; precondition_error when slots have to be replaced while one is leased, or
     ///         when the budget is too small: it says the least that would do
-    /// @sync none, unless slots are replaced: then as flush
+    /// @sync waits for threads that wait for transfers; where slots are replaced, b and every
+    ///       transfer are waited for, and others start none meanwhile
     /// @cost slots, as above
     void declare(B& b, BlockKey key, BlockInfo info) { state_->declare(b, key, info); }
 
@@ -126,7 +128,7 @@ public:
     /// @throws precondition_error when a writer's lease is alive; store_error naming the first
     ///         block that could not be written back (it stays, dirty) or that a prefetch could not
     ///         load
-    /// @sync the host waits for b and for every transfer
+    /// @sync the host waits for b and for every transfer; others start none until it returns
     void flush(B& b) { state_->flush(b); }
 
 private:

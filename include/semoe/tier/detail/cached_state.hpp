@@ -25,7 +25,8 @@ namespace semoe::tier::detail {
 /// `mutex_` guards the bookkeeping and is never held while the host waits for a transfer.
 /// `settling_`, taken before it, is held by whoever waits for transfers that may have failed. A
 /// queue tells of a failure once, to whoever waits first; so one waits at a time, and after a
-/// failure every load is forgotten that nobody has seen succeed.
+/// failure every load is forgotten that nobody has seen succeed. Who holds it may also keep all
+/// others from starting transfers and making slots: a Quiet.
 template <class B, class Store, class Eviction>
 class CachedState {
     using Pool = SlotPool<B, Eviction>;
@@ -83,24 +84,12 @@ public:
     }
 
     void declare(B& b, BlockKey key, BlockInfo info) {
+        std::lock_guard settling(settling_);
         Lock lock(mutex_);
         if (auto const found = blocks_.find(key); found != blocks_.end())
-            return expect_same<precondition_error>(name, key, found->second.info, info);
-        bool const pinned = options_.pin_dense && key.expert < 0;
-        Demands demands;
-        for (std::size_t kind = 0; kind < pools_.size(); ++kind)
-            demands[kind] = pools_[kind].demand();
-        Pool& pool = pool_of(key);
-        Demand& demand = demands[std::size_t(key.kind)];
-        demand = pool.demand_with(key, info, pinned);
-        SlotShares const shares = detail::shares(options_, demands);
-        store_.declare(key, info);
-        bool const larger = demand.slot_bytes > pool.demand().slot_bytes;
-        for (Pool& p : pools_)
-            if ((larger && &p == &pool) || p.num_slots() > shares[std::size_t(&p - pools_.data())])
-                drop_slots(b, lock, p, key, info);
-        pool.add(copies_, blocks_.try_emplace(key, Block{key, info}).first->second, pinned);
-        shares_ = shares;
+            expect_same<precondition_error>(name, key, found->second.info, info);
+        else
+            add(b, lock, key, info);
         // A budget's slots are shared out again with each block, so they are made when first used.
         if (options_.bytes == 0) add_slots();
     }
@@ -146,30 +135,9 @@ public:
 
     void flush(B& b) {
         std::lock_guard settling(settling_);
-        b.synchronize();
         Lock lock(mutex_);
-        for_each_slot([&](Slot& slot) {
-            expects(slot.writers == 0 || !slot.block, [&] {
-                return message("{}: flush while {} is leased for writing; release the lease first",
-                               name, to_string(slot.block->key));
-            });
-        });
-        std::exception_ptr first;
-        for_each_slot([&](Slot& slot) {
-            try {
-                if (slot.dirty)
-                    clean(b, lock, slot, true);
-                else if (!slot.settled)
-                    observe(b, lock, slot, slot.order.before(Access::read), true);
-            } catch (store_error const&) {
-                if (!first) first = std::current_exception();
-            }
-        });
-        load_announced();
-        for (auto& [key, block] : blocks_)
-            if (std::exception_ptr failure = std::exchange(block.failure, nullptr); !first)
-                first = failure;
-        if (first) std::rethrow_exception(first);
+        Quiet const quiet(*this, lock);
+        write_back_all(b, lock);
         if constexpr (HasCommit<Store>) {
             lock.unlock();
             store_.commit();
@@ -179,23 +147,72 @@ public:
 private:
     static constexpr char const* name = "tier::Cached";
 
+    /// No load means more than that it has to be made again.
+    struct LoadError : store_error {
+        using store_error::store_error;
+    };
+    /// While it lives, only who has settling_ starts transfers, makes slots or drops them; others
+    /// use what is there. @pre settling_ and the lock are held; the lock may be let go meanwhile
+    struct Quiet {
+        CachedState& state;
+        Lock& lock;
+
+        Quiet(CachedState& s, Lock& l)
+          : state(s)
+          , lock(l) {
+            state.quiet_ = true;
+        }
+        ~Quiet() {
+            if (!lock.owns_lock()) lock.lock();
+            state.quiet_ = false;
+            state.load_announced();
+        }
+    };
+
     Pool& pool_of(BlockKey key) { return pools_[std::size_t(key.kind)]; }
     template <class F>
     void for_each_slot(F const& f) {
         for (Pool& pool : pools_) pool.for_each_slot(f);
     }
-    /// As many as each kind's share. @cost none when they are there
+    /// As many as each kind's share, unless it is quiet. @cost none when they are there
     void add_slots() {
-        for (std::size_t kind = 0; kind < pools_.size(); ++kind)
+        for (std::size_t kind = 0; !quiet_ && kind < pools_.size(); ++kind)
             while (pools_[kind].num_slots() < shares_[kind]) pools_[kind].add_slot(copies_);
     }
+    /// A block more. @pre settling_ and lock are held; the lock is let go where slots are replaced
+    void add(B& b, Lock& lock, BlockKey key, BlockInfo info) {
+        bool const pinned = options_.pin_dense && key.expert < 0;
+        Demands demands;
+        for (std::size_t kind = 0; kind < pools_.size(); ++kind)
+            demands[kind] = pools_[kind].demand();
+        Pool& pool = pool_of(key);
+        Demand& demand = demands[std::size_t(key.kind)];
+        demand = pool.demand_with(key, info, pinned);
+        SlotShares const shares = detail::shares(options_, demands);
+        store_.declare(key, info);
+        bool const larger = demand.slot_bytes > pool.demand().slot_bytes;
+        for (Pool& p : pools_)
+            if ((larger && &p == &pool) || p.num_slots() > shares[std::size_t(&p - pools_.data())])
+                drop_slots(b, lock, p, key, info);
+        auto const block = blocks_.try_emplace(key, Block{key, info}).first;
+        try {
+            pool.add(copies_, block->second, pinned);
+        } catch (...) {
+            blocks_.erase(block);
+            throw;
+        }
+        shares_ = shares;
+    }
     /// Writes a kind's slots back and frees them, for a block that changes their size or number.
-    /// @pre lock is held; it is let go meanwhile
+    /// @pre settling_ and lock are held; the lock is let go meanwhile
     void drop_slots(B& b, Lock& lock, Pool& pool, BlockKey key, BlockInfo info) {
         if (pool.num_slots() == 0) return;
-        lock.unlock();
-        flush(b);
-        lock.lock();
+        Quiet const quiet(*this, lock);
+        for (bool dirty = true; dirty;) { // others may write to what is there
+            write_back_all(b, lock);
+            dirty = false;
+            pool.for_each_shared_slot([&](Slot const& slot) { dirty |= slot.dirty; });
+        }
         pool.for_each_shared_slot([&](Slot const& slot) {
             expects(slot.pins == 0, [&] {
                 return message(
@@ -209,8 +226,32 @@ private:
         drain(); // they are gone before others are made
         lock.lock();
     }
-    /// What the exception being handled means for the block. @return as store_error
-    static store_error failure_of(Block const& block, char const* what) {
+    /// @pre it is quiet, and lock is held; it is let go meanwhile
+    void write_back_all(B& b, Lock& lock) {
+        lock.unlock();
+        b.synchronize();
+        lock.lock();
+        for_each_slot([&](Slot& slot) {
+            expects(slot.writers == 0 || !slot.block, [&] {
+                return message("{}: flush while {} is leased for writing; release the lease first",
+                               name, to_string(slot.block->key));
+            });
+        });
+        std::exception_ptr first = std::exchange(unheard_, nullptr);
+        for_each_slot([&](Slot& slot) {
+            try {
+                if (slot.dirty)
+                    clean(b, lock, slot, true);
+                else if (!slot.settled)
+                    observe(b, lock, slot, slot.order.before(Access::read), true);
+            } catch (store_error const&) {
+                if (!first) first = std::current_exception();
+            }
+        });
+        if (first) std::rethrow_exception(first);
+    }
+    /// What the exception being handled means for the block.
+    static std::string failure_of(Block const& block, char const* what) {
         std::string text = message("{}: {} {}: ", name, to_string(block.key), what);
         try {
             throw;
@@ -219,40 +260,45 @@ private:
         } catch (...) {
             text += "unknown exception";
         }
-        return store_error(text);
+        return text;
     }
 
+    /// @return null where it has to be tried once more
     Slot* try_acquire(B& b, BlockKey key, Access access) {
         Lock lock(mutex_);
         Block& block = declared<precondition_error>(blocks_, key, name);
-        add_slots();
-        if (block.failure) std::rethrow_exception(std::exchange(block.failure, nullptr));
-        block.discarded = false;
+        if (unheard_) std::rethrow_exception(std::exchange(unheard_, nullptr));
         bool const hit = secure(b, lock, block, access);
+        block.discarded = false;
         Slot& slot = *block.slot;
         ++slot.pins;
         slot.writers += access != Access::read;
         ++counters_.acquires;
         counters_.hits += hit;
         pool_of(key).used(block, access);
-        Events before = slot.order.before(access);
-        if (access != Access::read) before.add(slot.stored); // a write-back may still be reading
         auto const give_up = [&] {
             --counters_.acquires;
             counters_.hits -= hit;
             unpin(slot, access);
         };
-        bool const settled = slot.settled;
-        lock.unlock();
         try {
-            if (settled) {
+            if (slot.settled) {
+                Events const before = before_access(slot, access);
+                lock.unlock();
                 before.wait(b);
                 return &slot;
             }
+            lock.unlock();
             std::lock_guard settling(settling_);
             lock.lock();
+            if (slot.block == &block) { // else forgotten, since another load failed
+                Events const before = before_access(slot, access);
+                if (access == Access::overwrite)
+                    settle(b, lock, slot, before);
+                else
+                    observe(b, lock, slot, before, false);
+            }
             if (slot.block == &block) {
-                observe(b, lock, slot, before, false);
                 load_announced();
                 return &slot;
             }
@@ -261,8 +307,14 @@ private:
             give_up();
             throw;
         }
-        give_up(); // forgotten when another load failed: once more
+        block.discarded = access == Access::overwrite; // or it might be loaded ahead once more
+        give_up();
         return nullptr;
+    }
+    static Events before_access(Slot const& slot, Access access) {
+        Events before = slot.order.before(access);
+        if (access != Access::read) before.add(slot.stored); // a write-back may still be reading
+        return before;
     }
     void unpin(Slot& slot, Access access) noexcept {
         --slot.pins;
@@ -282,36 +334,35 @@ private:
         Pool& pool = pool_of(block.key);
         Lock settling(settling_, std::defer_lock);
         while (!block.slot) {
-            Slot* const slot = pool.slot_for(block);
-            expects(slot != nullptr, [&] {
-                return message("{}: all {} {} slots are leased while {} is acquired; raise "
-                               "CachedOptions::{} or release leases earlier",
-                               name, pool.num_slots(), to_string(block.key.kind),
-                               to_string(block.key),
-                               options_.bytes > 0    ? "bytes"
-                               : options_.layers > 0 ? "layers"
-                                                     : "slots");
-            });
-            bool const unheard = fails_late<Store> && !slot->settled;
-            if (!slot->dirty && !unheard) {
+            add_slots();
+            Slot* const slot = quiet_ ? nullptr : pool.slot_for(block);
+            bool const unheard = fails_late<Store> && slot && !slot->settled;
+            if (slot && !slot->dirty && !unheard) {
                 take(block, *slot, access);
                 return false;
             }
-            if (settling.owns_lock()) {
-                if (unheard)
-                    settle(b, lock, *slot);
-                else
-                    clean(b, lock, *slot, false);
-            } else {
+            if (!settling.owns_lock()) { // who has it may also have pinned a slot for a while
                 lock.unlock();
                 settling.lock();
                 lock.lock();
+                continue;
             }
+            expects(slot != nullptr, [&] {
+                return message("{}: all {} {} slots are leased while {} is acquired; raise {} or "
+                               "release leases earlier",
+                               name, pool.num_slots(), to_string(block.key.kind),
+                               to_string(block.key), options_.knob());
+            });
+            if (unheard)
+                settle(b, lock, *slot, slot->order.before(Access::read));
+            else
+                clean(b, lock, *slot, false);
         }
         return true;
     }
-    /// Gives the block a slot, evicting what lies there, and starts the load.
-    void take(Block& block, Slot& slot, Access access) {
+    /// Gives the block a slot, evicting what lies there, and starts the load. One that is refused
+    /// fails like one that was accepted: where it is observed.
+    void take(Block& block, Slot& slot, Access access) noexcept {
         if (slot.block) {
             ++counters_.evictions;
             forget(slot);
@@ -321,12 +372,12 @@ private:
                 slot.order.before(Access::write).wait(copies_);
                 slot.order.written(
                     store_.load(copies_, block.key, slot.memory.view().part(0, block.info.bytes)));
+                ++counters_.loads;
+                counters_.bytes_loaded += block.info.bytes;
             } catch (...) {
                 slot.order.written(copies_.record()); // some of it may have been enqueued
-                throw failure_of(block, "could not be loaded");
+                slot.refused = std::current_exception();
             }
-            ++counters_.loads;
-            counters_.bytes_loaded += block.info.bytes;
         }
         pool_of(block.key).place(slot, block);
         slot.settled = slot.heard = false;
@@ -345,7 +396,7 @@ private:
             copies_.wait(store_.store(copies_, slot.block->key, slot.bytes()));
             slot.stored = copies_.record();
         } catch (...) {
-            throw failure_of(*slot.block, "could not be written back");
+            throw store_error(failure_of(*slot.block, "could not be written back"));
         }
         slot.dirty = slot.store_failed = false;
         ++counters_.write_backs;
@@ -363,39 +414,48 @@ private:
         try {
             await(b, stored, on_host);
         } catch (...) {
-            store_error const failure = failure_of(*slot.block, "could not be written back");
+            std::string const failure = failure_of(*slot.block, "could not be written back");
             lock.lock();
             --slot.pins;
             slot.dirty = slot.store_failed = true;
-            drop_suspects(lock);
-            throw failure;
+            throw store_error(failure + drop_suspects(lock));
         }
         lock.lock();
         --slot.pins;
     }
     /// Lets b wait for what lies `before` an access to a slot that may still be loading.
     /// @pre settling_ and lock are held; the lock is let go while b waits
+    /// @throws LoadError when nothing is lost that the store does not have, else store_error
     void observe(B& b, Lock& lock, Slot& slot, Events const& before, bool on_host) {
         Block const *const block = slot.block, *const displaced = slot.displaced;
+        std::exception_ptr const refused = slot.refused;
         Events stored;
         stored.add(slot.stored);
         ++slot.pins;
         lock.unlock();
-        bool written_back = !displaced;
+        bool written_back = !displaced, told = false;
         try {
             if (displaced) {
                 await(b, stored, on_host);
                 written_back = true;
             }
             await(b, before, on_host);
+            told = true;
+            if (refused) std::rethrow_exception(refused);
         } catch (...) {
-            store_error const failure =
+            std::string const failure =
                 written_back ? failure_of(*block, "could not be loaded")
                              : failure_of(*displaced, "could not be written back and is lost");
             lock.lock();
             --slot.pins;
-            drop_suspects(lock);
-            throw failure;
+            slot.displaced = nullptr;
+            std::string lost;
+            if (told)
+                forget(slot);
+            else
+                lost = drop_suspects(lock);
+            if (written_back && lost.empty()) throw LoadError(failure);
+            throw store_error(failure + lost);
         }
         lock.lock();
         --slot.pins;
@@ -404,27 +464,27 @@ private:
         slot.displaced = nullptr;
         --in_flight_;
     }
-    /// Waits for a load that nobody asked about, before another block takes the slot: our queue
-    /// must not, or an error would move on, past those who wait to hear of it. A load that failed
-    /// is forgotten, and so is made once more when the block is acquired.
-    /// @throws store_error when what lay in the slot before may be lost
-    void settle(B& b, Lock& lock, Slot& slot) {
-        bool const displaces = slot.displaced;
+    /// As observe, for a load whose bytes nobody wants, before something else takes the slot: our
+    /// queue must not wait, or an error would move on, past those who wait to hear of it. A load
+    /// that failed is forgotten, and so is made once more when the block is acquired.
+    /// @throws store_error when what the store does not have may be lost
+    void settle(B& b, Lock& lock, Slot& slot, Events const& before) {
         try {
-            observe(b, lock, slot, slot.order.before(Access::read), false);
-        } catch (store_error const&) {
-            if (displaces) throw;
+            observe(b, lock, slot, before, false);
+        } catch (LoadError const&) {
         }
     }
     /// What has arrived and is announced no more would keep its slot from what is.
     void settle_unwanted(B& b, Lock& lock) noexcept {
         if constexpr (fails_late<Store> && HasEventQuery<B>)
             for_each_slot([&](Slot& slot) {
-                if (slot.settled || slot.pins > 0 || slot.block->next_use != Pool::never) return;
-                if (slot.displaced || !slot.order.before(Access::read).reached(copies_)) return;
+                if (unheard_ || slot.settled || slot.pins > 0) return;
+                if (slot.block->next_use != Pool::never || slot.displaced) return;
+                if (!slot.order.before(Access::read).reached(copies_)) return;
                 try {
-                    settle(b, lock, slot);
-                } catch (...) { // whoever acquires it will be told
+                    settle(b, lock, slot, slot.order.before(Access::read));
+                } catch (...) {
+                    unheard_ = std::current_exception();
                 }
             });
     }
@@ -439,7 +499,8 @@ private:
         if (on_host) b.synchronize();
     }
     /// After a failed transfer: forgets every load that nobody has seen succeed.
-    void drop_suspects(Lock& lock) {
+    /// @return which blocks may be lost, since they were written back just ahead of such a load
+    std::string drop_suspects(Lock& lock) {
         lock.unlock();
         drain();
         lock.lock();
@@ -452,9 +513,15 @@ private:
                     hear_out(lock, slot);
                 });
             }
+        std::string lost;
         for_each_slot([&](Slot& slot) {
-            if (!slot.settled) forget(slot);
+            if (slot.settled) return;
+            if (slot.displaced)
+                lost += message("; {} was being written back and may be lost",
+                                to_string(slot.displaced->key));
+            forget(slot);
         });
+        return lost;
     }
     /// Waits for a suspect's load, which a store may run on a queue of its own, where it may fail
     /// as well. The lock is let go meanwhile.
@@ -478,7 +545,7 @@ private:
     }
     /// Before a slot is freed: our queue waits for whoever uses it.
     void retire(Slot& slot) noexcept {
-        if (slot.block) slot.block->slot = nullptr;
+        if (slot.block) forget(slot);
         try {
             slot.order.before(Access::write).wait(copies_);
         } catch (...) { // what that work threw belongs to whoever gave it
@@ -488,7 +555,7 @@ private:
     /// Starts loads of announced blocks, the nearest first, while there are slots for them.
     void load_announced() noexcept {
         bool full[num_block_kinds] = {};
-        while (in_flight_ < options_.in_flight) {
+        while (!quiet_ && in_flight_ < options_.in_flight) {
             Pool* nearest = nullptr;
             for (Pool& pool : pools_)
                 if (!full[&pool - pools_.data()] && pool.next() &&
@@ -509,12 +576,8 @@ private:
         } catch (...) {
             return; // it stays where it is; whoever has to evict or flush it will be told
         }
-        try {
-            take(block, slot, Access::read);
-            slot.displaced = displaced;
-        } catch (...) {
-            block.failure = std::current_exception();
-        }
+        take(block, slot, Access::read);
+        slot.displaced = displaced;
     }
 
     CachedOptions options_;
@@ -527,6 +590,8 @@ private:
     SlotShares shares_{};
     BlockMap<Block> blocks_;
     int in_flight_ = 0; ///< slots that are not settled
+    bool quiet_ = false;
+    std::exception_ptr unheard_; ///< tells of lost blocks, and nobody was there to be told
     TierCounters counters_;
 };
 

@@ -31,10 +31,9 @@ public:
         BlockKey key;
         BlockInfo info;
         Slot* slot = nullptr;
-        Slot* own = nullptr;             ///< of a pinned block
-        index_t next_use = never;        ///< place of the first announcement that is still to come
-        std::exception_ptr failure = {}; ///< why a prefetch could not load it
-        bool discarded = false;          ///< nobody will read what it holds
+        Slot* own = nullptr;      ///< of a pinned block
+        index_t next_use = never; ///< place of the first announcement that is still to come
+        bool discarded = false;   ///< nobody will read what it holds
     };
     struct Slot {
         Buffer<std::byte, B> memory;
@@ -42,12 +41,13 @@ public:
         typename Eviction::SlotState use = {};
         Block* block = nullptr;
         int pins = 0, writers = 0;
-        bool dirty = false;         ///< the store lacks what a released writer wrote
-        bool settled = true;        ///< the load is known to have succeeded, or there was none
-        bool heard = true;          ///< nobody has to be told any more whether the load failed
-        bool store_failed = false;  ///< the last write-back was refused; prefetch keeps off
-        Block* displaced = nullptr; ///< written back just ahead of an unsettled load
-        Event stored = {};          ///< of the last write-back
+        bool dirty = false;              ///< the store lacks what a released writer wrote
+        bool settled = true;             ///< the load is known to have succeeded, or there was none
+        bool heard = true;               ///< nobody has to be told any more whether the load failed
+        bool store_failed = false;       ///< the last write-back was refused; prefetch keeps off
+        Block* displaced = nullptr;      ///< written back just ahead of an unsettled load
+        Event stored = {};               ///< of the last write-back
+        std::exception_ptr refused = {}; ///< why the store did not take the load
 
         Bytes<space_of<B>> bytes() const { return memory.view().part(0, block->info.bytes); }
     };
@@ -86,14 +86,17 @@ public:
     Demand const& demand() const { return demand_; }
 
     /// Announcements are kept in memory reserved here; the rest of a longer list is ignored.
+    /// Where memory is refused, all is as before.
     void add(B& b, Block& block, bool pinned) {
-        demand_ = demand_with(block.key, block.info, pinned);
+        Demand const demand = demand_with(block.key, block.info, pinned);
+        std::size_t const announced = max_announced_ + announcements_per_block;
+        if (announced_.capacity() < announced) announced_.reserve(2 * announced);
         if (pinned)
             block.own = &added(b, own_, block.info.bytes);
         else
             ++layer_blocks_[block.key.layer];
-        max_announced_ += announcements_per_block;
-        if (announced_.capacity() < max_announced_) announced_.reserve(2 * max_announced_);
+        demand_ = demand;
+        max_announced_ = announced;
     }
     void add_slot(B& b) { added(b, slots_, demand_.slot_bytes); }
     void drop_slots() { slots_.clear(); }
@@ -121,12 +124,12 @@ public:
             block.next_use = announced_[std::size_t(block.next_use)].next_use;
         eviction_.used(block.slot->use);
     }
-    /// The first announced block that is neither in a slot nor known to fail; null at the end.
+    /// The first announced block that is not in a slot; null at the end.
     Block* next() {
         for (; next_ < announced_.size(); ++next_) {
             Block& block = *announced_[next_].block;
             bool const over = block.next_use > index_t(next_);
-            if (!over && !block.slot && !block.failure && !block.discarded) return &block;
+            if (!over && !block.slot && !block.discarded) return &block;
         }
         return nullptr;
     }
@@ -152,6 +155,7 @@ public:
         slot.block->slot = nullptr;
         slot.block = nullptr;
         slot.displaced = nullptr;
+        slot.refused = nullptr;
         slot.settled = true;
         slot.dirty = slot.store_failed = false;
     }
