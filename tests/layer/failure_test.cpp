@@ -139,7 +139,7 @@ int fail_each(Part part, bool stores, Check const& check) {
                 if (!told.empty()) CHECK(told.find(block) != std::string::npos);
                 if (!late && !stores) CHECK(!told.empty());
                 failures += !text.empty();
-                bool const lost = (text + afterwards).find("is lost") != std::string::npos;
+                bool const lost = (text + afterwards).find(" lost") != std::string::npos;
                 if (!text.empty())
                     check(f, expected, n, lost);
                 else if (afterwards.empty()) // tried again
