@@ -512,10 +512,10 @@ TEST_CASE("checkpoint/safetensors_store: a checkpoint replaced meanwhile is refu
                                  store_error);
         } else {
             SafetensorsStore file = open(path, small_shapes, {.way = way}, system);
-            HostBytes both = pattern(0, 48);
-            both.resize(96);
-            std::ranges::copy(pattern(1, 48), both.begin() + 48);
-            CHECK(bytes_in(file, first) == both);
+            HostBytes halves = pattern(0, 48);
+            halves.resize(96);
+            std::ranges::copy(pattern(1, 48), halves.begin() + 48);
+            CHECK(bytes_in(file, first) == halves);
         }
     }
 }

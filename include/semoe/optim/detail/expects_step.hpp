@@ -1,18 +1,27 @@
 #pragma once
 
+#include "semoe/core/error.hpp"
 #include "semoe/optim/concept.hpp"
-#include "semoe/optim/detail/expects_number.hpp"
 
+#include <cmath>
+#include <cstdio>
 #include <string>
 
 namespace semoe::optim::detail {
 
-/// @throws precondition_error for a number of a step that is out of range, after "OPTIMIZER: "
-inline void expects_step(std::string const& optimizer, UpdateStep const& step) {
-    auto const name = [&](char const* what) { return optimizer + ": " + what; };
-    expects_number(step.step >= 0, name("step").c_str(), double(step.step), "be 0 or more");
-    expects_number(true, name("lr_factor").c_str(), step.lr_factor, "be finite");
-    expects_number(true, name("gradient_scale").c_str(), step.gradient_scale, "be finite");
+/// @throws precondition_error for a number of a step that is out of range
+inline void expects_step(char const* optimizer, UpdateStep const& step) {
+    auto const expect = [&](bool ok, char const* name, double value, char const* range) {
+        expects(ok && std::isfinite(value), [&] {
+            char text[160];
+            std::snprintf(text, sizeof text, "%s: %s is %g, must %s", optimizer, name, value,
+                          range);
+            return std::string(text);
+        });
+    };
+    expect(step.step >= 0, "step", double(step.step), "be 0 or more");
+    expect(true, "lr_factor", step.lr_factor, "be finite");
+    expect(true, "gradient_scale", step.gradient_scale, "be finite");
 }
 
 } // namespace semoe::optim::detail
