@@ -3,9 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <future>
 #include <memory>
 #include <stdexcept>
+#include <vector>
 
 using namespace semoe;
 
@@ -52,6 +54,23 @@ TEST_CASE("backend/queue: a task may free memory of its own queue while that is 
     for (int n = 0; n < 1000; ++n) queue.parallel_for(1, [](index_t) {});
     queue.synchronize();
     gate.synchronize();
+}
+
+TEST_CASE("backend/queue: a task may enqueue on its own queue, however full, in order") {
+    CpuBackend b{.threads = 1};
+    auto queue = b.fork();
+    std::vector<int> order;
+    queue.parallel_for(1, [&](index_t) {
+        for (int n = 0; n < 1000; ++n)
+            queue.parallel_for(1, [&, n](index_t) { order.push_back(n); });
+    });
+    for (int n = 1000; n < 2000; ++n) {
+        queue.synchronize(); // until the first task has enqueued its own
+        queue.parallel_for(1, [&, n](index_t) { order.push_back(n); });
+    }
+    queue.synchronize();
+    REQUIRE(order.size() == 2000);
+    CHECK(std::is_sorted(order.begin(), order.end()));
 }
 
 } // namespace queue_test

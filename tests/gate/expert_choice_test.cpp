@@ -92,6 +92,6 @@ TEST_CASE("gate/expert_choice: it asks for the global batch, for E slots and for
                              .c_str(),
                          precondition_error);
     CHECK_THROWS_WITH_AS(validate_gate(gate::ExpertChoice{.num_experts = 4, .capacity_factor = 0}),
-                         "gate::ExpertChoice: capacity_factor is 0, must be positive",
+                         "gate::ExpertChoice: capacity_factor is 0, must lie in (0, 1e6)",
                          precondition_error);
 }

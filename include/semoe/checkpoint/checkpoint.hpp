@@ -208,7 +208,7 @@ inline Resumed resumed_from(SafetensorsFile const& file) {
 
 /// What every file says, and that they are of one run.
 inline Resumed resumed_from(std::vector<SafetensorsFile> const& files) {
-    Resumed const first = resumed_from(files.front());
+    Resumed first = resumed_from(files.front());
     for (SafetensorsFile const& file : files) {
         RunState const state = resumed_from(file).state;
         if (state.step != first.state.step || state.seed != first.state.seed)

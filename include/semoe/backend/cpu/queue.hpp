@@ -7,6 +7,7 @@
 #include <array>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -24,20 +25,21 @@ namespace detail {
 class QueueState {
 public:
     static constexpr std::uint64_t capacity = 256;
-    static constexpr std::uint64_t own_capacity = 64; ///< more, for tasks of this queue's tasks
 
-    /// Waits on the host while the ring is full. Only its own thread makes room, so a task of the
-    /// queue, or a buffer that it frees, takes from what is kept for it.
+    /// Waits on the host while the ring is full. Only the queue's own thread makes room, so what
+    /// its tasks enqueue, or buffers that they free, goes to memory of its own then.
     template <class F>
     void enqueue(F&& f) {
         {
             std::unique_lock lock(mutex_);
-            if (std::this_thread::get_id() == thread_)
-                expects(enqueued_ - done_ < ring_.size(),
-                        "CpuBackend: a task enqueues on the queue that runs it, which is full");
-            else
-                progress_.wait(lock, [&] { return enqueued_ - done_ < capacity; });
-            ring_[std::size_t(enqueued_ % ring_.size())].set(std::forward<F>(f));
+            auto const full = [&] {
+                return !overflow_.empty() || enqueued_ - done_ >= ring_.size();
+            };
+            if (std::this_thread::get_id() != thread_)
+                progress_.wait(lock, [&] { return !full(); });
+            semoe::detail::Task& task =
+                full() ? overflow_.emplace_back() : ring_[std::size_t(enqueued_ % ring_.size())];
+            task.set(std::forward<F>(f));
             ++enqueued_;
         }
         work_.notify_one();
@@ -72,7 +74,9 @@ public:
         for (;;) {
             work_.wait(lock, [&] { return enqueued_ > done_ || stopping_; });
             if (enqueued_ == done_) return;
-            semoe::detail::Task& task = ring_[std::size_t(done_ % ring_.size())];
+            bool const is_over = enqueued_ - done_ == overflow_.size();
+            semoe::detail::Task& task =
+                is_over ? overflow_.front() : ring_[std::size_t(done_ % ring_.size())];
             lock.unlock();
             std::exception_ptr error;
             try {
@@ -81,6 +85,7 @@ public:
                 error = std::current_exception();
             }
             lock.lock();
+            if (is_over) overflow_.pop_front();
             ++done_;
             if (error && failures_.size() < most_failures)
                 failures_.push_back({done_, std::move(error)});
@@ -108,7 +113,8 @@ private:
     bool stopping_ = false;
     std::thread::id thread_;
     std::vector<Failure> failures_; ///< that nobody waited for, rising
-    std::array<semoe::detail::Task, std::size_t(capacity + own_capacity)> ring_;
+    std::array<semoe::detail::Task, std::size_t(capacity)> ring_;
+    std::deque<semoe::detail::Task> overflow_; ///< behind the ring's
 };
 
 } // namespace detail
