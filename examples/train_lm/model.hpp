@@ -47,6 +47,8 @@ inline std::map<std::string, std::string> fields() {
             {"z_loss_weight", text(config.z_loss_weight)},
             {"optimizer", type_name<decltype(make_optimizer())>()},
             {"lr", text(make_optimizer().lr)},
+            {"beta1", text(make_optimizer().beta1)},
+            {"beta2", text(make_optimizer().beta2)},
             {"weight_decay", text(make_optimizer().weight_decay)},
             {"gradient_limit", text(gradient_limit)},
             {"warmup", std::to_string(warmup)},
