@@ -9,11 +9,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <doctest/doctest.h>
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -45,9 +45,8 @@ std::string thrown(F const& f) {
     return "";
 }
 
-/// Whether the system knows that large pages are wished for here; true where it has none.
+/// Whether the system knows that large pages are wished for here.
 bool wishes_large_page(std::uintptr_t address) {
-    if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) return true;
     std::ifstream mappings("/proc/self/smaps");
     bool here = false;
     for (std::string line; std::getline(mappings, line);) {
@@ -59,6 +58,18 @@ bool wishes_large_page(std::uintptr_t address) {
             return line.find(" hg") != std::string::npos;
     }
     return false;
+}
+
+/// False where the system has no large pages, or an emulator keeps such wishes to itself.
+bool shows_wishes() {
+    std::size_t const bytes = 1 << 22;
+    void* const p =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(p != MAP_FAILED);
+    ::madvise(p, bytes, MADV_HUGEPAGE);
+    bool const shown = wishes_large_page(reinterpret_cast<std::uintptr_t>(p));
+    ::munmap(p, bytes);
+    return shown;
 }
 
 /// Threads that are started for every run: slow, and all that an executor must do.
@@ -336,6 +347,8 @@ TEST_CASE("backend/cpu: memory comes from the user's allocator and is counted") 
 TEST_CASE("backend/cpu: memory of 1 MiB or more is large pages, less begins with a line") {
     CpuBackend b{.threads = 1};
     constexpr std::size_t mebibyte = 1 << 20;
+    bool const shown = shows_wishes();
+    if (!shown) MESSAGE("the system does not tell where large pages are wished for");
     for (std::size_t const bytes : {std::size_t(1), std::size_t(1000), mebibyte - 1, mebibyte,
                                     3 * mebibyte, 4 * mebibyte + 1}) {
         std::uintptr_t const alignment = bytes < mebibyte ? 64 : 2 * mebibyte;
@@ -345,7 +358,7 @@ TEST_CASE("backend/cpu: memory of 1 MiB or more is large pages, less begins with
             p = b.allocate(bytes);
             auto const begin = reinterpret_cast<std::uintptr_t>(p);
             CHECK(begin % alignment == 0);
-            if (alignment == 64) continue;
+            if (alignment == 64 || !shown) continue;
             CHECK(wishes_large_page(begin));
             CHECK(wishes_large_page(begin + (bytes - 1) / alignment * alignment + alignment - 1));
         }

@@ -60,14 +60,14 @@ static_assert(Backend<FaultyBackend>);
 } // namespace
 
 TEST_CASE("comm/threads: a rank that does not come is named with what the others wait in") {
-    comm::ThreadWorld const world{3, {.timeout = 100ms}};
+    comm::ThreadWorld const world{3, {.timeout = 500ms}};
     auto const texts = errors(world, [](comm::Threads rank) {
         std::vector<index_t> send(6, 1), recv(6);
         rank.exchange_counts(send, recv);
         if (rank.rank() == 2) return;
         rank.exchange_counts(send, recv);
     });
-    CHECK(contains(texts[0], "of 3 waited 100 ms in exchange_counts (2 numbers a rank); missing: "
+    CHECK(contains(texts[0], "of 3 waited 500 ms in exchange_counts (2 numbers a rank); missing: "
                              "rank 2 (last came for exchange_counts)"));
     CHECK(texts[1] == texts[0]);
     CHECK(texts[2].empty());
@@ -118,12 +118,12 @@ TEST_CASE("comm/threads: every collective names itself and the rank that does no
         {"split", [](comm::Threads& rank) { rank.split(0, 0); }},
     };
     for (auto const& [name, call] : collectives) {
-        auto const texts = errors<comm_error>(comm::ThreadWorld{3, {.timeout = 200ms}},
+        auto const texts = errors<comm_error>(comm::ThreadWorld{3, {.timeout = 500ms}},
                                               [call = call](comm::Threads rank) {
                                                   if (rank.rank() < 2) call(rank);
                                               });
         CAPTURE(texts[0]);
-        CHECK(contains(texts[0], ("waited 200 ms in " + name).c_str()));
+        CHECK(contains(texts[0], ("waited 500 ms in " + name).c_str()));
         CHECK(contains(texts[0], "; missing: rank 2 (never came)"));
         CHECK(texts[1] == texts[0]);
         CHECK(texts[2].empty());
