@@ -504,7 +504,7 @@ private:
         lock.unlock();
         drain();
         lock.lock();
-        if constexpr (fails_late<Store>) // others may start some whenever the lock is let go
+        if constexpr (fails_late<Store>) { // others may start some whenever the lock is let go
             for (bool all = false; !all;) {
                 all = true;
                 for_each_slot([&](Slot& slot) {
@@ -513,6 +513,7 @@ private:
                     hear_out(lock, slot);
                 });
             }
+        }
         std::string lost;
         for_each_slot([&](Slot& slot) {
             if (slot.settled) return;
