@@ -207,13 +207,14 @@ public:
         TierCounters const now = counters_();
         auto const acquires = std::max<index_t>(1, now.acquires - before_.acquires);
         double const loads = double(now.loads - before_.loads);
+        // What was read ahead in vain counts as well, and there may be more of it than of use.
+        double const hits = std::max(0.0, 1 - loads / double(acquires));
         double const read = double(now.bytes_loaded - before_.bytes_loaded);
         auto const processors = ProcessorSeconds::now();
         std::printf("%s: %lld tokens, %.2f tokens/s; read %.2f GB, %.2f GB/s; %.1f %% hits, "
                     "%.1f %% of the time waiting; processors: %.0f %% user, %.1f %% kernel",
                     phase, static_cast<long long>(tokens), double(tokens) / seconds, read * 1e-9,
-                    read * 1e-9 / seconds, 100 - 100 * loads / double(acquires),
-                    100 * (waited_() - waited_before_) / seconds,
+                    read * 1e-9 / seconds, 100 * hits, 100 * (waited_() - waited_before_) / seconds,
                     100 * (processors.user - processors_.user) / seconds,
                     100 * (processors.kernel - processors_.kernel) / seconds);
         if (disk_ > 0) std::printf("; %.1f %% of the disk", 100 * read / seconds / disk_);

@@ -8,6 +8,7 @@
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "support/faulty_file_system.hpp"
+#include "support/layer.hpp"
 #include "support/memory.hpp"
 
 #include <doctest/doctest.h>
@@ -194,7 +195,17 @@ TEST_CASE(
     for (int rank : {0, 1, 2}) tensors += check_from(file("three", rank), two);
     CHECK(tensors == 5 * 3 * 4 + 3 * 3);
 
+    auto served = make(CpuBackend{}, comm::Self{});
+    checkpoint::load_weights(two, served);
+    CHECK(parameters_of(served) == parameters_of(whole));
+
     // A file that is not there is missed by name, whoever asks.
+    CHECK_THROWS_WITH_AS(checkpoint::load({"absent", "none"}, whole),
+                         "absent: open: No such file or directory", store_error);
+    CHECK_THROWS_WITH_AS(checkpoint::load_weights("absent", whole),
+                         "absent: open: No such file or directory", store_error);
+    CHECK_THROWS_WITH_AS(checkpoint::load_weights({}, whole),
+                         "checkpoint::Reader: no path is given", precondition_error);
     std::string const missing = two[0] + ": tensor 'layers.2.experts.3.gate_proj': missing";
     CHECK_THROWS_WITH_AS(checkpoint::load(two[0], whole), missing.c_str(), store_error);
     CHECK_THROWS_WITH_AS(checkpoint::load({two[0], two[0]}, whole),

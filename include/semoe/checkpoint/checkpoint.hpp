@@ -367,59 +367,44 @@ inline void expect_fields(std::string const& path, Resumed const& resumed,
 
 /// Resumes from a checkpoint: every tensor that `tensors` names is overwritten, layers' gradients
 /// are forgotten. A layer that was saved with an optimizer's states needs prepare(optimizer) first.
+/// @param paths  the file, or of a run of several ranks a list of the files of all of them, for any
+///               number of ranks: each takes its experts from whichever file has them and leaves
+///               those of others, and all else, fields too, from the first file that has it
 /// @throws store_error naming the file and what is missing, unknown, or of another shape or type:
-///         checked for every tensor before the first is written
+///         checked for every tensor before the first is written; when files differ in step or seed
 /// @sync waits for the backends
 template <class Tensors>
     requires(!HasParameters<Tensors>)
-Resumed load(std::string const& path, Tensors&& tensors,
-             io::FileSystem& system = io::default_file_system()) {
-    Reader reader{path, system};
-    return detail::load_run(reader, tensors);
-}
-template <HasParameters L, HasParameters... Ls>
-Resumed load(std::string const& path, L& layer, Ls&... layers) {
-    return load(path, [&](auto& visit) {
-        visit_layer(layer, visit);
-        (visit_layer(layers, visit), ...);
-    });
-}
-
-/// As above, of a run of several ranks: the files of all of them, for any number of ranks. Each
-/// takes its experts from whichever file has them and leaves those of others, and all else, fields
-/// too, from the first file that has it.
-/// @throws store_error as above, and when files differ in step or seed
-template <class Tensors>
-    requires(!HasParameters<Tensors>)
-Resumed load(std::vector<std::string> const& paths, Tensors&& tensors,
+Resumed load(Paths const& paths, Tensors&& tensors,
              io::FileSystem& system = io::default_file_system()) {
     Reader reader{paths, system};
-    reader.ignore_if(detail::is_of_expert);
+    if (paths.is_list) reader.ignore_if(detail::is_of_expert);
     return detail::load_run(reader, tensors);
 }
 template <HasParameters L, HasParameters... Ls>
-Resumed load(std::vector<std::string> const& paths, L& layer, Ls&... layers) {
+Resumed load(Paths const& paths, L& layer, Ls&... layers) {
     return load(paths, [&](auto& visit) {
         visit_layer(layer, visit);
         (visit_layer(layers, visit), ...);
     });
 }
 
-/// As load(), but takes weights alone, of a run or of any other file with the same names; masters
-/// are made from them. What else of a layer or with a name in "master." and "moments." the file has
-/// is left out.
+/// As load(), but takes weights alone, of a run or of any other files with the same names, the
+/// parts of a large model for instance; masters are made from them. What else of a layer or with a
+/// name in "master." and "moments." the files have is left out.
 template <class Tensors>
     requires(!HasParameters<Tensors>)
-void load_weights(std::string const& path, Tensors&& tensors,
+void load_weights(Paths const& paths, Tensors&& tensors,
                   io::FileSystem& system = io::default_file_system()) {
-    Reader reader{path, system};
+    Reader reader{paths, system};
     reader.ignore("master.");
     reader.ignore("moments.");
+    if (paths.is_list) reader.ignore_if(detail::is_of_expert);
     detail::load_tensors(reader, false, tensors);
 }
 template <HasParameters L, HasParameters... Ls>
-void load_weights(std::string const& path, L& layer, Ls&... layers) {
-    load_weights(path, [&](auto& visit) {
+void load_weights(Paths const& paths, L& layer, Ls&... layers) {
+    load_weights(paths, [&](auto& visit) {
         visit_layer(layer, visit);
         (visit_layer(layers, visit), ...);
     });

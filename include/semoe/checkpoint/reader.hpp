@@ -6,6 +6,8 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/view.hpp"
 
+#include <concepts>
+#include <initializer_list>
 #include <set>
 #include <span>
 #include <string>
@@ -16,18 +18,31 @@
 
 namespace semoe::checkpoint {
 
+/// Where tensors are read from: the path of a file, or a list of paths of files that are read as
+/// one, like {"a.safetensors", "b.safetensors"}.
+struct Paths {
+    std::vector<std::string> each;
+    bool is_list = true;
+
+    template <std::convertible_to<std::string> Path>
+    Paths(Path const& path)
+      : each(1, path)
+      , is_list(false) {}
+    Paths(std::vector<std::string> paths)
+      : each(std::move(paths)) {}
+    Paths(std::initializer_list<std::string> paths)
+      : each(paths) {}
+};
+
 /// Loads tensors by name into views of backend memory. Nothing is converted: a checkpoint that
 /// differs in a name, a shape or a type is of another model, and the error says in what.
 class Reader {
 public:
-    /// @throws store_error, as SafetensorsFile
-    explicit Reader(std::string const& path, io::FileSystem& system = io::default_file_system())
-      : Reader(std::vector<std::string>{path}, system) {}
-    /// Several files as one: a tensor is read from the first that has it. @pre paths are not empty
-    explicit Reader(std::vector<std::string> const& paths,
-                    io::FileSystem& system = io::default_file_system()) {
-        expects(!paths.empty(), "checkpoint::Reader: no path is given");
-        for (std::string const& path : paths) {
+    /// A tensor is read from the first file that has it.
+    /// @throws store_error, as SafetensorsFile; precondition_error for a list without a path
+    explicit Reader(Paths const& paths, io::FileSystem& system = io::default_file_system()) {
+        expects(!paths.each.empty(), "checkpoint::Reader: no path is given");
+        for (std::string const& path : paths.each) {
             files_.emplace_back(path, Gaps::refuse, system);
             for (std::string& name : files_.back().names()) unread_.insert(std::move(name));
             text_ += (text_.empty() ? "" : ", ") + path;

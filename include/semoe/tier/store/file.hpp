@@ -32,6 +32,8 @@ namespace semoe::tier {
 /// and that tells of a failure once, to whoever waits first. So every tier has a copy, and so does
 /// every thread that waits for transfers of its own.
 ///
+/// The file is the one that was opened, also where its path was removed or names another one since.
+///
 /// Either one store has a file open for writing, or any number for reading. Memory: a piece's
 /// buffer a request, an entry a block, and a copy's forked queue of each kind of backend that it
 /// was used with.
