@@ -62,7 +62,8 @@ static_assert(EvictionPolicy<Lru>);
 /// least `threshold` uses the one with fewest, so that none is written out before it has earned it;
 /// if there are none, the one with fewest of all. The least recently used decides between equals.
 /// Every `period` uses of any block all counts fade, so that old fame does not last (SE-MoE, arXiv
-/// 2205.10034, algorithm 2, where a full cache always finds a victim).
+/// 2205.10034, algorithm 2, where a full cache always finds a victim). Where use does not change
+/// with time, a threshold above 1 costs loads: newcomers stay until they have earned a write.
 struct Lfu {
     double threshold = 1;
     double decay = 0.5;    ///< what is left of a count after a period, from 0 to 1
@@ -72,10 +73,13 @@ struct Lfu {
         double uses = 0; ///< as of `faded` periods
         std::uint64_t faded = 0, last_use = 0;
     };
-    std::uint64_t clock = 0;
+    std::uint64_t clock = 0, num_uses = 0;
 
     void placed(SlotState& state) { state = {0, periods(), ++clock}; }
-    void used(SlotState& state) { state = {uses(state) + 1, periods(), ++clock}; }
+    void used(SlotState& state) {
+        state = {uses(state) + 1, periods(), ++clock};
+        ++num_uses;
+    }
     bool before(Candidate<SlotState> a, Candidate<SlotState> b) const {
         if (a.next_use != b.next_use) return a.next_use > b.next_use;
         double const a_uses = uses(a.state), b_uses = uses(b.state);
@@ -86,7 +90,7 @@ struct Lfu {
     }
 
 private:
-    std::uint64_t periods() const { return period > 0 ? clock / std::uint64_t(period) : 0; }
+    std::uint64_t periods() const { return period > 0 ? num_uses / std::uint64_t(period) : 0; }
     double uses(SlotState const& state) const {
         return state.uses * std::pow(decay, double(periods() - state.faded));
     }
