@@ -39,9 +39,10 @@ constexpr Part whole{0, T};
 
 /// body(layer, context, the rank's tokens) on every rank.
 template <class Body>
-void on_ranks(int ranks, index_t chunks, MoeConfig const& config, Body const& body) {
+void on_ranks(int ranks, index_t chunks, MoeConfig const& config, Body const& body,
+              index_t tokens = T) {
     static CpuBackend const shared{.threads = 2};
-    auto const counts = test::deal(T, ranks);
+    auto const counts = test::deal(tokens, ranks);
     comm::ThreadWorld const world{ranks, {.timeout = std::chrono::seconds(60)}};
     world.run([&](comm::Threads rank) {
         auto const mine = counts.begin() + rank.rank();
@@ -114,6 +115,39 @@ std::vector<std::string> errors_of(MoeConfig const& config, Bad const& bad, Good
 constexpr index_t last_rank = 7; // its first token
 
 } // namespace
+
+TEST_CASE("layer/ranks: gradients of thousands of tokens are within rounding of one rank's") {
+    constexpr index_t many = 3000;
+    auto x = random_values<float>(1, many * H), dy = random_values<float>(2, many * H);
+    std::vector<float> y(x.size()), dx(x.size());
+    auto const gradients = [&](auto& layer, auto& context, Part p) {
+        layer.forward(p.of(x, H), p.of(y, H), context);
+        layer.backward(p.of(dy, H), p.of(dx, H), context);
+        return test::parameters_of(layer, BlockKind::gradient);
+    };
+    Whole layer{CpuBackend{.threads = 2}, top, experts, with_losses};
+    layer.initialize(3);
+    auto context = layer.make_context(many, Mode::training);
+    auto const expected = gradients(layer, context, {0, many});
+    for (int const ranks : {1, 2, 4})
+        for (index_t const chunks : {1, 4}) {
+            CAPTURE(ranks);
+            CAPTURE(chunks);
+            test::Named got;
+            std::string apart;
+            std::mutex mutex;
+            on_ranks(
+                ranks, chunks, with_losses,
+                [&](Spread& part, auto& of_part, Part p) {
+                    auto const mine = gradients(part, of_part, p);
+                    std::lock_guard const lock(mutex);
+                    apart += test::add_rank(got, mine);
+                },
+                many);
+            CHECK(test::worst_error(got, expected) < 3e-6);
+            CHECK(apart == "");
+        }
+}
 
 TEST_CASE("layer/ranks: an engine's own routing gives the same, whatever ranks, tier and chunks") {
     auto const expected = Routed::expected();
