@@ -153,6 +153,10 @@ TEST_CASE("checkpoint/safetensors_writer: a wrong call is refused by name, and n
               path + ": tensor 'c': declared after the first write");
         CHECK(precondition_of([&] { writer.write("a", bytes_of("de")); }) ==
               path + ": tensor 'a': 2 bytes after 3, its shape has 4");
+        CHECK(precondition_of([&] { writer.take_back("a", 4); }) ==
+              path + ": tensor 'a': takes back 4 of 3 bytes");
+        CHECK(precondition_of([&] { writer.take_back("c", 0); }) ==
+              path + ": tensor 'c': not declared");
         writer.write("a", bytes_of("d"));
         writer.write("b", bytes_of("fgh"));
         CHECK(precondition_of([&] { writer.commit(); }) ==
@@ -219,6 +223,21 @@ TEST_CASE(
     SafetensorsFile const file{path};
     for (char const* name : {"a", "b"})
         CHECK(std::ranges::equal(file.tensor(name).bytes, bytes_of("text")));
+}
+
+TEST_CASE("checkpoint/safetensors_writer: what was taken back is written anew") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    index_t const four[] = {4};
+    SafetensorsWriter writer{path};
+    writer.declare("a", Dtype::U8, four);
+    writer.write("a", bytes_of("abxx"));
+    writer.take_back("a", 2);
+    CHECK(precondition_of([&] { writer.commit(); }) ==
+          path + ": tensor 'a': 2 of 4 bytes were written");
+    writer.write("a", bytes_of("cd"));
+    writer.commit();
+    CHECK(std::ranges::equal(SafetensorsFile{path}.tensor("a").bytes, bytes_of("abcd")));
 }
 
 TEST_CASE(

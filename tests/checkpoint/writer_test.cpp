@@ -119,3 +119,57 @@ TEST_CASE("checkpoint/writer: a view of another size than was declared is refuse
                          (directory / "f: tensor 'a': 36 of 40 bytes were written").c_str(),
                          precondition_error);
 }
+
+TEST_CASE("checkpoint/writer: a tensor whose write failed may be written again whole, whatever its "
+          "size") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    CpuBackend b{};
+    auto const values = random_values<float>(3, 10 * 10);
+    MatrixView<float const, HostSpace> const packed{values.data(), 10, 10},
+        padded{values.data(), 10, 7, 10};
+    for (index_t const chunk : {index_t(64), index_t(4) << 20})
+        for (std::size_t const longest : {std::size_t(-1), std::size_t(50)}) {
+            FaultyFileSystem system;
+            system.longest_transfer = longest;
+            Writer writer{path, system, chunk};
+            writer.declare("packed", packed);
+            writer.declare("padded", padded);
+            for (auto const& [name, view] :
+                 {std::pair("packed", packed), std::pair("padded", padded)})
+                for (index_t n = 0;; ++n) { // the n-th operation of a whole write
+                    system.failed = false;
+                    system.fail_at = system.operations + n;
+                    try {
+                        writer.write(b, name, view);
+                    } catch (store_error const&) {
+                        CAPTURE(n);
+                        REQUIRE(system.failed);
+                        continue;
+                    }
+                    REQUIRE_FALSE(system.failed);
+                    break;
+                }
+            system.fail_at = -1;
+            writer.commit();
+            Reader reader{path};
+            std::vector<float> back(100), part(70);
+            reader.read(b, "packed", MatrixView<float, HostSpace>{back.data(), 10, 10});
+            reader.read(b, "padded", MatrixView<float, HostSpace>{part.data(), 10, 7});
+            CHECK(back == values);
+            for (std::size_t i = 0; i < 70; ++i) CHECK(part[i] == values[i / 7 * 10 + i % 7]);
+        }
+}
+
+TEST_CASE("checkpoint/writer: of a view that is refused nothing counts as written") {
+    ScratchDirectory directory;
+    CpuBackend b{};
+    std::vector<float> const values(100, 1.5f);
+    Writer writer{directory / "f", io::default_file_system(), 64};
+    VectorView<float const, HostSpace> const declared{values.data(), 60}, longer{values.data(), 90};
+    writer.declare("a", declared);
+    CHECK_THROWS_AS(writer.write(b, "a", longer), precondition_error);
+    CHECK_THROWS_AS(writer.write(b, "b", longer), precondition_error);
+    writer.write(b, "a", declared);
+    CHECK_NOTHROW(writer.commit());
+}

@@ -71,6 +71,20 @@ public:
         slot.written += index_t(bytes.size());
     }
 
+    /// The last bytes of a tensor count as not written: the next write brings others in their
+    /// place.
+    /// @throws precondition_error for an unknown name or more bytes than were written
+    void take_back(std::string const& name, index_t bytes) {
+        auto const it = slots_.find(name);
+        expects(it != slots_.end(), [&] { return describe(name) + "not declared"; });
+        Slot& slot = it->second;
+        expects(bytes >= 0 && bytes <= slot.written, [&] {
+            return describe(name) + "takes back " + std::to_string(bytes) + " of " +
+                   std::to_string(slot.written) + " bytes";
+        });
+        slot.written -= bytes;
+    }
+
     /// On return the file is in its place, on the device. Call it once, last.
     /// @throws precondition_error naming a tensor whose bytes did not all come; store_error, as
     ///         io::AtomicFile::commit

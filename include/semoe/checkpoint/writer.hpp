@@ -45,6 +45,8 @@ public:
 
     /// The values that the view has when the work enqueued on b so far is done.
     /// @throws precondition_error when the name was not declared, or with another size; store_error
+    ///         or what b throws: then nothing of the view counts as written, and the same call may
+    ///         be made again
     /// @sync waits for b, once a chunk
     template <Backend B, class T, class Space>
     void write(B& b, std::string const& name, MatrixView<T, Space> view) {
@@ -52,14 +54,18 @@ public:
         bool const packed = view.ld == view.cols;
         index_t const rows = packed ? 1 : view.rows;
         index_t const cols = packed ? view.rows * view.cols : view.cols;
-        for (index_t r = 0; r < rows; ++r)
-            gather(b, name, as_bytes(VectorView<T, Space>(view.row(r), cols)));
-        flush(b, name);
+        all_or_nothing(name, [&] {
+            for (index_t r = 0; r < rows; ++r)
+                gather(b, name, as_bytes(VectorView<T, Space>(view.row(r), cols)));
+            flush(b, name);
+        });
     }
     template <Backend B, class T, class Space>
     void write(B& b, std::string const& name, VectorView<T, Space> view) {
-        gather(b, name, as_bytes(view));
-        flush(b, name);
+        all_or_nothing(name, [&] {
+            gather(b, name, as_bytes(view));
+            flush(b, name);
+        });
     }
 
     /// On return the file is in its place, on the device; before, the previous one was.
@@ -67,6 +73,18 @@ public:
     void commit() { file_.commit(); }
 
 private:
+    /// A chunk that fails takes those before it along.
+    template <class F>
+    void all_or_nothing(std::string const& name, F const& write) {
+        passed_ = 0;
+        try {
+            write();
+        } catch (...) {
+            filled_ = 0;
+            if (passed_ > 0) file_.take_back(name, passed_);
+            throw;
+        }
+    }
     template <class B, class Space>
     void gather(B& b, std::string const& name, ConstBytes<Space> bytes) {
         auto const limit = index_t(chunk_.size());
@@ -81,12 +99,15 @@ private:
     template <class B>
     void flush(B& b, std::string const& name) {
         b.synchronize();
-        file_.write(name, std::span(chunk_).first(std::size_t(std::exchange(filled_, 0))));
+        index_t const bytes = std::exchange(filled_, 0);
+        file_.write(name, std::span(chunk_).first(std::size_t(bytes)));
+        passed_ += bytes;
     }
 
     SafetensorsWriter file_;
     std::vector<std::byte> chunk_;
-    index_t filled_ = 0;
+    index_t filled_ = 0; // of the chunk
+    index_t passed_ = 0; // to the file by the present write
 };
 
 } // namespace semoe::checkpoint
