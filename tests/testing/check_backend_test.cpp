@@ -27,6 +27,9 @@ enum class Fault {
     repeats_errors,
     throws_another_error,
     loses_errors_at_events,
+    follows_at_once,
+    takes_errors_that_it_follows,
+    loses_errors_that_it_follows,
     skips_a_task,
     short_scratch,
 };
@@ -91,6 +94,15 @@ struct Faulty {
                 inner.synchronize();
             } catch (std::exception const&) { // lost
             }
+        }
+    }
+    void follow(event_type const& event) {
+        if (F == Fault::follows_at_once) return;
+        if (F == Fault::takes_errors_that_it_follows) return inner.wait(event);
+        inner.follow(event);
+        if (F == Fault::loses_errors_that_it_follows) {
+            inner.synchronize();
+            event.line->error = nullptr;
         }
     }
     void synchronize() {
@@ -170,6 +182,9 @@ TEST_CASE("testing/check_backend: a broken promise is named") {
     CHECK(contains(verdict<Fault::repeats_errors>(), "an error surfaces once"));
     CHECK(contains(verdict<Fault::throws_another_error>(), "what a functor throws"));
     CHECK(contains(verdict<Fault::loses_errors_at_events>(), "where its event is waited for"));
+    CHECK(contains(verdict<Fault::follows_at_once>(), "follow(event) starts later work after"));
+    CHECK(contains(verdict<Fault::takes_errors_that_it_follows>(), "follow takes no error"));
+    CHECK(contains(verdict<Fault::loses_errors_that_it_follows>(), "leaves an error to its queue"));
     CHECK(contains(verdict<Fault::skips_a_task>(), "every task once"));
     CHECK(contains(verdict<Fault::short_scratch>(), "scratch of its own"));
 }

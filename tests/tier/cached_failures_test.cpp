@@ -1,5 +1,6 @@
 #include "semoe/tier/cached.hpp"
 
+#include "semoe/testing/check_backend.hpp"
 #include "semoe/testing/detail/block_bytes.hpp"
 #include "semoe/testing/faulty_store.hpp"
 #include "support/allocation_counter.hpp"
@@ -7,7 +8,9 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <optional>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -320,6 +323,22 @@ TEST_CASE("tier/cached: acquire, prefetch, release and flush allocate nothing") 
         pass();
         CHECK(test::num_allocations == before);
         CHECK(tier.counters().write_backs == 12);
+    }
+}
+
+TEST_CASE("tier/cached: errors of a queue are left to it when its block's slot is reused, or the "
+          "tier is gone") {
+    for (bool const reused : {false, true}) {
+        std::optional<Fixture> f;
+        f.emplace(tier::CachedOptions{.slots = 1});
+        CpuBackend queue = f->b.fork();
+        {
+            auto const lease = f->tier.acquire(queue, key(0), Access::read);
+            queue.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+        }
+        if (reused) CHECK(f->holds(1, 1));
+        f.reset();
+        CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
     }
 }
 

@@ -1,5 +1,6 @@
 #include "semoe/tier/resident.hpp"
 
+#include "semoe/testing/check_backend.hpp"
 #include "semoe/testing/check_tier.hpp"
 #include "support/backends.hpp"
 #include "support/memory.hpp"
@@ -7,7 +8,11 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
+#include <optional>
+#include <stdexcept>
 #include <thread>
+#include <vector>
 
 using namespace semoe;
 
@@ -118,5 +123,53 @@ TEST_CASE("tier/resident: threads acquire blocks of one tier at once") {
     CHECK(wrong == 0);
     CHECK(tier.counters().acquires == num_blocks + 600);
 }
+
+#if !defined(__CUDACC__)
+TEST_CASE_TEMPLATE(
+    "tier/resident: errors of a queue are left to it when others release or the tier "
+    "is gone",
+    B, SEMOE_TEST_BACKENDS) {
+    for (Access const access : {Access::read, Access::write}) {
+        B b;
+        std::vector<B> queues;
+        for (int i = 0; i < 5; ++i) queues.push_back(b.fork());
+        {
+            tier::Resident<B> tier{b};
+            for (int i = 0; i < 2; ++i) tier.declare(b, {0, i}, {64, LayoutId::row_major});
+            b.synchronize();
+            for (std::size_t i = 0; i < queues.size(); ++i) { // a block for each writer's error
+                BlockKey const block{0, access == Access::read ? 0 : i != 0};
+                if (access == Access::write && i > 1) break;
+                auto const lease = tier.acquire(queues[i], block, access);
+                queues[i].parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+            }
+            if (access == Access::read) (void)tier.acquire(b, {0, 0}, Access::read).bytes();
+        }
+        CHECK_NOTHROW(b.synchronize());
+        for (std::size_t i = 0; i < (access == Access::read ? queues.size() : 2); ++i)
+            CHECK_THROWS_WITH_AS(queues[i].synchronize(), "mine 0", std::runtime_error);
+    }
+}
+
+TEST_CASE("tier/resident: memory is freed after every use, though an earlier one has failed") {
+    CpuBackend b{.threads = 1}, failing = b.fork(), reading = b.fork();
+    std::atomic<bool> read = false;
+    std::optional<tier::Resident<CpuBackend>> tier(b);
+    tier->declare(b, key, {64, LayoutId::row_major});
+    {
+        auto const lease = tier->acquire(failing, key, Access::read);
+        failing.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+    }
+    {
+        auto const lease = tier->acquire(reading, key, Access::read);
+        reading.parallel_for(1, [&](index_t) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            read = true;
+        });
+    }
+    tier.reset();
+    CHECK(read);
+}
+#endif
 
 } // namespace resident_test

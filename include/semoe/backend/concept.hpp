@@ -91,6 +91,14 @@ concept HasEventQuery = requires(B const& b, typename B::event_type event) {
     { b.reached(event) } -> std::same_as<bool>;
 };
 
+/// Capability: a wait that takes no error, for who orders work and has nobody to tell of one. Where
+/// events carry no errors, wait is one.
+template <class B>
+concept HasFollow = requires(B& b, typename B::event_type event) {
+    /// As wait, but what the work before the event threw is left to whoever else waits for it.
+    b.follow(event);
+};
+
 /// Capability: memory that the host may touch directly once the queue is synchronised.
 template <class B>
 inline constexpr bool host_reachable = std::same_as<space_of<B>, HostSpace>;

@@ -158,6 +158,11 @@ struct BackendContract {
 
     /// Two queues that hand a buffer back and forth, more often than any pool has events.
     void events_order_queues() {
+        events_order_queues([](B& q, auto const& event) { q.wait(event); },
+                            "wait(event) starts later work after the event, across queues");
+    }
+    template <class Wait>
+    void events_order_queues(Wait const& wait, char const* promise) {
         B forked = b.fork();
         constexpr index_t n = 100;
         Numbers x(b, n), y(b, n);
@@ -165,17 +170,16 @@ struct BackendContract {
         b.parallel_for(n, FillFn{1, x.data()});
         auto const first = b.record();
         for (Number round = 0; round < 300; ++round) {
-            forked.wait(b.record());
+            wait(forked, b.record());
             forked.parallel_for(n, AffineFn{3, round, x.data(), y.data()});
-            b.wait(forked.record());
+            wait(b, forked.record());
             b.parallel_for(n, AffineFn{7, 1, y.data(), x.data()});
             expected = 7 * (3 * expected + round) + 1;
         }
-        require_all(read(b, x.data(), n), expected,
-                    "wait(event) starts later work after the event, across queues");
+        require_all(read(b, x.data(), n), expected, promise);
         auto const copy = first;
-        forked.wait(copy);
-        forked.wait(first);
+        wait(forked, copy);
+        wait(forked, first);
         forked.synchronize();
     }
     void deallocate_is_queue_ordered() {
@@ -293,6 +297,20 @@ struct BackendContract {
         b.synchronize();
     }
 
+    void errors_stay_where_work_follows() {
+        events_order_queues([](B& q, auto const& event) { q.follow(event); },
+                            "follow(event) starts later work after the event, across queues");
+        B forked = b.fork();
+        std::string const found = error_of(b, [&] {
+            forked.parallel_for(10, ThrowFn{"forked ", 9});
+            b.follow(forked.record());
+        });
+        require(found.empty(), "Backend: follow takes no error; found '" + found + "'");
+        std::string const kept = error_of(forked, [] {});
+        require(kept == "forked 9",
+                "Backend: follow leaves an error to its queue; found '" + kept + "'");
+    }
+
     void workers(B q) {
         std::size_t reserved = 0;
         for (std::size_t bytes : {std::size_t(100), std::size_t(5000), std::size_t(64)}) {
@@ -340,6 +358,7 @@ void check_backend(B backend) {
         contract.errors_surface_once(backend);
         contract.errors_surface_once(backend.fork());
         contract.errors_surface_at_events();
+        if constexpr (HasFollow<B>) contract.errors_stay_where_work_follows();
     }
     if constexpr (HasWorkers<B>) {
         contract.workers(backend);

@@ -86,9 +86,12 @@ public:
         step(line).task.set(std::forward<F>(f));
         append(line);
     }
-    void enqueue_wait(DelayedLine& line, DelayedEvent event) {
+    /// @param told  whether the line takes the error of what it waits for
+    void enqueue_wait(DelayedLine& line, DelayedEvent event, bool told) {
         DelayedStep& wait = step(line);
-        wait.task.set([from = event] { from.line->report(from.ticket); });
+        wait.task.set([from = event, told] {
+            if (told) from.line->report(from.ticket);
+        });
         wait.after = std::move(event);
         append(line);
     }
@@ -269,11 +272,9 @@ struct DelayedBackend {
         std::lock_guard lock(detail::DelayedWorld::lock());
         return {queue->line, queue->line->enqueued};
     }
-    void wait(event_type const& event) {
-        if (!event.line) return;
-        std::lock_guard lock(detail::DelayedWorld::lock());
-        world().enqueue_wait(*queue->line, event);
-    }
+    void wait(event_type const& event) { wait(event, true); }
+    /// As wait, but leaves what the work before the event threw to others.
+    void follow(event_type const& event) { wait(event, false); }
     /// @throws what the queue's work threw, once
     void synchronize() {
         std::lock_guard lock(detail::DelayedWorld::lock());
@@ -326,6 +327,11 @@ private:
     void enqueue(index_t n, semoe::detail::CopiedLoop const& loop, Run how) {
         enqueue([loop, w = &world(), n, how] { (w->*how)(n, loop.ref()); });
     }
+    void wait(event_type const& event, bool told) {
+        if (!event.line) return;
+        std::lock_guard lock(detail::DelayedWorld::lock());
+        world().enqueue_wait(*queue->line, event, told);
+    }
     detail::DelayedWorld& world() const { return *queue->world; }
     template <class F>
     static constexpr void check_size() {
@@ -341,6 +347,6 @@ private:
     }
 };
 
-static_assert(Backend<DelayedBackend> && HasWorkers<DelayedBackend>);
+static_assert(Backend<DelayedBackend> && HasWorkers<DelayedBackend> && HasFollow<DelayedBackend>);
 
 } // namespace semoe::testing

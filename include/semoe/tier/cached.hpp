@@ -44,7 +44,9 @@ namespace semoe::tier {
 /// handle dies before. A write-back that fails while an acquire or a flush waits for it leaves the
 /// bytes in their slot, dirty. One that was started by a prefetch, was accepted by the store and
 /// fails afterwards loses them: the error says so, at the next acquire or flush. Where the failure
-/// was met by somebody else's wait, it names every block that may be the one.
+/// was met by somebody else's wait, it names every block that may be the one. What the work threw
+/// that wrote the bytes is such a failure, too, and lost with the last handle if a prefetch began
+/// the write-back and nobody waited for it; any other error of a queue's work is left to the queue.
 template <class B, class Store, class Eviction = eviction::Lru>
 class Cached {
     static_assert(HasMemory<B>, "tier::Cached: Backend lacks space, allocate, deallocate or copy "

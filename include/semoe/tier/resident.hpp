@@ -36,16 +36,10 @@ struct ResidentState {
     ResidentState(ResidentState const&) = delete;
     ResidentState& operator=(ResidentState const&) = delete;
     ~ResidentState() {
-        for (auto& [key, slot] : blocks) retire(slot);
+        // Memory is freed on our queue, after the last use on any other.
+        for (auto& [key, slot] : blocks) slot.order.retire(backend);
     }
 
-    /// Memory is freed on our queue, after the last use on any other.
-    void retire(Slot& slot) noexcept {
-        try {
-            slot.order.before(Access::write).wait(backend);
-        } catch (...) { // what that work threw belongs to whoever gave it
-        }
-    }
     void release(Slot& slot, B& b, Access access) noexcept {
         std::lock_guard lock(mutex);
         try {
@@ -123,7 +117,7 @@ public:
         Slot& slot = found->second;
         if (!added) {
             detail::expect_same<precondition_error>(name, key, slot.info, info);
-            state_->retire(slot);
+            slot.order.retire(state_->backend);
         }
         slot = Slot{info, {}, memory, {}};
     }

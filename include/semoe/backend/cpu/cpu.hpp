@@ -67,6 +67,13 @@ struct CpuBackend {
         else
             event.wait();
     }
+    /// As wait, but takes no error of the work before the event: it is told to who waits for it.
+    void follow(event_type const& event) {
+        if (queue)
+            queue->follow(event);
+        else
+            event.follow();
+    }
     /// Whether the work before the event is done. @sync none
     bool reached(event_type const& event) const { return event.reached(); }
     /// @sync the host waits until the queue is empty @throws what its work threw, once
@@ -136,6 +143,6 @@ private:
     }
 };
 
-static_assert(Backend<CpuBackend> && HasWorkers<CpuBackend>);
+static_assert(Backend<CpuBackend> && HasWorkers<CpuBackend> && HasFollow<CpuBackend>);
 
 } // namespace semoe

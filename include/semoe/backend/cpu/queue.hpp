@@ -56,15 +56,18 @@ public:
     /// threw anything and was not reported. Those before the ticket are reported by that, too.
     void wait(std::uint64_t ticket) {
         std::unique_lock lock(mutex_);
-        expects(done_ >= ticket || std::this_thread::get_id() != thread_,
-                "CpuBackend: work of a queue waits for the queue that runs it");
-        progress_.wait(lock, [&] { return done_ >= ticket; });
+        come_to(ticket, lock);
         auto const later = std::find_if(failures_.begin(), failures_.end(),
                                         [&](Failure const& f) { return f.task > ticket; });
         if (later == failures_.begin()) return;
         std::exception_ptr const error = failures_.front().error;
         failures_.erase(failures_.begin(), later);
         std::rethrow_exception(error);
+    }
+    /// As wait, but reports nothing.
+    void follow(std::uint64_t ticket) {
+        std::unique_lock lock(mutex_);
+        come_to(ticket, lock);
     }
 
     /// The queue's thread: runs tasks until it is told to stop and none is left.
@@ -101,6 +104,12 @@ public:
     }
 
 private:
+    void come_to(std::uint64_t ticket, std::unique_lock<std::mutex>& lock) {
+        expects(done_ >= ticket || std::this_thread::get_id() != thread_,
+                "CpuBackend: work of a queue waits for the queue that runs it");
+        progress_.wait(lock, [&] { return done_ >= ticket; });
+    }
+
     struct Failure {
         std::uint64_t task; ///< counted from 1
         std::exception_ptr error;
@@ -131,6 +140,10 @@ public:
     /// The calling thread waits. Throws what the work before the event threw, once.
     void wait() const {
         if (queue_) queue_->wait(ticket_);
+    }
+    /// The calling thread waits. What the work before the event threw is left to others.
+    void follow() const {
+        if (queue_) queue_->follow(ticket_);
     }
     bool reached() const { return !queue_ || queue_->reached(ticket_); }
 
@@ -176,6 +189,9 @@ public:
     /// Tasks enqueued later start after the event.
     void wait(Event event) {
         enqueue([event = std::move(event)] { event.wait(); });
+    }
+    void follow(Event event) {
+        enqueue([event = std::move(event)] { event.follow(); });
     }
     void synchronize() { state_->wait(state_->enqueued()); }
 

@@ -23,13 +23,19 @@ public:
         template <class B>
         bool reached(B const& b) const {
             bool all = true;
-            if constexpr (HasEventQuery<B>)
+            if constexpr (HasEventQuery<B>) {
                 for (int i = 0; i < size; ++i) all = all && b.reached(at[i]);
+            }
             return all;
         }
         template <class B>
         void wait(B& b) const {
             for (int i = 0; i < size; ++i) b.wait(at[i]);
+        }
+        /// As wait, but errors are left to whoever gave the work, unless b can only take them.
+        template <class B>
+        void follow(B& b) const {
+            for (int i = 0; i < size; ++i) AccessOrder::follow(b, at[i]);
         }
     };
 
@@ -46,7 +52,7 @@ public:
     void after(B& b, Access access) {
         if (access != Access::read) return written(b.record());
         if (num_readers_ == max_readers) { // b's next event stands for them all
-            for (int i = 0; i < max_readers; ++i) b.wait(readers_[i]);
+            for (int i = 0; i < max_readers; ++i) follow(b, readers_[i]);
             num_readers_ = 0;
         }
         readers_[num_readers_++] = b.record();
@@ -57,7 +63,27 @@ public:
         num_readers_ = 0;
     }
 
+    /// For memory that b will free: b waits for every access, whatever became of it.
+    template <class B>
+    void retire(B& b) const noexcept {
+        Events const all = before(Access::write);
+        for (int i = 0; i < all.size; ++i) {
+            try {
+                follow(b, all.at[i]);
+            } catch (...) { // what that work threw belongs to whoever gave it
+            }
+        }
+    }
+
 private:
+    template <class B>
+    static void follow(B& b, Event const& event) {
+        if constexpr (HasFollow<B>)
+            b.follow(event);
+        else
+            b.wait(event);
+    }
+
     Event written_ = {}, readers_[max_readers] = {};
     int num_readers_ = 0;
 };

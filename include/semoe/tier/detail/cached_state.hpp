@@ -369,7 +369,7 @@ private:
         }
         if (access != Access::overwrite) {
             try {
-                slot.order.before(Access::write).wait(copies_);
+                slot.order.before(Access::write).follow(copies_); // their errors are not the load's
                 slot.order.written(
                     store_.load(copies_, block.key, slot.memory.view().part(0, block.info.bytes)));
                 ++counters_.loads;
@@ -547,10 +547,7 @@ private:
     /// Before a slot is freed: our queue waits for whoever uses it.
     void retire(Slot& slot) noexcept {
         if (slot.block) forget(slot);
-        try {
-            slot.order.before(Access::write).wait(copies_);
-        } catch (...) { // what that work threw belongs to whoever gave it
-        }
+        slot.order.retire(copies_);
     }
 
     /// Starts loads of announced blocks, the nearest first, while there are slots for them.
