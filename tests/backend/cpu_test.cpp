@@ -169,6 +169,71 @@ TEST_CASE("backend/cpu: a call from inside a task runs on the same thread, with 
           }) == "CpuBackend: reserve_scratch is called from inside a task");
 }
 
+TEST_CASE(
+    "backend/cpu: scratch grows while tasks run, which keep theirs and may fill other queues") {
+    CpuBackend b{.threads = 2, .inline_us = 0}, forked = b.fork();
+    b.reserve_scratch(128);
+    std::atomic<bool> running{false}, grown{false};
+    std::atomic<int> faults{0};
+    std::thread submitter([&] {
+        b.parallel_tasks(1, [&](index_t, std::span<std::byte> scratch) {
+            faults += scratch.size() != 128;
+            running = true;
+            running.notify_one();
+            grown.wait(false);
+            for (int n = 0; n < 1000; ++n) // more than the queue holds
+                forked.parallel_tasks(1, [&](index_t, std::span<std::byte>) {});
+            b.parallel_tasks(
+                1, [&](index_t, std::span<std::byte> inner) { faults += inner.size() != 512; });
+            std::fill(scratch.begin(), scratch.end(), std::byte(1));
+        });
+    });
+    running.wait(false);
+    b.reserve_scratch(256);
+    b.reserve_scratch(512);
+    grown = true;
+    grown.notify_one();
+    submitter.join();
+    for (CpuBackend* q : {&b, &forked})
+        q->parallel_tasks(50, [&](index_t, std::span<std::byte> scratch) {
+            faults += scratch.size() != 512;
+            std::fill(scratch.begin(), scratch.end(), std::byte(2));
+        });
+    forked.synchronize();
+    CHECK(faults == 0);
+}
+
+TEST_CASE("backend/cpu: scratch that could not grow serves as before, and may grow later") {
+    struct Hook {
+        static void* allocate(std::size_t n, void* left) {
+            return --*static_cast<int*>(left) < 0 ? nullptr : std::aligned_alloc(64, n);
+        }
+        static void deallocate(void* p, std::size_t, void*) noexcept { std::free(p); }
+    };
+    int left = 1000;
+    CpuBackend b{
+        .threads = 2, .allocator = {Hook::allocate, Hook::deallocate, &left}, .inline_us = 0};
+    auto const least = [&] {
+        std::atomic<std::size_t> size{1 << 20};
+        b.parallel_tasks(50, [&](index_t, std::span<std::byte> scratch) {
+            std::fill(scratch.begin(), scratch.end(), std::byte(2));
+            for (std::size_t seen = size; scratch.size() < seen;)
+                if (size.compare_exchange_weak(seen, scratch.size())) break;
+        });
+        return size.load();
+    };
+    b.reserve_scratch(128);
+    CHECK(least() == 128);
+    left = 3;
+    CHECK_THROWS_AS(b.reserve_scratch(4096), backend_error);
+    CHECK(least() >= 128);
+    left = 1000;
+    b.reserve_scratch(256);
+    CHECK(least() >= 256);
+    b.reserve_scratch(8192);
+    CHECK(least() == 8192);
+}
+
 TEST_CASE("backend/cpu: the lowest throwing index reaches the caller, whatever the threads") {
     for (int threads : {1, 2, 8}) {
         CpuBackend b{.threads = threads, .inline_us = threads == 2 ? 5 : 0};

@@ -126,30 +126,6 @@ TEST_CASE("backend/pool: submitters that work at the same time have lanes of the
     CHECK(lanes[1] != lanes[2]);
 }
 
-TEST_CASE("backend/pool: while_quiet runs alone among busy submitters") {
-    Pool pool(3);
-    std::atomic<int> running{0};
-    std::atomic<bool> stop{false};
-    std::vector<std::thread> threads;
-    for (int t = 0; t < 3; ++t)
-        threads.emplace_back([&] {
-            auto const task = [&](index_t, int) {
-                ++running;
-                std::this_thread::yield();
-                --running;
-            };
-            while (!stop) pool.run(5, TaskRef(task));
-        });
-    int intruders = 0;
-    for (int round = 0; round < 50; ++round)
-        pool.while_quiet([&] {
-            for (int i = 0; i < 100; ++i) intruders += running;
-        });
-    stop = true;
-    for (std::thread& thread : threads) thread.join();
-    CHECK(intruders == 0);
-}
-
 TEST_CASE("backend/pool: available_processors follows the affinity mask") {
     CHECK(cpu::available_processors() >= 1);
     int seen = 0;

@@ -72,7 +72,8 @@ concept HasWorkers = std::same_as<space_of<B>, HostSpace> && requires(B& b, inde
     /// Enqueues task(i, scratch) for i in [0, n), taken one by one in rising order by whichever
     /// worker is free. scratch is the worker's own, of the size last reserved.
     b.parallel_tasks(n, detail::NoopTask{});
-    /// Grows every worker's scratch area to at least n bytes. Called while contexts are made.
+    /// Grows every worker's scratch area to at least n bytes, for tasks that begin later. Called
+    /// while contexts are made, not by a task.
     b.reserve_scratch(std::size_t{});
 };
 

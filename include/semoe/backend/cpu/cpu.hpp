@@ -108,7 +108,7 @@ struct CpuBackend {
         check_size<F>();
         run(n, detail::LoopRef::over_tasks(task), task, &cpu::Workers::for_each_task);
     }
-    /// @sync the host waits until no task of the shared workers runs
+    /// Tasks that run keep the scratch that they have. @sync none
     void reserve_scratch(std::size_t bytes) { workers->reserve_scratch(bytes); }
 
     /// How many tasks may run at the same time.

@@ -108,24 +108,6 @@ public:
         release_job(job);
     }
 
-    /// Calls f() while no task runs; submitters wait for it. Not from inside a task.
-    template <class F>
-    void while_quiet(F const& f) {
-        while (closed_.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
-        for (Job& job : jobs_)
-            while (job.taken.exchange(true, std::memory_order_acquire)) std::this_thread::yield();
-        struct Reopen {
-            Pool& pool;
-            ~Reopen() {
-                for (Job& job : pool.jobs_) job.taken.store(false, std::memory_order_release);
-                pool.closed_.store(false, std::memory_order_release);
-                pool.releases_.fetch_add(1, std::memory_order_release);
-                pool.releases_.notify_all();
-            }
-        } reopen{*this};
-        f();
-    }
-
 private:
     static constexpr std::uint32_t open = 1u << 31;
 
@@ -181,8 +163,7 @@ private:
     int acquire_job() {
         for (;;) {
             std::uint32_t const seen = releases_.load(std::memory_order_acquire);
-            bool const closed = closed_.load(std::memory_order_acquire);
-            for (int i = 0; !closed && i < max_submitters; ++i) {
+            for (int i = 0; i < max_submitters; ++i) {
                 Job& job = jobs_[std::size_t(i)];
                 if (!job.taken.load(std::memory_order_relaxed) &&
                     !job.taken.exchange(true, std::memory_order_acquire))
@@ -208,7 +189,6 @@ private:
     std::array<Job, std::size_t(max_submitters)> jobs_;
     alignas(64) std::atomic<std::uint32_t> submissions_{0};
     alignas(64) std::atomic<std::uint32_t> releases_{0};
-    std::atomic<bool> closed_{false}; ///< while_quiet wants all jobs
     std::atomic<bool> stopping_{false};
     std::vector<std::thread> threads_;
 };

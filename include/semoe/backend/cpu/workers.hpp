@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <exception>
@@ -60,9 +61,11 @@ public:
     Workers(Workers const&) = delete;
     Workers& operator=(Workers const&) = delete;
     ~Workers() {
-        for (Lane const& lane : lanes_)
+        for (Lane const& lane : lanes_) {
+            memory_.deallocate(lane.larger.data(), lane.larger.size());
             for (std::span<std::byte> area : lane.areas)
                 memory_.deallocate(area.data(), area.size());
+        }
     }
 
     Memory& memory() { return memory_; }
@@ -83,7 +86,7 @@ public:
             if (error.before(i)) return;
             try {
                 Inside const here(this, lane, 0);
-                task(i, i + 1, lanes_[std::size_t(lane)].areas[0]);
+                task(i, i + 1, scratch(lanes_[std::size_t(lane)]));
             } catch (...) {
                 error.set(i, std::current_exception());
             }
@@ -122,20 +125,15 @@ public:
         for_each_task((rest + chunk - 1) / chunk, semoe::detail::LoopRef::over_tasks(run_chunk));
     }
 
-    /// Gives every worker at least `bytes` of scratch. Waits until no task runs.
+    /// Gives every worker at least `bytes` of scratch for tasks that begin later. Waits for none:
+    /// one that runs may itself be waiting for another to begin.
     void reserve_scratch(std::size_t bytes) {
         expects(!inside(), "CpuBackend: reserve_scratch is called from inside a task");
-        auto const grow = [&] {
-            if (bytes <= reserved_) return;
-            for (Lane& lane : lanes_) resize(lane.areas[0], bytes);
-            reserved_ = bytes;
-        };
-        if (pool_) {
-            pool_->while_quiet(grow);
-        } else {
-            std::lock_guard lock(executor_mutex_);
-            grow();
-        }
+        std::lock_guard lock(scratch_mutex_);
+        if (bytes <= reserved_.load(std::memory_order_relaxed)) return;
+        for (Lane& lane : lanes_)
+            if (lane.larger.size() < bytes) resize(lane.larger, bytes);
+        reserved_.store(bytes, std::memory_order_release);
     }
 
 private:
@@ -144,6 +142,7 @@ private:
     /// A worker's scratch; calls from inside a task have areas of their own, made on first use.
     struct alignas(64) Lane {
         std::array<std::span<std::byte>, max_depth> areas;
+        std::span<std::byte> larger; ///< takes the place of the first when a task begins
     };
 
     /// Marks that the current thread runs a task of some Workers.
@@ -178,10 +177,20 @@ private:
         memory_.deallocate(area.data(), area.size());
         area = {static_cast<std::byte*>(memory), bytes};
     }
+    /// For a task that begins: it has the lane to itself.
+    std::span<std::byte> scratch(Lane& lane) {
+        if (lane.areas[0].size() < reserved_.load(std::memory_order_acquire)) {
+            std::lock_guard lock(scratch_mutex_);
+            memory_.deallocate(lane.areas[0].data(), lane.areas[0].size());
+            lane.areas[0] = std::exchange(lane.larger, {});
+        }
+        return lane.areas[0];
+    }
     std::span<std::byte> nested_scratch(Inside const& here) {
         expects(here.depth < max_depth, "CpuBackend: parallel_tasks is nested more than 4 deep");
         std::span<std::byte>& area = lanes_[std::size_t(here.lane)].areas[here.depth];
-        if (area.size() < reserved_) resize(area, reserved_);
+        std::size_t const reserved = reserved_.load(std::memory_order_acquire);
+        if (area.size() < reserved) resize(area, reserved);
         return area;
     }
 
@@ -189,7 +198,8 @@ private:
     std::chrono::microseconds inline_time_;
     Memory memory_;
     std::vector<Lane> lanes_;
-    std::size_t reserved_ = 0; ///< changes only while no task runs
+    std::mutex scratch_mutex_;             ///< guards what lanes take over
+    std::atomic<std::size_t> reserved_{0}; ///< every lane has as much, or has it to take over
     std::mutex executor_mutex_;
     std::optional<Pool> pool_; ///< last: its threads end before anything else goes
 };
