@@ -342,4 +342,15 @@ TEST_CASE("tier/cached: errors of a queue are left to it when its block's slot i
     }
 }
 
+TEST_CASE("tier/cached: who overwrites a block takes no error of the slot's readers along") {
+    Fixture f({.slots = 1});
+    CpuBackend queue = f.b.fork();
+    {
+        auto const lease = f.tier.acquire(queue, key(0), Access::read);
+        queue.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+    }
+    (void)f.tier.acquire(queue, key(1), Access::overwrite).bytes();
+    CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
+}
+
 } // namespace cached_failures_test

@@ -279,6 +279,34 @@ TEST_CASE("tier/cached: no transfer is under way, or begins, while the store com
     CHECK(f.tier.resident(key(1))); // announced, and loaded as soon as that was over
 }
 
+TEST_CASE("tier/cached: what somebody begins to write during a flush is not half in the store") {
+    Fixture f(2, {.slots = 2});
+    f.write(key(0), 7);
+    f.write(key(1), 8);
+    Gate storing, leased;
+    BlockKey other;
+    int commits = 0;
+    f.script.on_store = [&](BlockKey k) {
+        other = key(k == key(0) ? 1 : 0);
+        storing.open();
+        leased.pass();
+    };
+    f.script.on_commit = [&] { ++commits; };
+    std::string error;
+    std::thread flushes([&, b = f.b]() mutable { error = error_of([&] { f.tier.flush(b); }); });
+    storing.pass();
+    {
+        auto const lease = f.tier.acquire(f.b, other, Access::write);
+        leased.open();
+        flushes.join();
+    }
+    CHECK(error == "tier::Cached: flush while " + to_string(other) +
+                       " is leased for writing; release the lease first");
+    CHECK(commits == 0);
+    f.tier.flush(f.b);
+    CHECK(commits == 1);
+}
+
 TEST_CASE("tier/cached: who overwrites a block is not told that it could not be loaded ahead") {
     for (bool const late : {false, true}) {
         Fixture f(2, {.slots = 1});

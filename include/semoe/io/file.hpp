@@ -87,7 +87,8 @@ public:
     int rename_new(char const* from, char const* to) override {
         if (::link(from, to) == 0) return ::unlink(from);
         // A file system that has no links cannot do without a moment in which others may come.
-        return errno == EPERM || errno == EOPNOTSUPP ? std::rename(from, to) : -1;
+        bool const has_none = errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS;
+        return has_none ? std::rename(from, to) : -1;
     }
     bool names(char const* path, int descriptor) override {
         struct stat named = {}, opened = {};

@@ -26,6 +26,8 @@ class QueueState {
 public:
     static constexpr std::uint64_t capacity = 256;
 
+    QueueState() { failures_.reserve(most_failures); }
+
     /// Waits on the host while the ring is full. Only the queue's own thread makes room, so what
     /// its tasks enqueue, or buffers that they free, goes to memory of its own then.
     template <class F>

@@ -41,6 +41,7 @@ public:
     CachedState(B& b, Store store, CachedOptions options, Eviction const& eviction)
       : options_((options.validate(), options))
       , store_(std::move(store))
+      , stores_(fails_late<Store> ? std::optional<Store>(store_) : std::nullopt)
       , copies_(b.fork())
       , witness_(fails_late<Store> ? std::optional<B>(b.fork()) : std::nullopt)
       , pools_{Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>),
@@ -231,24 +232,38 @@ private:
         lock.unlock();
         b.synchronize();
         lock.lock();
+        for_each_slot([](Slot const& slot) { expect_no_writer(slot); });
+        std::string lost, not_loaded;
+        auto const gather = [&](auto const& work) {
+            try {
+                work();
+            } catch (LoadError const& error) {
+                if (not_loaded.empty()) not_loaded = error.what();
+            } catch (store_error const& error) {
+                lost += (lost.empty() ? "" : "; ") + std::string(error.what());
+            }
+        };
+        gather([&] {
+            if (unheard_) std::rethrow_exception(std::exchange(unheard_, nullptr));
+        });
         for_each_slot([&](Slot& slot) {
-            expects(slot.writers == 0 || !slot.block, [&] {
-                return message("{}: flush while {} is leased for writing; release the lease first",
-                               name, to_string(slot.block->key));
+            gather([&] {
+                if (slot.dirty) {
+                    expect_no_writer(slot); // who came since would change what is being written
+                    clean(b, lock, slot, true);
+                } else if (!slot.settled) {
+                    observe(b, lock, slot, slot.order.before(Access::read), true);
+                }
             });
         });
-        std::exception_ptr first = std::exchange(unheard_, nullptr);
-        for_each_slot([&](Slot& slot) {
-            try {
-                if (slot.dirty)
-                    clean(b, lock, slot, true);
-                else if (!slot.settled)
-                    observe(b, lock, slot, slot.order.before(Access::read), true);
-            } catch (store_error const&) {
-                if (!first) first = std::current_exception();
-            }
+        if (!lost.empty()) throw store_error(lost);
+        if (!not_loaded.empty()) throw LoadError(not_loaded);
+    }
+    static void expect_no_writer(Slot const& slot) {
+        expects(slot.writers == 0 || !slot.block, [&] {
+            return message("{}: flush while {} is leased for writing; release the lease first",
+                           name, to_string(slot.block->key));
         });
-        if (first) std::rethrow_exception(first);
     }
     /// What the exception being handled means for the block.
     static std::string failure_of(Block const& block, char const* what) {
@@ -380,8 +395,8 @@ private:
             }
         }
         pool_of(block.key).place(slot, block);
-        slot.settled = slot.heard = false;
-        ++in_flight_;
+        slot.settled = slot.heard = access == Access::overwrite; // nothing is on its way then
+        in_flight_ += !slot.settled;
     }
     void forget(Slot& slot) {
         if (!slot.settled) --in_flight_;
@@ -393,7 +408,8 @@ private:
         slot.store_failed = true;
         try {
             slot.order.before(Access::read).wait(copies_);
-            copies_.wait(store_.store(copies_, slot.block->key, slot.bytes()));
+            Store& store = stores_ ? *stores_ : store_;
+            copies_.wait(store.store(copies_, slot.block->key, slot.bytes()));
             slot.stored = copies_.record();
         } catch (...) {
             throw store_error(failure_of(*slot.block, "could not be written back"));
@@ -427,7 +443,13 @@ private:
     /// @pre settling_ and lock are held; the lock is let go while b waits
     /// @throws LoadError when nothing is lost that the store does not have, else store_error
     void observe(B& b, Lock& lock, Slot& slot, Events const& before, bool on_host) {
-        Block const *const block = slot.block, *const displaced = slot.displaced;
+        Block* const block = slot.block;
+        for_each_slot([&](Slot& other) { // what was loaded may be older than what was lost
+            if (block && other.displaced == block)
+                settle(b, lock, other, other.order.before(Access::read));
+        });
+        if (slot.block != block || slot.settled) return;
+        Block const* const displaced = slot.displaced;
         std::exception_ptr const refused = slot.refused;
         Events stored;
         stored.add(slot.stored);
@@ -449,6 +471,7 @@ private:
             lock.lock();
             --slot.pins;
             slot.displaced = nullptr;
+            block->discarded = written_back; // or it would be loaded ahead, and fail, for ever
             std::string lost;
             if (told)
                 forget(slot);
@@ -580,6 +603,7 @@ private:
 
     CachedOptions options_;
     Store store_;
+    std::optional<Store> stores_; ///< a copy for write-backs, which so hear of no load's failure
     B copies_;
     std::optional<B> witness_; ///< waits for transfers that may have failed
     mutable std::mutex mutex_;
