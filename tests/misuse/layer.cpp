@@ -1,4 +1,5 @@
 #include "semoe/expert/quantized.hpp"
+#include "semoe/layer/quantize.hpp"
 #include "semoe/semoe.hpp"
 
 using namespace semoe;
@@ -118,6 +119,17 @@ inline void train(Quantized& layer, View x, View y) {
     // must print: MoeLayer::update: quantised experts are for inference
     layer.update(optim::Sgd{}, {});
 #endif
+}
+#endif
+
+#if defined(CASE_quantize_quantized)
+using Experts = expert::SwiGlu<float>;
+using Floats = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, Experts>;
+using Bytes8 =
+    MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, expert::Quantized<quant::Int8, Experts>>;
+inline void fill(Bytes8& from, Floats& to) {
+    // must print: quantize: the first layer is quantised
+    quantize(from, to);
 }
 #endif
 

@@ -138,7 +138,7 @@ public:
                        has_gradient(id) ? Access::write : Access::overwrite);
     }
 
-    /// Makes the gradient blocks exist; called once, by the first training context.
+    /// Makes the gradient blocks exist; does nothing once they do.
     void declare_gradients(B& b) {
         if (gradients_declared_) return;
         for (expert_id id : ids_)

@@ -208,8 +208,8 @@ public:
         expect_choices("topk_ids", topk_ids, x.rows);
         expect_choices("topk_weights", topk_weights, x.rows);
         auto& s = begin(x, y, context, options, true);
-        check_ids(backend_, topk_ids, s.options.mask, num_experts(), s.views.status,
-                  s.views.check_scratch);
+        check_ids(backend_, topk_ids, num_experts(), s.views.status, s.views.check_scratch,
+                  s.options.mask);
         backend_.parallel_for(s.num_tokens,
                               detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
@@ -531,7 +531,7 @@ private:
         static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
                                          "train a layer of floats and quantise it "
                                          "(see layer/quantize.hpp)");
-        static_assert(activation_trains,
+        static_assert(trainable || activation_trains,
                       "MoeLayer::backward: the expert's activation lacks float derivative(float) "
                       "const (see ops/activation.hpp)");
         static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "

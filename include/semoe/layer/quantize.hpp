@@ -62,6 +62,11 @@ template <class From, class To>
 void quantize(From& from, To& to) {
     static_assert(std::same_as<typename From::value_type, typename To::value_type>,
                   "quantize: the layers' experts must have the same value_type");
+    using Given = std::remove_cvref_t<decltype(from.expert())>;
+    static_assert(!has_own_weights<detail::RoutedPart<Given>> &&
+                      !detail::shared_has_own_weights<Given>,
+                  "quantize: the first layer is quantised; give one of floats first, then the one "
+                  "to fill");
     auto& b = to.backend();
     expects(from.num_experts() == to.num_experts() && from.hidden() == to.hidden() &&
                 from.local_experts() == to.local_experts(),

@@ -55,10 +55,12 @@ struct CopyUnmasked {
         index_t const pieces = ops::detail::segments_of(in.cols), t = i / pieces;
         index_t const begin = i % pieces * ops::detail::segment_length;
         index_t const end = ops::detail::segment_end(begin, in.cols);
-        T const zero{};
         T const* const from = in.row(t);
         T* const to = out.row(t);
-        for (index_t c = begin; c < end; ++c) to[c] = mask[t] != 0 ? from[c] : zero;
+        if (mask[t] != 0)
+            for (index_t c = begin; c < end; ++c) to[c] = from[c];
+        else
+            for (index_t c = begin; c < end; ++c) to[c] = T{};
     }
 };
 /// What backward reads of a masked forward: the mask, whose memory is the caller's again, and the
@@ -70,6 +72,7 @@ void keep_masked(B& b, ContextState<B, T, C>& s) {
     auto const mask = s.views.kept_mask.part(0, s.num_tokens);
     b.copy(mask.data, s.options.mask.data, std::size_t(s.num_tokens));
     s.options.mask = mask;
+    if (s.routed_outside && !s.shape.shared) return; // nobody reads all tokens
     auto const kept = s.views.kept_x.row_range(0, s.num_tokens);
     b.parallel_for(s.num_tokens * ops::detail::segments_of(kept.cols),
                    CopyUnmasked<T, space_of<B>>{s.x, mask, kept});

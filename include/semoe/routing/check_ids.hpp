@@ -36,15 +36,15 @@ constexpr index_t check_ids_scratch_bytes(index_t num_tokens) {
 /// Finds the first token whose choices no gate may make: an id that is neither -1 nor in [0,E), or
 /// one expert twice. For ids that come from outside the library.
 /// @param ids      [T,K], backend memory
-/// @param mask     [T] or empty; masked tokens may hold anything
 /// @param status   [1], backend memory, overwritten: the token's row, -1 when all are in order
 /// @param scratch  check_ids_scratch_bytes(T) bytes of backend memory
+/// @param mask     [T] or empty; masked tokens may hold anything
 /// @sync enqueues
 /// @cost O(T*K*K); no allocation
 template <Backend B>
-void check_ids(B& b, MatrixView<expert_id const, space_of<B>> ids,
-               VectorView<std::uint8_t const, space_of<B>> mask, index_t num_experts,
-               VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch) {
+void check_ids(B& b, MatrixView<expert_id const, space_of<B>> ids, index_t num_experts,
+               VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch,
+               VectorView<std::uint8_t const, space_of<B>> mask = {}) {
     expects(mask.empty() || mask.size == ids.rows, "check_ids: {} tokens, mask of {}", ids.rows,
             mask.size);
     detail::find_first_row("check_ids", b, ids.rows,
