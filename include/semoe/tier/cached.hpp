@@ -76,7 +76,7 @@ public:
     using lease_type = detail::SlotLease<State, typename State::Slot, B>;
 
     /// @throws precondition_error naming a value that is out of range
-    /// @cost one forked queue
+    /// @cost a forked queue; where transfers may fail late, another and a copy of the store
     Cached(B backend, Store store, CachedOptions options, Eviction eviction = {})
       : state_(std::make_shared<State>(backend, std::move(store), options, eviction)) {}
 

@@ -445,10 +445,9 @@ private:
     void observe(B& b, Lock& lock, Slot& slot, Events const& before, bool on_host) {
         Block* const block = slot.block;
         for_each_slot([&](Slot& other) { // what was loaded may be older than what was lost
-            if (block && other.displaced == block)
-                settle(b, lock, other, other.order.before(Access::read));
+            if (other.displaced == block) settle(b, lock, other, other.order.before(Access::read));
         });
-        if (slot.block != block || slot.settled) return;
+        if (slot.block != block) return;
         Block const* const displaced = slot.displaced;
         std::exception_ptr const refused = slot.refused;
         Events stored;
