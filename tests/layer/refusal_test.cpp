@@ -69,6 +69,27 @@ TEST_CASE("layer/refusal: backward through another layer than forward") {
                          precondition_error);
     first.backward(m, m, context);
 }
+TEST_CASE("layer/refusal: an expert that trains may call any member its activation") {
+    struct UserExpert : expert::SwiGlu<float> {
+        enum class Kind { silu } activation = Kind::silu;
+    };
+    UserExpert expert;
+    expert.hidden = H;
+    expert.intermediate = 6;
+    MoeLayer layer{CpuBackend{.threads = 1}, TopK{.num_experts = 4, .top_k = 2}, expert};
+    layer.initialize(3);
+    auto same = make_layer();
+    auto const gradients = [](auto& any) {
+        auto context = any.make_context(T, Mode::training);
+        auto x = random_values<float>(1, T * H);
+        std::vector<float> y(x.size());
+        Mat const in{x.data(), T, H}, out{y.data(), T, H};
+        any.forward(in, out, context);
+        any.backward(in, out, context);
+        return test::parameters_of(any, BlockKind::gradient);
+    };
+    CHECK(gradients(layer) == gradients(same));
+}
 TEST_CASE("layer/refusal: initialize forgets gradients") {
     auto layer = make_layer();
     auto context = layer.make_context(T, Mode::training);

@@ -122,15 +122,21 @@ inline void train(Quantized& layer, View x, View y) {
 }
 #endif
 
-#if defined(CASE_quantize_quantized)
-using Experts = expert::SwiGlu<float>;
-using Floats = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, Experts>;
-using Bytes8 =
-    MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, expert::Quantized<quant::Int8, Experts>>;
-inline void fill(Bytes8& from, Floats& to) {
-    // must print: quantize: the first layer is quantised
+#if defined(CASE_quantize_quantised) || defined(CASE_quantize_quantised_shared)
+using Swiglu = expert::SwiGlu<float>;
+using Codes = expert::Quantized<quant::Int8, Swiglu>;
+template <class X>
+using LayerOf = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, X>;
+using Floats = LayerOf<expert::WithShared<Swiglu, Swiglu>>;
+#if defined(CASE_quantize_quantised)
+// must print: quantize: an expert of the first layer, routed or shared, is quantised already
+inline void back(LayerOf<Codes>& from, LayerOf<Swiglu>& to) { quantize(from, to); }
+#elif defined(CASE_quantize_quantised_shared)
+// must print: quantize: an expert of the first layer, routed or shared, is quantised already
+inline void back(LayerOf<expert::WithShared<Swiglu, Codes>>& from, Floats& to) {
     quantize(from, to);
 }
+#endif
 #endif
 
 #if defined(CASE_activation_without_derivative)

@@ -140,7 +140,7 @@ TEST_CASE_TEMPLATE("optim/adamw: a constant out of range is named before any wor
     refused({.beta1 = 1}, {}, "AdamW: beta1 is 1, must lie in [0, 1)");
     refused({.beta2 = std::nan("")}, {}, "AdamW: beta2 is nan");
     refused({.eps = -1e-8}, {}, "AdamW: eps is -1e-08");
-    refused({.eps = 1e-46}, {}, "AdamW: eps is 1e-46, must be above 0"); // none as a float
+    refused({.eps = 1e-46}, {}, "AdamW: eps is 1e-46, must be above 0"); // 0 as a float
     refused({.weight_decay = INFINITY}, {}, "AdamW: weight_decay is inf");
     refused({}, {.step = -1}, "AdamW: step is -1");
     CHECK(test::to_host(b, weight)[0] == 1);

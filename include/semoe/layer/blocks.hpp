@@ -48,6 +48,10 @@ constexpr bool find_shared_with_own_weights() {
 }
 template <class X>
 inline constexpr bool shared_has_own_weights = find_shared_with_own_weights<X>();
+/// Whether all experts, the shared one too, are made of their value_type.
+template <class X>
+inline constexpr bool has_float_weights =
+    !has_own_weights<RoutedPart<X>> && !shared_has_own_weights<X>;
 
 /// The slices of the router's block.
 template <class X>
@@ -138,7 +142,7 @@ public:
                        has_gradient(id) ? Access::write : Access::overwrite);
     }
 
-    /// Makes the gradient blocks exist; does nothing once they do.
+    /// Makes the gradient blocks exist; again does nothing.
     void declare_gradients(B& b) {
         if (gradients_declared_) return;
         for (expert_id id : ids_)

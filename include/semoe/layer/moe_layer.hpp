@@ -366,15 +366,17 @@ public:
     bool has_masters() const { return needs_master<T> && blocks_.has_states(); }
 
 private:
+    /// False where the activation is why the expert has no backward; one that trains may have a
+    /// member of that name, whatever it is.
     static constexpr bool activation_trains = [] {
         using Routed = detail::RoutedPart<X>;
-        if constexpr (requires(Routed const& x) { x.activation; })
+        if constexpr (DifferentiableExpert<Routed, B>)
+            return true;
+        else if constexpr (requires(Routed const& x) { x.activation; })
             return DifferentiableActivation<decltype(Routed::activation)>;
         else
             return true;
     }();
-    static constexpr bool has_float_weights =
-        !has_own_weights<detail::RoutedPart<X>> && !detail::shared_has_own_weights<X>;
 
     static G checked(G gate) {
         validate_gate(gate);
@@ -510,9 +512,9 @@ private:
     static void require_optimizer() {
         static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
                                        "update(backend, block, step) (see optim/concept.hpp)");
-        static_assert(has_float_weights, "MoeLayer::update: quantised experts are for inference: "
-                                         "train a layer of floats and quantise it "
-                                         "(see layer/quantize.hpp)");
+        static_assert(detail::has_float_weights<X>,
+                      "MoeLayer::update: quantised experts are for inference: train a "
+                      "layer of floats and quantise it (see layer/quantize.hpp)");
     }
     /// What an optimizer refuses, it refuses before anything has changed.
     template <class O>
@@ -528,10 +530,10 @@ private:
         static_assert(DifferentiableGate<G, B, Real>,
                       "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
                       "d_logits) (see gate/concept.hpp)");
-        static_assert(has_float_weights, "MoeLayer::backward: quantised experts are for inference: "
-                                         "train a layer of floats and quantise it "
-                                         "(see layer/quantize.hpp)");
-        static_assert(trainable || activation_trains,
+        static_assert(detail::has_float_weights<X>,
+                      "MoeLayer::backward: quantised experts are for inference: train a "
+                      "layer of floats and quantise it (see layer/quantize.hpp)");
+        static_assert(activation_trains,
                       "MoeLayer::backward: the expert's activation lacks float derivative(float) "
                       "const (see ops/activation.hpp)");
         static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "

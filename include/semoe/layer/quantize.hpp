@@ -55,18 +55,18 @@ index_t num_weights(L& layer, expert_id id) {
 /// Fills a layer of quantised experts (expert/quantized.hpp) from a trained layer of floats on the
 /// same backend: experts are quantised, the router and experts that are floats in both are copied.
 /// A shared expert may be quantised, the routed ones, or both.
-/// @param from  a layer with as many experts, whose blocks are what `to` would have unquantised
+/// @param from  a layer with as many experts, none of them quantised, whose blocks are what `to`
+///              would have unquantised
 /// @throws precondition_error naming both sizes where the layers do not match
 /// @sync enqueues @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
 template <class From, class To>
 void quantize(From& from, To& to) {
     static_assert(std::same_as<typename From::value_type, typename To::value_type>,
                   "quantize: the layers' experts must have the same value_type");
-    using Given = std::remove_cvref_t<decltype(from.expert())>;
-    static_assert(!has_own_weights<detail::RoutedPart<Given>> &&
-                      !detail::shared_has_own_weights<Given>,
-                  "quantize: the first layer is quantised; give one of floats first, then the one "
-                  "to fill");
+    using Source = std::remove_cvref_t<decltype(from.expert())>;
+    static_assert(detail::has_float_weights<Source>,
+                  "quantize: an expert of the first layer, routed or shared, is quantised "
+                  "already: give the layer of floats that it was made from");
     auto& b = to.backend();
     expects(from.num_experts() == to.num_experts() && from.hidden() == to.hidden() &&
                 from.local_experts() == to.local_experts(),

@@ -55,24 +55,28 @@ struct CopyUnmasked {
         index_t const pieces = ops::detail::segments_of(in.cols), t = i / pieces;
         index_t const begin = i % pieces * ops::detail::segment_length;
         index_t const end = ops::detail::segment_end(begin, in.cols);
+        T const zero{};
         T const* const from = in.row(t);
         T* const to = out.row(t);
-        if (mask[t] != 0)
+        // Two loops without a choice in them, so that both are vector code.
+        if (mask[t] != 0) {
+            SEMOE_INDEPENDENT
             for (index_t c = begin; c < end; ++c) to[c] = from[c];
-        else
-            for (index_t c = begin; c < end; ++c) to[c] = T{};
+        } else {
+            for (index_t c = begin; c < end; ++c) to[c] = zero;
+        }
     }
 };
 /// What backward reads of a masked forward: the mask, whose memory is the caller's again, and the
 /// tokens with zeros for padding, which may hold anything, NaN too, and would enter sums over
-/// tokens as 0 * NaN.
+/// tokens as 0 * NaN. Only router and shared expert take sums over all tokens.
 template <class B, class T, class C>
 void keep_masked(B& b, ContextState<B, T, C>& s) {
     if (s.options.mask.empty() || !s.shape.training) return;
     auto const mask = s.views.kept_mask.part(0, s.num_tokens);
     b.copy(mask.data, s.options.mask.data, std::size_t(s.num_tokens));
     s.options.mask = mask;
-    if (s.routed_outside && !s.shape.shared) return; // nobody reads all tokens
+    if (s.routed_outside && !s.shape.shared) return;
     auto const kept = s.views.kept_x.row_range(0, s.num_tokens);
     b.parallel_for(s.num_tokens * ops::detail::segments_of(kept.cols),
                    CopyUnmasked<T, space_of<B>>{s.x, mask, kept});

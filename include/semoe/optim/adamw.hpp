@@ -66,8 +66,8 @@ struct AdamW {
         expects_number(lr >= 0, "AdamW: lr", lr, "be 0 or more");
         expects_number(beta1 >= 0 && beta1 < 1, "AdamW: beta1", beta1, "lie in [0, 1)");
         expects_number(beta2 >= 0 && beta2 < 1, "AdamW: beta2", beta2, "lie in [0, 1)");
-        // As a float, too: zeros divide by it.
-        expects_number(float(eps) > 0, "AdamW: eps", eps, "be above 0");
+        // Zeros divide by it, as a float where the moments are floats.
+        expects_number(float(eps) > 0, "AdamW: eps", eps, "be above 0, as a float too");
         expects_number(weight_decay >= 0, "AdamW: weight_decay", weight_decay, "be 0 or more");
     }
     /// @throws precondition_error naming the value that is out of range
