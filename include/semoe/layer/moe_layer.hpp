@@ -370,9 +370,8 @@ private:
     /// member of that name, whatever it is.
     static constexpr bool activation_trains = [] {
         using Routed = detail::RoutedPart<X>;
-        if constexpr (DifferentiableExpert<Routed, B>)
-            return true;
-        else if constexpr (requires(Routed const& x) { x.activation; })
+        constexpr bool has_one = requires(Routed const& x) { x.activation; };
+        if constexpr (!DifferentiableExpert<Routed, B> && has_one)
             return DifferentiableActivation<decltype(Routed::activation)>;
         else
             return true;
