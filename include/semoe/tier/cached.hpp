@@ -127,9 +127,9 @@ public:
     /// it is neither written back nor loaded ahead. @throws precondition_error when the block was
     /// never declared
     void discard(BlockKey key) { state_->discard(key); }
-    /// @throws precondition_error when a writer's lease is alive; store_error naming the first
-    ///         block that could not be written back (it stays, dirty) or that a prefetch could not
-    ///         load
+    /// @throws store_error naming every block that could not be written back (it stays, dirty) or
+    ///         is lost; else precondition_error when a writer's lease is alive, or is taken
+    ///         meanwhile; else store_error naming the first block that a prefetch could not load
     /// @sync the host waits for b and for every transfer; others start none until it returns
     void flush(B& b) { state_->flush(b); }
 

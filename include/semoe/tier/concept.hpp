@@ -93,7 +93,7 @@ concept Lease = std::movable<L> &&(!std::copyable<L>)&&requires(L const& l) {
 
 template <class M, class B>
 concept HasBlocks = requires(M& m, M const& cm, B& b, BlockKey key, BlockInfo info) {
-    /// Makes the block exist; again with the same info does nothing. Comes before any acquire.
+    /// Makes the block exist, before its first acquire; again with the same info does nothing.
     m.declare(b, key, info);
     { cm.contains(key) } -> std::same_as<bool>;
     { cm.info(key) } -> std::same_as<BlockInfo>;

@@ -234,6 +234,7 @@ private:
         lock.lock();
         for_each_slot([](Slot const& slot) { expect_no_writer(slot); });
         std::string lost, not_loaded;
+        std::exception_ptr misuse;
         auto const gather = [&](auto const& work) {
             try {
                 work();
@@ -241,6 +242,8 @@ private:
                 if (not_loaded.empty()) not_loaded = error.what();
             } catch (store_error const& error) {
                 lost += (lost.empty() ? "" : "; ") + std::string(error.what());
+            } catch (precondition_error const&) { // is there at the next flush as well
+                misuse = std::current_exception();
             }
         };
         gather([&] {
@@ -257,6 +260,7 @@ private:
             });
         });
         if (!lost.empty()) throw store_error(lost);
+        if (misuse) std::rethrow_exception(misuse);
         if (!not_loaded.empty()) throw LoadError(not_loaded);
     }
     static void expect_no_writer(Slot const& slot) {
@@ -470,7 +474,7 @@ private:
             lock.lock();
             --slot.pins;
             slot.displaced = nullptr;
-            block->discarded = written_back; // or it would be loaded ahead, and fail, for ever
+            block->discarded |= written_back; // or it would be loaded ahead, and fail, for ever
             std::string lost;
             if (told)
                 forget(slot);
