@@ -51,6 +51,8 @@ inline char const* machine_kind() {
         return "Intel, AMX";
     case semoe::Isa::avx512_bf16:
         return "AMD Zen 5, AVX512_BF16";
+    case semoe::Isa::avx512_vnni:
+        return "Intel, AVX-512 VNNI";
     case semoe::Isa::avx2:
         return "AMD Zen 3, AVX2";
     default:

@@ -130,7 +130,7 @@ inline constexpr ProductLoop bf16_loops[] = {
 inline constexpr ProductLoop byte_loops[] = {
     {semoe::Isa::avx2, avx2_pair_products, 12 * 16 * 2},
     {semoe::Isa::avx512, avx512_pair_products, 12 * 32 * 2},
-    {semoe::Isa::avx512_bf16, byte_dot_products, 12 * 64 * 2},
+    {semoe::Isa::avx512_vnni, byte_dot_products, 12 * 64 * 2},
     {semoe::Isa::amx, amx_byte_products, 12 * 16 * 16 * 64 * 2}};
 #else
 /// Plain loops over sixteen floats, as good as the compiler makes them.

@@ -8,7 +8,9 @@
 #include "semoe/ops/tolerance.hpp"
 #include "support/matrix.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <doctest/doctest.h>
 #include <vector>
 
@@ -22,8 +24,10 @@ using namespace semoe::ops::cpu;
 namespace {
 
 /// Two blocks of 16 rows by two of 16 columns, over some steps.
-template <class T>
+/// @tparam S  of which words of columns are made
+template <class T, class S = T>
 struct Block {
+    static constexpr index_t widths = step_depth<T> / step_depth<S>;
     index_t steps, row_length;
     std::vector<T> rows, columns;
     std::vector<float> results; // 64-byte aligned part of it
@@ -34,7 +38,7 @@ struct Block {
       , row_length(steps * step_depth<T>)
       , rows(random_values<T>(seed, 32 * row_length, scale))
       , columns(random_values<T>(seed + 1, 32 * row_length))
-      , words(std::size_t(2 * steps * tile_bytes) + 64) {}
+      , words(std::size_t(2 * steps * widths * tile_bytes) + 64) {}
 
     char* aligned_words() {
         auto const at = reinterpret_cast<std::uintptr_t>(words.data());
@@ -42,32 +46,63 @@ struct Block {
     }
     template <class Kernel>
     std::vector<float> run(index_t columns_wanted, bool add) {
-        for (index_t c = 0; c < 32; ++c)
-            for (index_t k = 0; k < row_length; ++k) {
-                index_t const per_word = 4 / index_t(sizeof(T));
-                index_t const word = k / per_word;
-                char* const to =
-                    aligned_words() +
-                    ((c / 16 * steps + word / 16) * tile_bytes + word % 16 * 64 + c % 16 * 4) +
-                    k % per_word * index_t(sizeof(T));
-                std::memcpy(to, &columns[std::size_t(c * row_length + k)], sizeof(T));
-            }
+        set_words();
         std::vector<float> memory(4 * std::size_t(tile_floats) + 16, 0.25f);
         float* out = memory.data();
         while (reinterpret_cast<std::uintptr_t>(out) % 64 != 0) ++out;
         auto const* left = reinterpret_cast<char const*>(rows.data());
         index_t const row_bytes = row_length * index_t(sizeof(T));
-        BlockSteps const s{{left, left + 16 * row_bytes},
-                           row_bytes,
-                           line_bytes,
-                           aligned_words(),
-                           steps * tile_bytes,
-                           steps,
-                           columns_wanted};
+        multiply<Kernel>({{left, left + 16 * row_bytes},
+                          row_bytes,
+                          line_bytes,
+                          aligned_words(),
+                          steps * widths * tile_bytes,
+                          steps,
+                          columns_wanted},
+                         add, out);
+        return {out, out + 4 * tile_floats};
+    }
+    /// Of rows in tiles, the first two steps and then the others.
+    template <class Kernel>
+    std::vector<float> run_in_parts(index_t columns_wanted) {
+        set_words();
+        std::vector<float> memory(std::size_t(2 * steps + 4) * std::size_t(tile_floats) + 16);
+        float* tiles = memory.data();
+        while (reinterpret_cast<std::uintptr_t>(tiles) % 64 != 0) ++tiles;
+        std::copy(rows.begin(), rows.end(), tiles);
+        float* const out = tiles + 2 * steps * tile_floats;
+        auto const* const left = reinterpret_cast<char const*>(tiles);
+        for (index_t first = 0; first < steps; first += first == 0 ? 2 : steps) {
+            char const* const at = left + first * tile_bytes;
+            multiply<Kernel>({{at, at + steps * tile_bytes},
+                              line_bytes,
+                              tile_bytes,
+                              aligned_words() + first * tile_bytes,
+                              steps * tile_bytes,
+                              first == 0 ? 2 : steps - first,
+                              columns_wanted,
+                              first > 0},
+                             first > 0, out);
+        }
+        return {out, out + 4 * tile_floats};
+    }
+    template <class Kernel>
+    void multiply(BlockSteps const& s, bool add, float* out) {
         Kernel kernel;
         Fetch nothing;
         static_cast<BlockKernel&>(kernel).multiply(s, nothing, 0, add, out);
-        return {out, out + (columns_wanted > 16 ? 4 : 2) * tile_floats};
+    }
+    void set_words() {
+        for (index_t c = 0; c < 32; ++c)
+            for (index_t k = 0; k < row_length; ++k) {
+                index_t const per_word = 4 / index_t(sizeof(S)), word = k / per_word;
+                char* const to = aligned_words() +
+                                 ((c / 16 * steps * widths + word / 16) * tile_bytes +
+                                  word % 16 * 64 + c % 16 * 4) +
+                                 k % per_word * index_t(sizeof(S));
+                S const element{float(columns[std::size_t(c * row_length + k)])};
+                std::memcpy(to, &element, sizeof(S));
+            }
     }
     void check(std::vector<float> const& got, bool add) const {
         double worst = 0;
@@ -86,40 +121,55 @@ struct Block {
     }
 };
 
+/// Whether the first columns have the same bits.
+bool same_columns(std::vector<float> const& a, std::vector<float> const& b, index_t columns) {
+    bool same = true;
+    for (index_t i = 0; i < 4 * tile_floats; ++i)
+        if (i / (2 * tile_floats) * 16 + i % 16 < columns)
+            same &= same_bits(std::vector{a[std::size_t(i)]}, std::vector{b[std::size_t(i)]});
+    return same;
+}
 template <class Kernel, class T>
 void check_kernel() {
     for (bool const add : {false, true}) {
         Block<T> block(5);
         auto const two = block.template run<Kernel>(32, add);
         block.check(two, add);
-        for (index_t const columns : {1, 2, 4, 5, 16}) {
-            auto const some = block.template run<Kernel>(columns, add);
-            bool same = true;
-            for (index_t i = 0; i < 2 * tile_floats; ++i)
-                if (i % 16 < columns) same &= some[std::size_t(i)] == two[std::size_t(i)];
-            CHECK(same);
+        for (index_t columns = 1; columns < 32; ++columns) {
+            CAPTURE(columns);
+            CHECK(same_columns(block.template run<Kernel>(columns, add), two, columns));
         }
     }
 }
-/// A kernel of a few columns of bf16 beside one of their floats.
+/// A kernel of a few columns that meet rows of bf16 beside one of their floats.
 template <class FewKernel, class FloatKernel>
 void check_widened() {
     for (index_t columns = 1; columns <= FewKernel::most_columns; ++columns)
         for (bool const add : {false, true}) {
-            Block<bf16> block(9);
+            Block<bf16, float> block(9);
             Block<float> wide(9, 1, 6);
             wide.rows.assign(block.rows.begin(), block.rows.end());
             wide.columns.assign(block.columns.begin(), block.columns.end());
-            auto const few = block.run<FewKernel>(columns, add);
-            auto const many = wide.run<FloatKernel>(32, add);
-            bool same = true;
-            for (index_t i = 0; i < 2 * tile_floats; ++i)
-                if (i % 16 < columns) same &= few[std::size_t(i)] == many[std::size_t(i)];
             CAPTURE(columns);
-            CHECK(same);
+            CHECK(same_columns(block.run<FewKernel>(columns, add), wide.run<FloatKernel>(32, add),
+                               columns));
         }
 }
 #if SEMOE_X86
+/// Rows that are lanes, in two calls, beside rows as they are.
+void check_lanes() {
+    Block<float> block(9, 1, 6), turned(9, 1, 6);
+    for (index_t place = 0; place < 2; ++place)
+        for (index_t k = 0; k < block.row_length; ++k)
+            for (index_t r = 0; r < 16; ++r)
+                turned.rows[std::size_t((place * block.row_length + k) * 16 + r)] =
+                    block.rows[std::size_t((place * 16 + r) * block.row_length + k)];
+    auto const expected = block.run<avx512::VectorKernel<avx512::FloatWords>>(32, false);
+    for (index_t columns = 1; columns <= 32; ++columns) {
+        CAPTURE(columns);
+        CHECK(same_columns(turned.run_in_parts<avx512::LanesKernel>(columns), expected, columns));
+    }
+}
 bool lacks(Isa isa) {
     if (is_available(isa)) return false;
     MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
@@ -136,7 +186,6 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
     if (!lacks(Isa::avx2)) check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
     if (lacks(Isa::avx512)) return;
     check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
-    check_kernel<avx512::VectorKernel<avx512::WidenedWords>, bf16>();
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
 #elif SEMOE_ARM
@@ -150,6 +199,9 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
 #if SEMOE_X86
     if (!lacks(Isa::avx2))
         check_widened<avx2::FewKernel<avx2::WidenedWords>, avx2::VectorKernel<avx2::FloatWords>>();
+    if (!lacks(Isa::avx512))
+        check_widened<avx512::FewKernel<avx512::WidenedWords>,
+                      avx512::VectorKernel<avx512::FloatWords>>();
 #elif SEMOE_ARM
     check_widened<portable::FewKernel<portable::WidenedWords<neon::Vectors>>,
                   portable::FloatKernel<neon::Vectors>>();
@@ -157,6 +209,10 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
 }
 
 #if SEMOE_X86
+TEST_CASE("ops/block_kernel: rows that are lanes already have the bits of others") {
+    if (!lacks(Isa::avx512)) check_lanes();
+}
+
 TEST_CASE("ops/block_kernel: vectors of 8 and of 16 have the same bits") {
     if (lacks(Isa::avx512)) return;
     for (bool const add : {false, true})

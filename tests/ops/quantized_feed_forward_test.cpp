@@ -218,7 +218,7 @@ TEST_CASE("ops/quantized_feed_forward: bytes have the same bits on every instruc
     }
     QuantizedExperts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {40}, true);
     std::vector<bf16> first;
-    for (Isa const isa : {Isa::avx512, Isa::avx512_bf16, Isa::amx}) {
+    for (Isa const isa : {Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
         if (!is_available(isa)) continue;
         using Tasks = ops::cpu::QuantizedTasks<Format, bf16, decltype(x.block)>;
         ops::Group<std::byte const> g;

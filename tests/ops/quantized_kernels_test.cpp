@@ -132,7 +132,7 @@ TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction s
     if (!lacks(Isa::avx2)) block.check<avx2::VectorKernel<avx2::ByteWords>>();
     if (lacks(Isa::avx512)) return;
     block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
-    if (!lacks(Isa::avx512_bf16)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
+    if (!lacks(Isa::avx512_vnni)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
     if (!lacks(Isa::amx)) block.check<amx::TileKernel<amx::HardwareByteTiles>>();
 #elif SEMOE_ARM
     block.check<neon::ByteKernel>();

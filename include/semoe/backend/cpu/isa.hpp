@@ -24,11 +24,12 @@ enum class Isa {
     portable,    ///< plain C++: old machines, and the twin that the others are tested against
     avx2,        ///< AVX2, FMA and F16C
     avx512,      ///< AVX-512 F, BW, DQ and VL
-    avx512_bf16, ///< and the dot products of bf16 and of bytes
+    avx512_vnni, ///< and the dot products of bytes
+    avx512_bf16, ///< and those of bf16
     amx,         ///< and AMX tiles of bf16 and of bytes
     neon,        ///< 64-bit ARM
 };
-inline constexpr Isa all_isas[] = {Isa::portable,    Isa::avx2, Isa::avx512,
+inline constexpr Isa all_isas[] = {Isa::portable,    Isa::avx2, Isa::avx512, Isa::avx512_vnni,
                                    Isa::avx512_bf16, Isa::amx,  Isa::neon};
 
 /// The name that SEMOE_ISA takes.
@@ -40,6 +41,8 @@ inline char const* to_string(Isa isa) {
         return "avx2";
     case Isa::avx512:
         return "avx512";
+    case Isa::avx512_vnni:
+        return "avx512_vnni";
     case Isa::avx512_bf16:
         return "avx512_bf16";
     case Isa::amx:
@@ -84,10 +87,9 @@ inline Isa detect_isa() {
     bool const avx512 = saves(0xe6) && has(features, 16) && has(features, 17) &&
                         has(features, 30) && has(features, 31);
     if (!avx512) return Isa::avx2;
-    bool const byte_dot = has(c, 11); // AVX512_VNNI
-    bool const bf16_dot =
-        byte_dot && leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5);
-    if (!bf16_dot) return Isa::avx512;
+    if (!has(c, 11)) return Isa::avx512; // AVX512_VNNI
+    bool const bf16_dot = leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 5);
+    if (!bf16_dot) return Isa::avx512_vnni;
     // AMX-BF16, AMX-TILE, AMX-INT8
     bool const tiles = saves(0x60000) && has(more, 22) && has(more, 24) && has(more, 25);
     return tiles && request_amx_state() ? Isa::amx : Isa::avx512_bf16;

@@ -46,9 +46,13 @@ struct CpuBackend;
     how class avx2::FewKernel<avx2::ByteWords>;                                                    \
     how class avx512::VectorKernel<avx512::FloatWords>;                                            \
     how class avx512::VectorKernel<avx512::DotWords>;                                              \
-    how class avx512::VectorKernel<avx512::WidenedWords>;                                          \
+    how class avx512::FewKernel<avx512::FloatWords>;                                               \
+    how class avx512::FewKernel<avx512::DotWords>;                                                 \
+    how class avx512::FewKernel<avx512::WidenedWords>;                                             \
     how class avx512::VectorKernel<avx512::ByteDotWords>;                                          \
     how class avx512::VectorKernel<avx512::WidenedByteWords>;                                      \
+    how class avx512::FewKernel<avx512::ByteDotWords>;                                             \
+    how class avx512::FewKernel<avx512::WidenedByteWords>;                                         \
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
     how class amx::TileKernel<amx::HardwareByteTiles>;
 #elif SEMOE_ARM

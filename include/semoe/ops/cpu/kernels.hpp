@@ -16,6 +16,7 @@ auto with_kernels(Isa isa, F const& f) {
 #if SEMOE_X86
     case Isa::amx:
     case Isa::avx512_bf16:
+    case Isa::avx512_vnni:
     case Isa::avx512:
         return f(Avx512Kernels{});
     case Isa::avx2:

@@ -7,11 +7,11 @@
 
 namespace semoe::ops::cpu::avx2 {
 
-/// How words of rows meet a line of the words of 16 columns: in `parts` passes, each of which takes
-/// so many elements of a word as there is room for. An element's sum is one chain in order of the
+/// How words of rows meet `lines` lines of 16 columns: in `parts` passes, each of which takes so
+/// many elements of a word as there is room for. An element's sum is one chain in order of the
 /// depth.
 struct FloatWords {
-    static constexpr int parts = 1;
+    static constexpr int parts = 1, lines = 1;
     template <int>
     SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
         return words;
@@ -24,17 +24,18 @@ struct FloatWords {
         sum = _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum);
     }
 };
-/// Words of two bf16 as floats, the even element first: the bits that floats of them have.
+/// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
+/// have.
 struct WidenedWords {
-    static constexpr int parts = 2;
+    static constexpr int parts = 2, lines = 2;
     template <int Part>
     SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
         return Part == 0 ? _mm256_slli_epi32(words, 16)
                          : _mm256_and_si256(words, _mm256_set1_epi32(int(0xffff0000u)));
     }
-    template <int Part>
-    SEMOE_AVX2 SEMOE_INLINE static __m256i column(__m256i words) {
-        return row<Part>(words);
+    template <int>
+    SEMOE_AVX2 SEMOE_INLINE static __m256i column(__m256i floats) {
+        return floats;
     }
     SEMOE_AVX2 SEMOE_INLINE static void add(__m256i a, __m256i b, __m256& sum) {
         FloatWords::add(a, b, sum);
@@ -43,7 +44,7 @@ struct WidenedWords {
 /// Words of four bytes, unsigned in rows and signed in columns, as products of 16 bits: the even
 /// bytes', then the odd ones'. Sums are of 32 bits in what the kernel carries as floats.
 struct ByteWords {
-    static constexpr int parts = 2;
+    static constexpr int parts = 2, lines = 1;
     template <int Part>
     SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
         return Part == 0 ? _mm256_and_si256(words, _mm256_set1_epi16(0xff))
@@ -84,7 +85,7 @@ public:
             index_t const steps = min(slab, s.steps - first);
             for (index_t rows = 0; rows < 32; rows += 8)
                 transpose(s, first, steps, rows, fetch, lines, words);
-            for (index_t i = 0; i < steps; ++i, right += tile_bytes) {
+            for (index_t i = 0; i < steps; ++i, right += Words::lines * tile_bytes) {
                 char const* const tiles = words + i * 2 * tile_bytes;
                 if (s.columns == 1) {
                     chains<4, 1>(tiles, right, sums[0]);
@@ -131,6 +132,7 @@ private:
         __m256 s[] = {_mm256_load_ps(at(I))...};
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
+            if constexpr (Words::lines == 2) columns += line_bytes;
             if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
         }
         (_mm256_store_ps(at(I), s[I]), ...);

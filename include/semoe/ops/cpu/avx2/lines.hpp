@@ -48,8 +48,6 @@ SEMOE_AVX2 SEMOE_INLINE void transpose_words(char const* from, index_t ld, char*
 
 /// What ops/cpu/feed_forward/lines.hpp asks of an instruction set. Tiles are of floats, or of S.
 struct Lines {
-    static constexpr bool widens = true;
-
     /// Row after row, as memory and its prefetch like it.
     template <class S, class T>
     SEMOE_AVX2 static void tile_rows_of(HostRows<T> const& m, char* tiles) {
@@ -73,7 +71,8 @@ struct Lines {
             }
     }
     template <class T>
-    SEMOE_AVX2 static void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
+    SEMOE_AVX2 static void tile_by_columns(TileForm, HostRows<T> const& m, char* tiles,
+                                           Fetch& fetch) {
         index_t const block = blocks_of_16(m.rows) * tile_bytes;
         int const fetched = fetch.wanted() ? 1 : 0;
         for (index_t r = 0; r < blocks_of_16(m.rows) * 16; ++r, tiles += line_bytes) {

@@ -5,112 +5,217 @@
 
 #if SEMOE_X86
 #include <cstring>
+#include <utility>
 
 namespace semoe::ops::cpu::avx512 {
 
-/// How a word of a row, spread over a register, meets the words of 16 columns.
+/// How words of rows meet `lines` lines of 16 columns: in `parts` steps, each of which takes so
+/// many elements of a word as there is room for. An element's sum is one chain in order of the
+/// depth. Up to `few` columns rows become lanes.
 struct FloatWords {
-    using Element = float;
-    using Left = __m512;
-    using Right = __m512;
-    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
-        return _mm512_castsi512_ps(_mm512_set1_epi32(int(word)));
+    static constexpr int parts = 1, lines = 1;
+    static constexpr index_t few = 16;
+    template <int>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
+        return words;
     }
-    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
-        return _mm512_castsi512_ps(_mm512_load_si512(line));
+    template <int>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i column(__m512i words) {
+        return words;
     }
-    SEMOE_AVX512 SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
-        sum = _mm512_fmadd_ps(a, b, sum);
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
+        sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
     }
 };
-/// Words of two bf16 as floats: one chain, the even element first.
+/// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
+/// have.
 struct WidenedWords {
-    using Element = bf16;
-    struct Pair {
-        __m512 even, odd;
-    };
-    using Left = Pair;
-    using Right = Pair;
-    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
-        return {_mm512_castsi512_ps(_mm512_set1_epi32(int(word << 16))),
-                _mm512_castsi512_ps(_mm512_set1_epi32(int(word & 0xffff0000u)))};
+    static constexpr int parts = 2, lines = 2;
+    static constexpr index_t few = few_columns(Isa::avx512);
+    template <int Part>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
+        return Part == 0 ? _mm512_maskz_slli_epi32(0xffff, words, 16)
+                         : _mm512_and_si512(words, _mm512_set1_epi32(int(0xffff0000u)));
     }
-    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
-        __m512i const words = _mm512_load_si512(line);
-        __m512i const upper = _mm512_set1_epi32(int(0xffff0000u));
-        return {_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, words, 16)),
-                _mm512_castsi512_ps(_mm512_and_si512(words, upper))};
+    template <int>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i column(__m512i floats) {
+        return floats;
     }
-    SEMOE_AVX512 SEMOE_INLINE static void add(Left const& a, Right const& b, __m512& sum) {
-        sum = _mm512_fmadd_ps(a.even, b.even, sum);
-        sum = _mm512_fmadd_ps(a.odd, b.odd, sum);
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
+        FloatWords::add(a, b, sum);
     }
 };
 /// Words of two bf16 by the processor's dot product.
-struct DotWords {
-    using Element = bf16;
-    using Left = __m512i;
-    using Right = __m512i;
-    SEMOE_AVX512 SEMOE_INLINE static Left spread(std::uint32_t word) {
-        return _mm512_set1_epi32(int(word));
-    }
-    SEMOE_AVX512 SEMOE_INLINE static Right load(char const* line) {
-        return _mm512_load_si512(line);
-    }
-    SEMOE_AVX512 SEMOE_INLINE static void add(Left a, Right b, __m512& sum) {
+struct DotWords : FloatWords {
+    static constexpr index_t few = 4;
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         // Written out, so that one target serves all kernels of this file.
         __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
+    }
+};
+
+SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
+    int word;
+    std::memcpy(&word, from, sizeof(word));
+    return _mm512_set1_epi32(word);
+}
+
+/// A tile of results from rows to columns or back, or zeros.
+SEMOE_AVX512 inline void turn(float* results, bool keep = true) {
+    __m512i x[16] = {};
+    for (index_t i = 0; i < 16 && keep; ++i) x[i] = _mm512_load_si512(results + i * 16);
+    if (keep) transpose_words(x);
+    for (index_t i = 0; i < 16; ++i) _mm512_store_si512(results + i * 16, x[i]);
+}
+
+/// Products of few columns: rows become lanes, so that none are empty. Half a step at a time, so
+/// that rows and all sums have room in registers.
+template <class Words>
+class FewKernel final : public BlockKernel {
+public:
+    static constexpr index_t most_columns = Words::few;
+
+    static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
+        for (index_t first = 0; first < s.columns; first += 16, lines = 0, results += tiles_of_16) {
+            char const* const right = s.right + first / 16 * s.right_tile;
+            index_t const n = s.columns - first;
+            if (n <= 4)
+                n == 1   ? both<1>(s, right, fetch, lines, add, results)
+                : n == 2 ? both<2>(s, right, fetch, lines, add, results)
+                         : both<4>(s, right, fetch, lines, add, results);
+            else if constexpr (most_columns > 4)
+                n <= 6    ? one_by_one<6>(s, right, fetch, lines, add, results)
+                : n <= 8  ? one_by_one<8>(s, right, fetch, lines, add, results)
+                : n <= 12 ? one_by_one<12>(s, right, fetch, lines, add, results)
+                          : one_by_one<16>(s, right, fetch, lines, add, results);
+        }
+    }
+
+private:
+    static constexpr index_t tiles_of_16 = 2 * tile_floats;
+
+    /// Of the rows' two places.
+    template <int Columns>
+    static void both(BlockSteps const& s, char const* right, Fetch& fetch, int lines, bool add,
+                     float* results) {
+        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats, add);
+        chains<2>(s, s.left[0], right, fetch, 2 * lines, results,
+                  std::make_integer_sequence<index_t, Columns>{});
+        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats);
+    }
+    template <int Columns>
+    static void one_by_one(BlockSteps const& s, char const* right, Fetch& fetch, int lines,
+                           bool add, float* results) {
+        for (index_t place = 0; place < 2; ++place, results += tile_floats) {
+            turn(results, add);
+            chains<1>(s, s.left[place], right, fetch, lines, results,
+                      std::make_integer_sequence<index_t, Columns>{});
+            turn(results);
+        }
+    }
+    template <int Places, index_t... C>
+    SEMOE_AVX512 SEMOE_NOINLINE static void
+    chains(BlockSteps const& s, char const* left, char const* right, Fetch& fetch, int lines,
+           float* results, std::integer_sequence<index_t, C...>) {
+        index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
+        float* const second = results + (Places - 1) * tile_floats;
+        __m512 low[] = {_mm512_load_ps(results + C * 16)...};
+        __m512 high[] = {_mm512_load_ps(second + C * 16)...};
+        for (index_t n = s.steps; n > 0; --n, left += s.step_bytes)
+            for (index_t half = 0; half < 2; ++half, right += 8 * Words::lines * line_bytes) {
+                fetch.some(lines);
+                __m512i x[8], y[8] = {};
+                transpose_words(left + half * 32, row, x);
+                if constexpr (Places == 2) transpose_words(left + other + half * 32, row, y);
+                words<Places, C...>(x, y, right, low, high, std::make_integer_sequence<int, 8>{});
+            }
+        if constexpr (Places == 2) (_mm512_store_ps(second + C * 16, high[C]), ...);
+        (_mm512_store_ps(results + C * 16, low[C]), ...);
+    }
+    template <int Places, index_t... C, int... I>
+    SEMOE_AVX512 SEMOE_INLINE static void words(__m512i const (&x)[8], __m512i const (&y)[8],
+                                                char const* right, __m512 (&low)[sizeof...(C)],
+                                                __m512 (&high)[sizeof...(C)],
+                                                std::integer_sequence<int, I...>) {
+        (word<Places, C...>(x[I], y[I], right + I * Words::lines * line_bytes, low, high), ...);
+    }
+    template <int Places, index_t... C>
+    SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, __m512i y, char const* line,
+                                               __m512 (&low)[sizeof...(C)],
+                                               __m512 (&high)[sizeof...(C)]) {
+        (step<0, Places>(x, y, line + C * 4, low[C], high[C]), ...);
+        if constexpr (Words::parts == 2)
+            (step<1, Places>(x, y, line + (Words::lines - 1) * line_bytes + C * 4, low[C], high[C]),
+             ...);
+    }
+    template <int Part, int Places>
+    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, char const* column,
+                                               __m512& low, __m512& high) {
+        __m512i const b = Words::template column<Part>(spread(column));
+        Words::add(Words::template row<Part>(x), b, low);
+        if constexpr (Places == 2) Words::add(Words::template row<Part>(y), b, high);
+    }
+
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
+        multiply(s, fetch, lines, add, results);
+    }
+};
+
+/// Products of floats whose rows are lanes already, by any number of columns: so many chains at a
+/// time as hide the latency of a step. Results lie as columns until the last step.
+class LanesKernel final : public BlockKernel {
+    static constexpr int group = 8;
+
+    void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
+        for (index_t c = 0; c < min(s.columns, index_t(32)); c += group) {
+            float* const to = results + c / 16 * 2 * tile_floats + c % 16 * 16;
+            char const* const right = s.right + c / 16 * s.right_tile + c % 16 * 4;
+            if (s.columns - c > group / 2)
+                chains(s, right, fetch, lines, add, to,
+                       std::make_integer_sequence<index_t, group>{});
+            else
+                chains(s, right, fetch, lines, add, to,
+                       std::make_integer_sequence<index_t, group / 2>{});
+        }
+        for (index_t t = 0; t < (s.columns > 16 ? 4 : 2) && s.last; ++t)
+            turn(results + t * tile_floats);
+    }
+    template <index_t... C>
+    SEMOE_AVX512 SEMOE_NOINLINE static void
+    chains(BlockSteps const& s, char const* right, Fetch& fetch, int lines, bool add,
+           float* results, std::integer_sequence<index_t, C...>) {
+        float* const second = results + tile_floats;
+        __m512 low[] = {(add ? _mm512_load_ps(results + C * 16) : _mm512_setzero_ps())...};
+        __m512 high[] = {(add ? _mm512_load_ps(second + C * 16) : _mm512_setzero_ps())...};
+        char const* rows = s.left[0];
+        index_t const other = s.left[1] - s.left[0];
+        for (index_t n = s.steps; n > 0; --n) {
+            fetch.some(lines);
+            for (index_t i = 0; i < 16; ++i, rows += line_bytes, right += line_bytes) {
+                __m512i const x = _mm512_load_si512(rows), y = _mm512_load_si512(rows + other);
+                (step(x, y, spread(right + C * 4), low[C], high[C]), ...);
+            }
+        }
+        (_mm512_store_ps(results + C * 16, low[C]), ...);
+        (_mm512_store_ps(second + C * 16, high[C]), ...);
+    }
+    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, __m512i column, __m512& low,
+                                               __m512& high) {
+        FloatWords::add(x, column, low);
+        FloatWords::add(y, column, high);
     }
 };
 
 /// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
 template <class Words>
 class VectorKernel final : public BlockKernel {
-    static constexpr index_t most_columns = few_columns(Isa::avx512);
-
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns > 16)
+        if (s.columns <= Words::few)
+            FewKernel<Words>::multiply(s, fetch, lines, add, results);
+        else if (s.columns > 16)
             multiply<2>(s, fetch, lines, add, results);
-        else if (s.columns > most_columns)
+        else if constexpr (Words::few < 16)
             multiply<1>(s, fetch, lines, add, results);
-        else
-            for (index_t place = 0; place < 2; ++place)
-                multiply_few(s, s.left[place], fetch, 2 * lines, add,
-                             results + place * tile_floats);
-    }
-    SEMOE_AVX512 SEMOE_NOINLINE static void multiply_few(BlockSteps const& s, char const* left,
-                                                         Fetch& fetch, int lines, bool add,
-                                                         float* results) {
-        __m512 sums[most_columns];
-        alignas(64) float column[16] = {};
-        for (index_t m = 0; m < most_columns; ++m) {
-            for (index_t r = 0; r < 16 && add; ++r) column[r] = results[r * 16 + m];
-            sums[m] = _mm512_load_ps(column);
-        }
-        char const* right = s.right;
-        for (index_t n = 0; n < s.steps; ++n, left += s.step_bytes, right += tile_bytes) {
-            fetch.some(lines);
-            __m512i x[16];
-            for (index_t r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(left + r * s.row_bytes);
-            transpose_words(x);
-            alignas(64) char words[tile_bytes];
-            for (index_t i = 0; i < 16; ++i) _mm512_store_si512(words + i * line_bytes, x[i]);
-            for (index_t i = 0; i < 16; ++i) {
-                auto const rows = load_rows(words + i * line_bytes);
-                char const* const line = right + i * line_bytes;
-                Words::add(rows, spread_column(line), sums[0]);
-                if (s.columns == 1) continue;
-                Words::add(rows, spread_column(line + 4), sums[1]);
-                Words::add(rows, spread_column(line + 8), sums[2]);
-                Words::add(rows, spread_column(line + 12), sums[3]);
-            }
-        }
-        if (!add)
-            for (index_t r = 0; r < 16; ++r) _mm512_store_ps(results + r * 16, _mm512_setzero_ps());
-        for (index_t m = 0; m < most_columns; ++m) {
-            _mm512_store_ps(column, sums[m]);
-            for (index_t r = 0; r < 16; ++r) results[r * 16 + m] = column[r];
-        }
     }
     template <int Columns>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
@@ -123,9 +228,8 @@ class VectorKernel final : public BlockKernel {
     }
     template <int Columns, index_t... R>
     SEMOE_AVX512 SEMOE_NOINLINE static void
-    chains(BlockSteps const& block, char const* left, Fetch& fetch, int lines, bool add,
-           float* results, std::integer_sequence<index_t, R...>) {
-        BlockSteps s = block;
+    chains(BlockSteps const& s, char const* left, Fetch& fetch, int lines, bool add, float* results,
+           std::integer_sequence<index_t, R...>) {
         constexpr index_t second_column = 2 * tile_floats;
         __m512 first[sizeof...(R)], second[sizeof...(R)];
         ((first[R] = add ? _mm512_loadu_ps(results + R * 16) : _mm512_setzero_ps()), ...);
@@ -133,49 +237,35 @@ class VectorKernel final : public BlockKernel {
             ((second[R] =
                   add ? _mm512_loadu_ps(results + second_column + R * 16) : _mm512_setzero_ps()),
              ...);
-        index_t const row = s.row_bytes;
-        for (; s.steps > 0; --s.steps, left += s.step_bytes, s.right += tile_bytes) {
+        index_t const row = s.row_bytes, right_tile = s.right_tile;
+        char const* right = s.right;
+        for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
             for (index_t i = 0; i < 16; ++i) {
-                auto const b0 = Words::load(s.right + i * line_bytes);
-                if constexpr (Columns == 2) {
-                    auto const b1 = Words::load(s.right + s.right_tile + i * line_bytes);
-                    (step(left + R * row + i * 4, b0, b1, first[R], second[R]), ...);
-                } else {
-                    (Words::add(spread(left + R * row + i * 4), b0, first[R]), ...);
-                }
+                char const* const line = right + i * line_bytes;
+                (step<Columns>(left + R * row + i * 4, line, line + right_tile, first[R],
+                               second[R]),
+                 ...);
             }
         }
         (_mm512_storeu_ps(results + R * 16, first[R]), ...);
         if constexpr (Columns == 2)
             (_mm512_storeu_ps(results + second_column + R * 16, second[R]), ...);
     }
-    SEMOE_AVX512 SEMOE_INLINE static typename Words::Left spread(char const* from) {
-        std::uint32_t word;
-        std::memcpy(&word, from, sizeof(word));
-        return Words::spread(word);
+    /// A word of a row by a line of columns, or two.
+    template <int Columns>
+    SEMOE_AVX512 SEMOE_INLINE static void step(char const* word, char const* line0,
+                                               char const* line1, __m512& sum0, __m512& sum1) {
+        part<0, Columns>(word, line0, line1, sum0, sum1);
+        if constexpr (Words::parts == 2) part<1, Columns>(word, line0, line1, sum0, sum1);
     }
-    // Where rows become lanes, words that tell rows from columns have other names for both.
-    SEMOE_AVX512 SEMOE_INLINE static typename Words::Left load_rows(char const* line) {
-        if constexpr (requires { Words::load_rows(line); })
-            return Words::load_rows(line);
-        else
-            return Words::load(line);
-    }
-    SEMOE_AVX512 SEMOE_INLINE static typename Words::Right spread_column(char const* from) {
-        std::uint32_t word;
-        std::memcpy(&word, from, sizeof(word));
-        if constexpr (requires { Words::spread_column(word); })
-            return Words::spread_column(word);
-        else
-            return Words::spread(word);
-    }
-    SEMOE_AVX512 SEMOE_INLINE static void step(char const* from, typename Words::Right const& b0,
-                                               typename Words::Right const& b1, __m512& sum0,
-                                               __m512& sum1) {
-        auto const a = spread(from);
-        Words::add(a, b0, sum0);
-        Words::add(a, b1, sum1);
+    template <int Part, int Columns>
+    SEMOE_AVX512 SEMOE_INLINE static void part(char const* word, char const* line0,
+                                               char const* line1, __m512& sum0, __m512& sum1) {
+        __m512i const a = Words::template row<Part>(spread(word));
+        Words::add(a, Words::template column<Part>(_mm512_load_si512(line0)), sum0);
+        if constexpr (Columns == 2)
+            Words::add(a, Words::template column<Part>(_mm512_load_si512(line1)), sum1);
     }
 };
 

@@ -31,14 +31,17 @@ SEMOE_AVX512 SEMOE_INLINE void store(bf16* p, index_t n, __m512i line) {
     _mm512_mask_storeu_epi16(p, first<bf16>(n), line);
 }
 
+SEMOE_AVX512 SEMOE_INLINE __m512 widen(__m256i bits) {
+    return _mm512_castsi512_ps(
+        _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+}
+
 /// The first n of 16 numbers, as floats; the others are zero.
 SEMOE_AVX512 SEMOE_INLINE __m512 load_16(float const* p, index_t n) {
     return _mm512_maskz_loadu_ps(__mmask16(first<float>(n)), p);
 }
 SEMOE_AVX512 SEMOE_INLINE __m512 load_16(bf16 const* p, index_t n) {
-    __m256i const bits = _mm256_maskz_loadu_epi16(__mmask16(first<float>(n)), p);
-    return _mm512_castsi512_ps(
-        _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+    return widen(_mm256_maskz_loadu_epi16(__mmask16(first<float>(n)), p));
 }
 /// Rounds to nearest, ties to even.
 SEMOE_AVX512 SEMOE_INLINE __m256i narrow(__m512 x) {
@@ -64,6 +67,13 @@ SEMOE_AVX512 SEMOE_INLINE void store_16(bf16* p, index_t n, __m512 x) {
     _mm256_mask_storeu_epi16(p, __mmask16(first<float>(n)), narrow(x));
 }
 
+/// Half a line, and that `ld` bytes on.
+SEMOE_AVX512 SEMOE_INLINE __m512i two_halves(char const* from, index_t ld) {
+    auto const* const low = reinterpret_cast<__m256i const*>(from);
+    auto const* const high = reinterpret_cast<__m256i const*>(from + ld);
+    return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(_mm256_loadu_si256(low)),
+                                    _mm256_loadu_si256(high), 1);
+}
 template <int... I>
 SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16], std::integer_sequence<int, I...>) {
     // Exchanges between lines 1, 2, 4 and 8 apart.
@@ -85,6 +95,24 @@ SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16], std::integer_se
 SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16]) {
     transpose_words(x, std::make_integer_sequence<int, 16>{});
 }
+template <int... I>
+SEMOE_AVX512 SEMOE_INLINE void transpose_words(char const* from, index_t ld, __m512i (&x)[8],
+                                               std::integer_sequence<int, I...>) {
+    __m512i t[] = {two_halves(from + (I % 4 + I / 4 * 8) * ld, 4 * ld)...}, u[8] = {};
+    ((u[I] = I % 2 ? _mm512_maskz_unpackhi_epi32(0xffff, t[I & ~1], t[I | 1])
+                   : _mm512_maskz_unpacklo_epi32(0xffff, t[I & ~1], t[I | 1])),
+     ...);
+    ((t[I] = I % 2 ? _mm512_maskz_unpackhi_epi64(0xff, u[(I & ~3) + I / 2 % 2],
+                                                 u[(I & ~3) + I / 2 % 2 + 2])
+                   : _mm512_maskz_unpacklo_epi64(0xff, u[(I & ~3) + I / 2 % 2],
+                                                 u[(I & ~3) + I / 2 % 2 + 2])),
+     ...);
+    ((x[I] = _mm512_maskz_shuffle_i32x4(0xffff, t[I % 4], t[I % 4 + 4], I / 4 ? 0xdd : 0x88)), ...);
+}
+/// Eight words of 16 rows, `ld` bytes apart, to lines.
+SEMOE_AVX512 SEMOE_INLINE void transpose_words(char const* from, index_t ld, __m512i (&x)[8]) {
+    transpose_words(from, ld, x, std::make_integer_sequence<int, 8>{});
+}
 /// Rows 2i and 2i + 1 of 32 bf16 to their words: columns 0 to 15 in low, 16 to 31 in high.
 SEMOE_AVX512 SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& low, __m512i& high) {
     alignas(64) static constexpr std::uint16_t order[2][32] = {
@@ -96,58 +124,47 @@ SEMOE_AVX512 SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& lo
     high = _mm512_permutex2var_epi16(even, _mm512_load_si512(order[1]), odd);
 }
 
-/// The rows that one step of a depth over rows takes; null past the end.
-template <class T>
+/// The rows that one step of a depth over rows takes in tiles of S; null past the end.
+template <class S, class T>
 struct StepRows {
-    T const* row[step_depth<T>];
+    T const* row[step_depth<S>];
     index_t cols;
 
     StepRows(HostRows<T> const& m, index_t first)
       : cols(m.cols) {
-        for (index_t r = 0; r < step_depth<T>; ++r)
+        for (index_t r = 0; r < step_depth<S>; ++r)
             row[r] = first + r < m.rows ? m.row(first + r) : nullptr;
     }
-    bool is_whole() const { return row[step_depth<T> - 1] != nullptr; }
+    bool is_whole() const { return row[step_depth<S> - 1] != nullptr; }
 };
 
 /// Lines that 16 rows of results become: words of their columns, rounded to T.
 template <class T>
 inline constexpr index_t lines_of_16 = sizeof(T) == 4 ? 16 : 8;
 
-/// What ops/cpu/feed_forward/lines.hpp asks of an instruction set.
+/// What ops/cpu/feed_forward/lines.hpp asks of an instruction set. Tiles are of T, or of floats.
 struct Lines {
-    static constexpr bool widens = false; ///< no tiles but of what rows are made of
-
-    template <class, class T>
+    template <class S, class T>
     SEMOE_AVX512 static void tile_rows_of(HostRows<T> const& m, char* tiles) {
         for (index_t r = 0; r < m.rows; r += tile_rows)
-            for (index_t c = 0; c < m.cols; c += step_depth<T>, tiles += tile_bytes)
+            for (index_t c = 0; c < m.cols; c += step_depth<S>, tiles += tile_bytes)
                 for (index_t i = 0; i < tile_rows; ++i)
-                    _mm512_store_si512(tiles + i * line_bytes, line(m, r + i, c));
+                    _mm512_store_si512(tiles + i * line_bytes, line<S>(m, r + i, c));
     }
-    template <class, class T>
+    template <class S, class T>
     SEMOE_AVX512 static void tile_words_of(HostRows<T> const& m, char* tiles) {
         for (index_t r = 0; r < m.rows; r += tile_rows)
-            for (index_t c = 0; c < m.cols; c += step_depth<T>, tiles += tile_bytes) {
+            for (index_t c = 0; c < m.cols; c += step_depth<S>, tiles += tile_bytes) {
                 __m512i x[16];
-                for (int i = 0; i < 16; ++i) x[i] = line(m, r + i, c);
+                for (int i = 0; i < 16; ++i) x[i] = line<S>(m, r + i, c);
                 transpose_words(x);
                 for (int i = 0; i < 16; ++i) _mm512_store_si512(tiles + i * line_bytes, x[i]);
             }
     }
     template <class T>
-    SEMOE_AVX512 static void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
-        index_t const steps = TileForm{Isa::avx512, step_depth<T>}.steps(m.rows),
-                      block = steps * tile_bytes;
-        for (index_t s = 0; s < steps; ++s) {
-            StepRows<T> const rows(m, s * step_depth<T>);
-            char* to = tiles + s * tile_bytes;
-            for (index_t c = 0; c < m.cols; c += 32, to += 2 * block)
-                if (rows.is_whole() && c + 32 <= m.cols)
-                    tile_columns<true>(rows, c, to, to + block, fetch);
-                else
-                    tile_columns<false>(rows, c, to, to + block, fetch);
-        }
+    static void tile_by_columns(TileForm form, HostRows<T> const& m, char* tiles, Fetch& fetch) {
+        form.widens_rows<T>() ? tile_by_columns<float>(m, tiles, fetch)
+                              : tile_by_columns<T>(m, tiles, fetch);
     }
     SEMOE_AVX512 static void transpose_tiles(char* tiles, index_t n) {
         for (; n > 0; --n, tiles += tile_bytes) {
@@ -179,8 +196,13 @@ struct Lines {
             for (index_t r = 0; r < rows; ++r) store(to + r * ld, width, words[r]);
         }
     }
-    template <class, class T>
+    template <class S, class T>
     SEMOE_AVX512 static void words_of_results(float const* tile, char* to) {
+        if constexpr (sizeof(S) != sizeof(T)) {
+            for (index_t i = 0; i < 16; ++i)
+                _mm512_store_ps(to + i * line_bytes, widen(narrow(_mm512_load_ps(tile + i * 16))));
+            return;
+        }
         __m512i line[lines_of_16<T>];
         of_results(tile, line, static_cast<T const*>(nullptr));
         for (index_t i = 0; i < lines_of_16<T>; ++i)
@@ -204,13 +226,34 @@ struct Lines {
     }
 
 private:
-    template <class T>
-    SEMOE_AVX512 SEMOE_INLINE static __m512i line(HostRows<T> const& m, index_t r, index_t c) {
-        return r < m.rows ? load(m.row(r) + c, m.cols - c) : _mm512_setzero_si512();
+    template <class S, class T>
+    SEMOE_AVX512 static void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
+        index_t const steps = (m.rows + step_depth<S> - 1) / step_depth<S>,
+                      block = steps * tile_bytes;
+        for (index_t s = 0; s < steps; ++s) {
+            StepRows<S, T> const rows(m, s * step_depth<S>);
+            char* to = tiles + s * tile_bytes;
+            for (index_t c = 0; c < m.cols; c += 32, to += 2 * block)
+                if (rows.is_whole() && c + 32 <= m.cols)
+                    tile_columns<true>(rows, c, to, to + block, fetch);
+                else
+                    tile_columns<false>(rows, c, to, to + block, fetch);
+        }
     }
-    template <class T>
-    SEMOE_AVX512 SEMOE_INLINE static __m512i line(StepRows<T> const& m, index_t r, index_t c) {
-        return m.row[r] ? load(m.row[r] + c, m.cols - c) : _mm512_setzero_si512();
+    template <class S, class T>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i load_line(T const* p, index_t n) {
+        if constexpr (sizeof(S) == sizeof(T))
+            return load(p, n);
+        else
+            return _mm512_castps_si512(load_16(p, n));
+    }
+    template <class S, class T>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i line(HostRows<T> const& m, index_t r, index_t c) {
+        return r < m.rows ? load_line<S>(m.row(r) + c, m.cols - c) : _mm512_setzero_si512();
+    }
+    template <class S, class T>
+    SEMOE_AVX512 SEMOE_INLINE static __m512i line(StepRows<S, T> const& m, index_t r, index_t c) {
+        return m.row[r] ? load_line<S>(m.row[r] + c, m.cols - c) : _mm512_setzero_si512();
     }
     SEMOE_AVX512 SEMOE_INLINE static void of_results(float const* tile, __m512i* to, float const*) {
         for (index_t i = 0; i < 16; ++i) to[i] = _mm512_loadu_si512(tile + i * 16);
@@ -223,14 +266,14 @@ private:
     /// @param second  the tile of columns 16 to 31; left alone where there are none
     /// @param fetch   asked for a line for every two that are read
     /// @tparam Whole  whether all rows and columns exist
-    template <bool Whole>
-    SEMOE_AVX512 SEMOE_INLINE static void tile_columns(StepRows<float> const& m, index_t col,
+    template <bool Whole, class T>
+    SEMOE_AVX512 SEMOE_INLINE static void tile_columns(StepRows<float, T> const& m, index_t col,
                                                        char* first, char* second, Fetch& fetch) {
         int const fetched = fetch.wanted() ? 1 : 0;
         for (index_t r = 0; r < 16; ++r, first += line_bytes, second += line_bytes) {
             if constexpr (Whole) {
-                _mm512_store_ps(first, _mm512_loadu_ps(m.row[r] + col));
-                _mm512_store_ps(second, _mm512_loadu_ps(m.row[r] + col + 16));
+                _mm512_store_ps(first, load_16(m.row[r] + col, 16));
+                _mm512_store_ps(second, load_16(m.row[r] + col + 16, 16));
             } else {
                 _mm512_store_si512(first, line(m, r, col));
                 if (col + 16 < m.cols) _mm512_store_si512(second, line(m, r, col + 16));
@@ -239,7 +282,7 @@ private:
         }
     }
     template <bool Whole>
-    SEMOE_AVX512 SEMOE_INLINE static void tile_columns(StepRows<bf16> const& m, index_t col,
+    SEMOE_AVX512 SEMOE_INLINE static void tile_columns(StepRows<bf16, bf16> const& m, index_t col,
                                                        char* first, char* second, Fetch& fetch) {
         int const fetched = fetch.wanted() ? 1 : 0;
         for (index_t r = 0; r < 32; r += 2, first += line_bytes, second += line_bytes) {

@@ -11,10 +11,11 @@ namespace semoe::ops::cpu {
 struct BlockSteps {
     char const* left[2];           ///< rows: 64 bytes of each are one step
     index_t row_bytes, step_bytes; ///< from row to row, and from step to step
-    char const* right;             ///< tiles of words, one a step
+    char const* right;             ///< tiles of words, one a step, or TileForm::widths of them
     index_t right_tile;            ///< bytes from the first 16 columns' tiles to the second's
     index_t steps;
-    index_t columns; ///< that anybody wants, the first ones; more than 32 count as 32
+    index_t columns;  ///< that anybody wants, the first ones; more than 32 count as 32
+    bool last = true; ///< false: more steps follow, and results may lie as the kernel likes
 };
 
 /// Multiplies blocks of one element type on one instruction set. It lives as long as a task, and

@@ -50,13 +50,13 @@ inline constexpr index_t widened_steps = 16;
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
-    index_t const steps = form.widens<T>() ? widened_steps : form.steps(depth);
+    index_t const steps = form.widens_rows<T>() ? widened_steps : form.steps(depth);
     return (2 * steps + (rows + 31) / 32 * 4) * tile_bytes;
 }
 
 /// c(n, m) = sum over k of w(n, k) * x(m, k) for some panels: the bits of an element depend on its
 /// row of w and its row of x alone.
-/// @param x        tiles of words [blocks of 16 columns][steps], in that form
+/// @param x        tiles of words [blocks of 16 columns][steps][widths], in that form
 /// @param rows     of x
 /// @param next     weights to fetch when these have been read; may have no streams
 /// @param scratch  by_rows_scratch_bytes(form, depth, rows), aligned to 64 bytes
@@ -67,8 +67,8 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                       index_t first_panel, index_t last_panel, char const* x, index_t rows,
                       WeightRows<T> const& next, char* scratch, Finish const& finish) {
     index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
-    index_t const right_block = steps * tile_bytes;
-    bool const widens = form.widens<T>();
+    index_t const right_block = form.block_bytes(w.depth);
+    bool const widens = form.widens_rows<T>();
     index_t const slab = widens ? widened_steps : steps;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
     index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
@@ -90,20 +90,21 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                 left[s] = in_place ? reinterpret_cast<char const*>(from)
                                    : scratch + s * slab * tile_bytes;
                 if (!in_place)
-                    tile_rows_of(form,
-                                 HostRows<T>{from, w.depth, w.panel_rows(s, p),
-                                             min(n * form.step, w.depth - k)},
-                                 scratch + s * slab * tile_bytes);
+                    tile_left(form,
+                              HostRows<T>{from, w.depth, w.panel_rows(s, p),
+                                          min(n * form.step, w.depth - k)},
+                              scratch + s * slab * tile_bytes);
             }
             for (index_t c = 0; c < pairs; ++c) {
                 float* const to = results + c * pair_results;
                 BlockSteps const block{{left[0], left[1]},
                                        in_place ? w.row_bytes() : line_bytes,
                                        in_place ? line_bytes : tile_bytes,
-                                       x + 2 * c * right_block + first * tile_bytes,
+                                       x + 2 * c * right_block + first * form.widths * tile_bytes,
                                        right_block,
                                        n,
-                                       rows - 32 * c};
+                                       rows - 32 * c,
+                                       first + n == steps};
                 kernel.multiply(block, fetch, lines, first > 0, to);
                 if (first + n == steps)
                     finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), to);

@@ -125,7 +125,7 @@ private:
     static constexpr int units = Unit::inputs == 2 ? 1 : 2; ///< tiles of activations
 
     void to_words(index_t panel, index_t block, float const* act) const {
-        index_t const all = f.form.steps(f.intermediate) * tile_bytes;
+        index_t const all = f.form.block_bytes(f.intermediate);
         index_t const bytes = f.form.lines_of_16() * line_bytes;
         char* to = words + block * all + panel * w.advance / 16 * bytes;
         for (int u = 0; u < units && w.panel_rows(u, panel) > 0; ++u, to += bytes)

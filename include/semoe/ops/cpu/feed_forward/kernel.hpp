@@ -10,11 +10,11 @@
 
 namespace semoe::ops::cpu {
 
-/// f(kernel) of two kernels: that of tiles of floats, or that of a few columns of bf16 as they are.
+/// f(kernel) of two kernels: that of tiles of floats, or that of rows of bf16 by a few columns.
 template <class T, class Floats, class FewWidened, class F>
 void with_kernel_of_floats(TileForm form, F const& f) {
     if constexpr (!std::same_as<T, float>)
-        if (!form.widens<T>()) return f(FewWidened{});
+        if (!form.widens_rows<T>()) return f(FewWidened{});
     f(Floats{});
 }
 /// Calls f(kernel) with the BlockKernel of tiles in a form, made of elements of T.
@@ -38,8 +38,11 @@ void with_block_kernel(TileForm form, F const& f) {
         with(amx::TileKernel<amx::HardwareTiles>{});
     else if (form.isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::DotWords>{});
+    else if (form.lanes)
+        with(avx512::LanesKernel{});
     else
-        with(avx512::VectorKernel<avx512::WidenedWords>{});
+        with_kernel_of_floats<T, avx512::VectorKernel<avx512::FloatWords>,
+                              avx512::FewKernel<avx512::WidenedWords>>(form, with);
 #elif SEMOE_ARM
     using V = neon::Vectors;
     with_kernel_of_floats<T, portable::FloatKernel<V>,

@@ -9,6 +9,8 @@
 #include "semoe/ops/cpu/neon/vectors.hpp"
 #include "semoe/ops/cpu/portable/lines.hpp"
 
+#include <cstring>
+
 namespace semoe::ops::cpu {
 
 /// f(Lines{}) with what an instruction set has for lines and tiles.
@@ -22,14 +24,10 @@ void with_lines(Isa isa, F const& f) {
     f(portable::Lines<neon::Vectors>{});
 #endif
 }
-/// f(Lines{}, S{}) for tiles of S in a form, made of elements of T.
+/// f(Lines{}, S{}) for tiles of S, made of elements of T: of floats, where they are widened.
 template <class T, class F>
-void with_tiles(TileForm form, F const& f) {
-    with_lines(form.isa, [&](auto lines) {
-        if constexpr (decltype(lines)::widens)
-            if (form.widens<T>()) return f(lines, float{});
-        f(lines, T{});
-    });
+void with_tiles(Isa isa, bool widened, F const& f) {
+    with_lines(isa, [&](auto lines) { widened ? f(lines, float{}) : f(lines, T{}); });
 }
 
 /// f(), compiled for an instruction set as far as it is inlined.
@@ -44,21 +42,38 @@ void call_for(Isa isa, F const& f) {
 /// Tiles of rows [blocks of 16 rows][steps].
 template <class T>
 void tile_rows_of(TileForm form, HostRows<T> const& m, char* tiles) {
-    with_tiles<T>(form,
+    with_tiles<T>(form.isa, form.widens_rows<T>(),
                   [&](auto lines, auto s) { lines.template tile_rows_of<decltype(s)>(m, tiles); });
 }
-/// The same rows as columns of a product: tiles of words [blocks of 16 rows][steps].
+/// The same rows as columns of a product: tiles of words [blocks of 16 rows][steps][widths].
 template <class T>
 void tile_words_of(TileForm form, HostRows<T> const& m, char* tiles) {
-    with_tiles<T>(form,
-                  [&](auto lines, auto s) { lines.template tile_words_of<decltype(s)>(m, tiles); });
+    with_tiles<T>(form.isa, form.widens_words<T>(), [&](auto lines, auto s) {
+        using S = decltype(s);
+        index_t const block = form.block_bytes(m.cols);
+        index_t const used = (m.cols + step_depth<S> - 1) / step_depth<S> * tile_bytes;
+        for (index_t r = 0; r < m.rows; r += tile_rows, tiles += block) {
+            lines.template tile_words_of<S>(m.part(r, 0, min(m.rows - r, tile_rows), m.cols),
+                                            tiles);
+            std::memset(tiles + used, 0, std::size_t(block - used));
+        }
+    });
+}
+/// The rows of a product's left operand, one step after another.
+template <class T>
+void tile_left(TileForm form, HostRows<T> const& m, char* tiles) {
+    if (form.widens_rows<T>() && form.lanes)
+        tile_words_of(form, m, tiles);
+    else
+        tile_rows_of(form, m, tiles);
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].
 /// @param fetch  asked for a line for every two that are read; where they are widened for each
 template <class T>
 void tile_by_columns(Isa isa, HostRows<T> const& m, char* tiles, Fetch& fetch) {
-    with_lines(isa, [&](auto lines) { lines.tile_by_columns(m, tiles, fetch); });
+    with_lines(isa,
+               [&](auto lines) { lines.tile_by_columns(TileForm::of<T>(isa), m, tiles, fetch); });
 }
 template <class T>
 void tile_by_columns(Isa isa, HostRows<T> const& m, char* tiles) {
@@ -90,7 +105,7 @@ void store_columns(Isa isa, float const* tiles, T* to, index_t ld, index_t rows,
 /// A tile of results, rounded to T, to the words of its columns: form.lines_of_16() lines.
 template <class T>
 void words_of_results(TileForm form, float const* tile, char* to) {
-    with_tiles<T>(form, [&](auto lines, auto s) {
+    with_tiles<T>(form.isa, form.widens_words<T>(), [&](auto lines, auto s) {
         lines.template words_of_results<decltype(s), T>(tile, to);
     });
 }

@@ -23,35 +23,50 @@ inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
 constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
 /// Up to so many columns of a product, turning rows into lanes is faster than leaving lanes empty.
-constexpr index_t few_columns(Isa isa) { return isa == Isa::avx2 ? 8 : 4; }
+constexpr index_t few_columns(Isa isa) {
+    return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 24 : isa == Isa::avx2 ? 8 : 4;
+}
 
-/// How operands lie in tiles on an instruction set: as they are or, where products are of floats
-/// and many columns share the work, widened.
+/// How operands lie in tiles on an instruction set: as they are or, where products are of floats,
+/// widened. Few columns meet rows as those are.
 struct TileForm {
-    Isa isa;      ///< whose code makes the tiles
-    index_t step; ///< elements of the depth that a line holds: what one step takes
+    Isa isa;            ///< whose code makes the tiles
+    index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
+    index_t widths = 1; ///< tiles of words that a step takes: two where rows of 16 bits meet floats
+    bool lanes = false; ///< whether widened rows are turned, to be lanes: tiles of words, too
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
-        bool const as_floats = isa == Isa::portable || isa == Isa::avx2 || isa == Isa::neon;
+        bool const as_floats = isa < Isa::avx512_bf16 || isa == Isa::neon;
         return {isa, as_floats ? step_depth<float> : step_depth<T>};
     }
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
     template <class T>
     static constexpr TileForm of(Isa isa, index_t columns) {
-        return columns <= few_columns(isa) ? TileForm{isa, step_depth<T>} : of<T>(isa);
+        auto const many = of<T>(isa);
+        if (columns > few_columns(isa))
+            return {isa, many.step, 1, isa == Isa::avx512 || isa == Isa::avx512_vnni};
+        return {isa, step_depth<T>, step_depth<T> / many.step};
     }
     template <class T>
-    constexpr bool widens() const {
+    constexpr bool widens_rows() const {
         return step != step_depth<T>;
     }
-    constexpr index_t steps(index_t depth) const { return (depth + step - 1) / step; }
-    /// Of the tiles that hold `rows` rows of that depth.
-    constexpr index_t bytes(index_t rows, index_t depth) const {
-        return blocks_of_16(rows) * steps(depth) * tile_bytes;
+    template <class T>
+    constexpr bool widens_words() const {
+        return step / widths != step_depth<T>;
     }
-    /// Lines that 16 elements of the depth take.
-    constexpr index_t lines_of_16() const { return tile_floats / step; }
+    constexpr index_t steps(index_t depth) const { return (depth + step - 1) / step; }
+    /// Of the tiles of words that hold 16 columns of that depth.
+    constexpr index_t block_bytes(index_t depth) const {
+        return steps(depth) * widths * tile_bytes;
+    }
+    /// The same for more of them; or of rows, where a step takes one tile of words.
+    constexpr index_t bytes(index_t rows, index_t depth) const {
+        return blocks_of_16(rows) * block_bytes(depth);
+    }
+    /// Lines of words that 16 elements of the depth take.
+    constexpr index_t lines_of_16() const { return tile_floats * widths / step; }
 };
 
 /// A matrix of rows in host memory; those past its end are read as zeros.

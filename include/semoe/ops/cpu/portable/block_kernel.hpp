@@ -8,7 +8,7 @@
 
 namespace semoe::ops::cpu::portable {
 
-/// What words of rows and columns are multiplied as, in `parts` passes. An element's sum is one
+/// What words of rows are multiplied as, each by `parts` lines of columns. An element's sum is one
 /// chain in order of the depth.
 template <class V>
 struct FloatWords {
@@ -18,12 +18,9 @@ struct FloatWords {
     SEMOE_INLINE static typename V::Floats lanes(typename V::Words words) {
         return V::as_floats(words);
     }
-    template <int>
-    SEMOE_INLINE static float one(std::uint32_t word) {
-        return std::bit_cast<float>(word);
-    }
 };
-/// Words of two bf16 as floats, the even element first: the bits that floats of them have.
+/// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
+/// have.
 template <class V>
 struct WidenedWords {
     using Vectors = V;
@@ -31,10 +28,6 @@ struct WidenedWords {
     template <int Part>
     SEMOE_INLINE static typename V::Floats lanes(typename V::Words words) {
         return V::as_floats(Part == 0 ? words << 16 : words >> 16 << 16);
-    }
-    template <int Part>
-    SEMOE_INLINE static float one(std::uint32_t word) {
-        return std::bit_cast<float>(Part == 0 ? word << 16 : word & 0xffff0000u);
     }
 };
 
@@ -54,7 +47,7 @@ public:
             for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
         char words[2 * tile_bytes];
         char const* right = s.right;
-        for (index_t i = 0; i < s.steps; ++i, right += tile_bytes) {
+        for (index_t i = 0; i < s.steps; ++i, right += Words::parts * tile_bytes) {
             fetch.some(4 * lines);
             for (index_t place = 0; place < 2; ++place)
                 transpose_words<V>(s.left[place] + i * s.step_bytes, s.row_bytes,
@@ -87,19 +80,22 @@ private:
         Floats s[] = {V::load(at(I))...};
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
-            if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
+            if constexpr (Words::parts == 2) {
+                columns += line_bytes;
+                (step<1, Vectors, I>(rows, columns, s[I]), ...);
+            }
         }
         (V::store(at(I), s[I]), ...);
     }
     template <int Part, int Vectors, int I>
     SEMOE_INLINE static void step(char const* rows, char const* columns, Floats& sum) {
         constexpr index_t vector = I % Vectors, m = I / Vectors;
-        std::uint32_t column;
+        float column;
         std::memcpy(&column, columns + m * 4, sizeof(column));
         sum = V::multiply_add(sum,
                               Words::template lanes<Part>(
                                   V::load_words(rows + vector / 4 * tile_bytes + vector % 4 * 16)),
-                              Words::template one<Part>(column));
+                              column);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {

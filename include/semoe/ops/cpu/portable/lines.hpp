@@ -20,8 +20,6 @@ SEMOE_INLINE void transpose_words(char const* from, index_t ld, char* tile) {
 /// @tparam V  Vectors, or an instruction set's own
 template <class V>
 struct Lines {
-    static constexpr bool widens = true;
-
     template <class S, class T>
     static void tile_rows_of(HostRows<T> const& m, char* tiles) {
         index_t const steps = (m.cols + step_depth<S> - 1) / step_depth<S>;
@@ -39,7 +37,7 @@ struct Lines {
         transpose_tiles(tiles, n);
     }
     template <class T>
-    static void tile_by_columns(HostRows<T> const& m, char* tiles, Fetch& fetch) {
+    static void tile_by_columns(TileForm, HostRows<T> const& m, char* tiles, Fetch& fetch) {
         index_t const block = blocks_of_16(m.rows) * tile_bytes;
         int const fetched = fetch.wanted() ? 1 : 0;
         for (index_t r = 0; r < blocks_of_16(m.rows) * 16; ++r, tiles += line_bytes) {

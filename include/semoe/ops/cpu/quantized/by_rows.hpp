@@ -18,7 +18,7 @@ template <class Format>
 inline constexpr bool may_be_few = Decode<Format>::lines > 1;
 /// Whether an instruction set has products for that.
 constexpr bool has_few_rows(Isa isa) {
-    return isa == Isa::avx2 || isa == Isa::avx512_bf16 || isa == Isa::amx;
+    return isa == Isa::avx2 || (isa >= Isa::avx512_vnni && isa <= Isa::amx);
 }
 
 /// Bytes of scratch that multiply_quantized works in.

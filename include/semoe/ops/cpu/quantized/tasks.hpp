@@ -22,10 +22,10 @@ void with_byte_kernel(Isa isa, F const& f) {
         with(avx2::VectorKernel<avx2::ByteWords>{});
     else if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
-    else if (isa == Isa::avx512_bf16)
-        with(avx512::VectorKernel<avx512::ByteDotWords>{});
-    else
+    else if (isa == Isa::avx512)
         with(avx512::VectorKernel<avx512::WidenedByteWords>{});
+    else
+        with(avx512::VectorKernel<avx512::ByteDotWords>{});
 #elif SEMOE_ARM
     with(neon::ByteKernel{});
 #endif
