@@ -38,18 +38,23 @@ struct FaultyBackend {
     CpuBackend cpu;
     bool fails = false;
     std::chrono::milliseconds delay = 0ms;
+    bool takes_memory = false; ///< all that there is, when it fails
 
     void* allocate(std::size_t n) { return cpu.allocate(n); }
     void deallocate(void* p, std::size_t n) noexcept { cpu.deallocate(p, n); }
     void copy(void* to, void const* from, std::size_t n) {
-        if (fails) throw backend_error("the copy engine is gone");
+        if (fails) {
+            backend_error const error("the copy engine is gone");
+            test::no_memory = takes_memory;
+            throw error;
+        }
         std::this_thread::sleep_for(delay);
         cpu.copy(to, from, n);
     }
     event_type record() { return cpu.record(); }
     void wait(event_type const& event) { cpu.wait(event); }
     void synchronize() { cpu.synchronize(); }
-    FaultyBackend fork() { return {cpu.fork(), fails, delay}; }
+    FaultyBackend fork() { return {cpu.fork(), fails, delay, takes_memory}; }
     template <class F>
     void parallel_for(index_t n, F const& functor) {
         cpu.parallel_for(n, functor);
@@ -226,6 +231,22 @@ TEST_CASE("comm/threads: what fails on one rank in the middle of a movement fail
         contains(texts[0], "rank 1 failed in all_reduce_sum (30 floats): the copy engine is gone"));
     CHECK(texts[1] == "the copy engine is gone");
     CHECK(contains(texts[2], "rank 1 failed in all_reduce_sum"));
+}
+
+TEST_CASE("comm/threads: a rank that has no memory to tell of its failure keeps nobody waiting") {
+    comm::ThreadWorld const world{2};
+    auto const texts = errors(world, [](comm::Threads rank) {
+        FaultyBackend b{{}, rank.rank() == 1, 0ms, true};
+        Buffer<float, FaultyBackend> v(b, 30);
+        try {
+            rank.all_reduce_sum(b, v.view());
+        } catch (...) {
+            test::no_memory = false;
+            throw;
+        }
+    });
+    CHECK(texts[0] == "comm::Threads: rank 1 failed in all_reduce_sum");
+    CHECK(texts[1] == "the copy engine is gone");
 }
 
 TEST_CASE("comm/threads: backends of two types do not mix") {

@@ -7,16 +7,20 @@
 #include <cstdlib>
 #include <new>
 
-/// Replaces the program's operator new by one that counts. Include it in one translation unit of
-/// a test program.
+/// Replaces the program's operator new by one that counts, and fails on demand. Include it in one
+/// translation unit of a test program.
 
 namespace semoe::test {
 
 /// Calls of operator new since the program started, by all threads.
 inline std::atomic<long> num_allocations{0};
 
+/// While it is true operator new has nothing for this thread.
+inline thread_local bool no_memory = false;
+
 inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
     ++num_allocations;
+    if (no_memory) return nullptr;
     return std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
 }
 inline void* counted_allocation_or_throw(std::size_t bytes, std::size_t alignment) {

@@ -47,7 +47,7 @@ struct Call {
     EventBox ready;   // `data` may be read
     EventBox done[2]; // this rank has done its part of a phase
     std::atomic<bool> failed{false};
-    std::string failure;
+    std::string failure; // may be empty where memory has run out
     int color = 0, key = 0;
     std::shared_ptr<ThreadState> child;
 };
@@ -217,7 +217,9 @@ public:
     SEMOE_NOINLINE void leave() {
         if (failure_) std::rethrow_exception(failure_);
         for (int p = 0; p < state_.size; ++p)
-            if (call(p).failed.load()) throw comm_error(call(p).failure);
+            if (call(p).failed.load())
+                throw comm_error(call(p).failure.empty() ? failed_in(p, mine().operation.name)
+                                                         : call(p).failure);
     }
 
     /// Adds to this rank's counters what went to and came from rank p.
@@ -243,19 +245,30 @@ private:
         return well;
     }
     SEMOE_NOINLINE void meet() { state_.meeting.leave(rank_, mine().operation.name); }
-    SEMOE_NOINLINE void note_failure() {
+    /// Throws nothing, since the others wait for this rank to come to the meeting.
+    SEMOE_NOINLINE void note_failure() noexcept {
         failure_ = std::current_exception();
-        std::string what = "an exception";
+        std::string& text = mine().failure;
         try {
-            throw;
-        } catch (std::exception const& e) {
-            what = e.what();
+            text.clear();
+            text = failed_in(rank_, describe()) + ": " + what(failure_);
+            state_.fate->break_with(text);
         } catch (...) {
+            state_.fate->break_with("a rank failed"); // short enough to need no memory
         }
-        mine().failure = "comm::Threads: rank " + std::to_string(rank_) + " failed in " +
-                         describe() + ": " + what;
         mine().failed.store(true);
-        state_.fate->break_with(mine().failure);
+    }
+    static std::string failed_in(int rank, std::string_view operation) {
+        return message("comm::Threads: rank {} failed in {}", rank, operation);
+    }
+    static std::string what(std::exception_ptr const& error) {
+        try {
+            std::rethrow_exception(error);
+        } catch (std::exception const& e) {
+            return e.what();
+        } catch (...) {
+            return "an exception";
+        }
     }
     SEMOE_NOINLINE std::string describe() {
         std::string text = mine().operation.text();

@@ -11,7 +11,8 @@ namespace semoe::ops::cpu::avx512 {
 
 /// How words of rows meet `lines` lines of 16 columns: in `parts` steps, each of which takes so
 /// many elements of a word as there is room for. An element's sum is one chain in order of the
-/// depth. Up to `few` columns rows become lanes.
+/// depth. Up to `few` columns rows become lanes, which takes less time than vectors that are partly
+/// empty.
 struct FloatWords {
     static constexpr int parts = 1, lines = 1;
     static constexpr index_t few = 16;
@@ -80,13 +81,11 @@ public:
             char const* const right = s.right + first / 16 * s.right_tile;
             index_t const n = s.columns - first;
             if (n <= 4)
-                n == 1   ? both<1>(s, right, fetch, lines, add, results)
-                : n == 2 ? both<2>(s, right, fetch, lines, add, results)
-                         : both<4>(s, right, fetch, lines, add, results);
+                n <= 2 ? both<2>(s, right, fetch, lines, add, results)
+                       : both<4>(s, right, fetch, lines, add, results);
             else if constexpr (most_columns > 4)
                 n <= 6    ? one_by_one<6>(s, right, fetch, lines, add, results)
-                : n <= 8  ? one_by_one<8>(s, right, fetch, lines, add, results)
-                : n <= 12 ? one_by_one<12>(s, right, fetch, lines, add, results)
+                : n <= 10 ? one_by_one<10>(s, right, fetch, lines, add, results)
                           : one_by_one<16>(s, right, fetch, lines, add, results);
         }
     }

@@ -198,15 +198,15 @@ struct Lines {
     }
     template <class S, class T>
     SEMOE_AVX512 static void words_of_results(float const* tile, char* to) {
-        if constexpr (sizeof(S) != sizeof(T)) {
+        if constexpr (sizeof(S) == sizeof(T)) {
+            __m512i line[lines_of_16<T>];
+            of_results(tile, line, static_cast<T const*>(nullptr));
+            for (index_t i = 0; i < lines_of_16<T>; ++i)
+                _mm512_store_si512(to + i * line_bytes, line[i]);
+        } else {
             for (index_t i = 0; i < 16; ++i)
                 _mm512_store_ps(to + i * line_bytes, widen(narrow(_mm512_load_ps(tile + i * 16))));
-            return;
         }
-        __m512i line[lines_of_16<T>];
-        of_results(tile, line, static_cast<T const*>(nullptr));
-        for (index_t i = 0; i < lines_of_16<T>; ++i)
-            _mm512_store_si512(to + i * line_bytes, line[i]);
     }
     template <class T>
     SEMOE_AVX512 static void load_rows(T const* from, index_t ld, index_t rows, index_t cols,

@@ -62,10 +62,7 @@ void tile_words_of(TileForm form, HostRows<T> const& m, char* tiles) {
 /// The rows of a product's left operand, one step after another.
 template <class T>
 void tile_left(TileForm form, HostRows<T> const& m, char* tiles) {
-    if (form.widens_rows<T>() && form.lanes)
-        tile_words_of(form, m, tiles);
-    else
-        tile_rows_of(form, m, tiles);
+    form.lanes ? tile_words_of(form, m, tiles) : tile_rows_of(form, m, tiles);
 }
 /// A product's right operand whose depth runs over rows: tiles of words [blocks of 16 columns]
 /// [steps].

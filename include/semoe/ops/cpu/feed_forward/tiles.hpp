@@ -22,7 +22,8 @@ template <class T>
 inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
 constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
-/// Up to so many columns of a product, turning rows into lanes is faster than leaving lanes empty.
+/// Up to so many columns of a product meet rows of 16 bits as those lie; more of them share the
+/// work of widening rows to floats.
 constexpr index_t few_columns(Isa isa) {
     return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 24 : isa == Isa::avx2 ? 8 : 4;
 }
@@ -44,9 +45,9 @@ struct TileForm {
     template <class T>
     static constexpr TileForm of(Isa isa, index_t columns) {
         auto const many = of<T>(isa);
-        if (columns > few_columns(isa))
-            return {isa, many.step, 1, isa == Isa::avx512 || isa == Isa::avx512_vnni};
-        return {isa, step_depth<T>, step_depth<T> / many.step};
+        if (columns <= few_columns(isa)) return {isa, step_depth<T>, step_depth<T> / many.step};
+        bool const on_avx512 = isa == Isa::avx512 || isa == Isa::avx512_vnni;
+        return {isa, many.step, 1, on_avx512 && many.step != step_depth<T>};
     }
     template <class T>
     constexpr bool widens_rows() const {
