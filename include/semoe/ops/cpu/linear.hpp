@@ -28,7 +28,7 @@ template <class T>
 constexpr index_t linear_scratch(Isa isa, index_t inputs, index_t outputs) {
     auto const form = TileForm::of<T>(isa);
     index_t bytes = 0;
-    for (index_t const rows : {few_columns(isa), feed_forward_rows}) {
+    for (index_t const rows : columns_of_forms(isa, feed_forward_rows)) {
         auto const own = TileForm::of<T>(isa, rows);
         bytes = max(bytes, own.bytes(rows, inputs) + by_rows_scratch_bytes<T>(own, inputs, rows));
     }

@@ -12,10 +12,11 @@ namespace semoe::ops::cpu::avx512 {
 /// How words of rows meet `lines` lines of 16 columns: in `parts` steps, each of which takes so
 /// many elements of a word as there is room for. An element's sum is one chain in order of the
 /// depth. Up to `few` columns rows become lanes, which takes less time than vectors that are partly
-/// empty.
+/// empty; one vector of columns meets `rows` at a time, since where rows lie a page apart eight of
+/// them have room in a set of L1.
 struct FloatWords {
-    static constexpr int parts = 1, lines = 1;
-    static constexpr index_t few = 16;
+    static constexpr int parts = 1, lines = 1, rows = 8;
+    static constexpr index_t few = 6;
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return words;
@@ -35,8 +36,7 @@ struct WidenedWords {
     static constexpr index_t few = few_columns(Isa::avx512);
     template <int Part>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
-        return Part == 0 ? _mm512_maskz_slli_epi32(0xffff, words, 16)
-                         : _mm512_and_si512(words, _mm512_set1_epi32(int(0xffff0000u)));
+        return Part == 0 ? even_floats(words) : odd_floats(words);
     }
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i column(__m512i floats) {
@@ -77,46 +77,31 @@ public:
     static constexpr index_t most_columns = Words::few;
 
     static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
-        for (index_t first = 0; first < s.columns; first += 16, lines = 0, results += tiles_of_16) {
-            char const* const right = s.right + first / 16 * s.right_tile;
-            index_t const n = s.columns - first;
-            if (n <= 4)
-                n <= 2 ? both<2>(s, right, fetch, lines, add, results)
-                       : both<4>(s, right, fetch, lines, add, results);
-            else if constexpr (most_columns > 4)
-                n <= 6    ? one_by_one<6>(s, right, fetch, lines, add, results)
-                : n <= 10 ? one_by_one<10>(s, right, fetch, lines, add, results)
-                          : one_by_one<16>(s, right, fetch, lines, add, results);
-        }
+        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats, add);
+        if (s.columns <= 2)
+            places<2, 2>(s, s.left[0], fetch, 2 * lines, results);
+        else if (s.columns <= 4)
+            places<2, 4>(s, s.left[0], fetch, 2 * lines, results);
+        else if constexpr (most_columns > 4)
+            for (int p = 0; p < 2; ++p)
+                places<1, most_columns>(s, s.left[p], fetch, lines, results + p * tile_floats);
+        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats);
     }
 
 private:
-    static constexpr index_t tiles_of_16 = 2 * tile_floats;
-
-    /// Of the rows' two places.
-    template <int Columns>
-    static void both(BlockSteps const& s, char const* right, Fetch& fetch, int lines, bool add,
-                     float* results) {
-        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats, add);
-        chains<2>(s, s.left[0], right, fetch, 2 * lines, results,
-                  std::make_integer_sequence<index_t, Columns>{});
-        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats);
-    }
-    template <int Columns>
-    static void one_by_one(BlockSteps const& s, char const* right, Fetch& fetch, int lines,
-                           bool add, float* results) {
-        for (index_t place = 0; place < 2; ++place, results += tile_floats) {
-            turn(results, add);
-            chains<1>(s, s.left[place], right, fetch, lines, results,
-                      std::make_integer_sequence<index_t, Columns>{});
-            turn(results);
-        }
+    /// One of the rows' places, or both.
+    template <int Places, int Columns>
+    static void places(BlockSteps const& s, char const* left, Fetch& fetch, int lines,
+                       float* results) {
+        chains<Places>(s, left, fetch, lines, results,
+                       std::make_integer_sequence<index_t, Columns>{});
     }
     template <int Places, index_t... C>
-    SEMOE_AVX512 SEMOE_NOINLINE static void
-    chains(BlockSteps const& s, char const* left, char const* right, Fetch& fetch, int lines,
-           float* results, std::integer_sequence<index_t, C...>) {
+    SEMOE_AVX512 SEMOE_NOINLINE static void chains(BlockSteps const& s, char const* left,
+                                                   Fetch& fetch, int lines, float* results,
+                                                   std::integer_sequence<index_t, C...>) {
         index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
+        char const* right = s.right;
         float* const second = results + (Places - 1) * tile_floats;
         __m512 low[] = {_mm512_load_ps(results + C * 16)...};
         __m512 high[] = {_mm512_load_ps(second + C * 16)...};
@@ -166,14 +151,16 @@ class LanesKernel final : public BlockKernel {
     static constexpr int group = 8;
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        for (index_t c = 0; c < min(s.columns, index_t(32)); c += group) {
+        index_t const columns = min(s.columns, index_t(32)), groups = (columns + group - 1) / group;
+        int const fetched = int((4 * lines + groups - 1) / groups); // by each group
+        for (index_t c = 0; c < columns; c += group) {
             float* const to = results + c / 16 * 2 * tile_floats + c % 16 * 16;
             char const* const right = s.right + c / 16 * s.right_tile + c % 16 * 4;
-            if (s.columns - c > group / 2)
-                chains(s, right, fetch, lines, add, to,
+            if (columns - c > group / 2)
+                chains(s, right, fetch, fetched, add, to,
                        std::make_integer_sequence<index_t, group>{});
             else
-                chains(s, right, fetch, lines, add, to,
+                chains(s, right, fetch, fetched, add, to,
                        std::make_integer_sequence<index_t, group / 2>{});
         }
         for (index_t t = 0; t < (s.columns > 16 ? 4 : 2) && s.last; ++t)
@@ -212,18 +199,17 @@ class VectorKernel final : public BlockKernel {
         if (s.columns <= Words::few)
             FewKernel<Words>::multiply(s, fetch, lines, add, results);
         else if (s.columns > 16)
-            multiply<2>(s, fetch, lines, add, results);
-        else if constexpr (Words::few < 16)
-            multiply<1>(s, fetch, lines, add, results);
+            multiply<2, 8>(s, fetch, lines, add, results);
+        else
+            multiply<1, Words::rows>(s, fetch, lines, add, results);
     }
-    template <int Columns>
+    template <int Columns, int Rows>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
-        constexpr int rows = 16 / Columns;
         for (index_t place = 0; place < 2; ++place)
-            for (index_t row = 0; row < 16; row += rows)
-                chains<Columns>(s, s.left[place] + row * s.row_bytes, fetch, lines * rows / 8, add,
+            for (index_t row = 0; row < 16; row += Rows)
+                chains<Columns>(s, s.left[place] + row * s.row_bytes, fetch, lines * Rows / 8, add,
                                 results + place * tile_floats + row * 16,
-                                std::make_integer_sequence<index_t, rows>{});
+                                std::make_integer_sequence<index_t, Rows>{});
     }
     template <int Columns, index_t... R>
     SEMOE_AVX512 SEMOE_NOINLINE static void

@@ -11,7 +11,7 @@ namespace semoe::ops::cpu::avx512 {
 
 /// By the processor's dot product.
 struct ByteDotWords : FloatWords {
-    static constexpr index_t few = 4;
+    static constexpr int rows = 16; // of tiles, which lie beside each other
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         // Written out, so that one target serves all kernels.
         __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
@@ -19,7 +19,7 @@ struct ByteDotWords : FloatWords {
 };
 /// As products of 16 bits, the even bytes', then the odd ones'.
 struct WidenedByteWords {
-    static constexpr int parts = 2, lines = 1;
+    static constexpr int parts = 2, lines = 1, rows = 16;
     static constexpr index_t few = 4;
     template <int Part>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {

@@ -36,6 +36,14 @@ SEMOE_AVX512 SEMOE_INLINE __m512 widen(__m256i bits) {
         _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
 }
 
+/// Of two bf16 in each word, as floats.
+SEMOE_AVX512 SEMOE_INLINE __m512i even_floats(__m512i words) {
+    return _mm512_maskz_slli_epi32(0xffff, words, 16);
+}
+SEMOE_AVX512 SEMOE_INLINE __m512i odd_floats(__m512i words) {
+    return _mm512_and_si512(words, _mm512_set1_epi32(int(0xffff0000u)));
+}
+
 /// The first n of 16 numbers, as floats; the others are zero.
 SEMOE_AVX512 SEMOE_INLINE __m512 load_16(float const* p, index_t n) {
     return _mm512_maskz_loadu_ps(__mmask16(first<float>(n)), p);
@@ -124,7 +132,8 @@ SEMOE_AVX512 SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& lo
     high = _mm512_permutex2var_epi16(even, _mm512_load_si512(order[1]), odd);
 }
 
-/// The rows that one step of a depth over rows takes in tiles of S; null past the end.
+/// The rows that one step of a depth over rows takes in tiles of S, 16 of floats; null past the
+/// end.
 template <class S, class T>
 struct StepRows {
     T const* row[step_depth<S>];
@@ -153,13 +162,16 @@ struct Lines {
     }
     template <class S, class T>
     SEMOE_AVX512 static void tile_words_of(HostRows<T> const& m, char* tiles) {
-        for (index_t r = 0; r < m.rows; r += tile_rows)
-            for (index_t c = 0; c < m.cols; c += step_depth<S>, tiles += tile_bytes) {
-                __m512i x[16];
-                for (int i = 0; i < 16; ++i) x[i] = line<S>(m, r + i, c);
+        for (index_t r = 0; r < m.rows; r += tile_rows) {
+            StepRows<float, T> const rows(m, r);
+            for (index_t c = 0; c < m.cols; c += step_depth<T>) {
+                __m512i x[16] = {};
+                load_words(rows, c, x, std::make_integer_sequence<int, 16>{});
                 transpose_words(x);
-                for (int i = 0; i < 16; ++i) _mm512_store_si512(tiles + i * line_bytes, x[i]);
+                tiles =
+                    store_words<S, T>(x, m.cols - c, tiles, std::make_integer_sequence<int, 16>{});
             }
+        }
     }
     template <class T>
     static void tile_by_columns(TileForm form, HostRows<T> const& m, char* tiles, Fetch& fetch) {
@@ -254,6 +266,36 @@ private:
     template <class S, class T>
     SEMOE_AVX512 SEMOE_INLINE static __m512i line(StepRows<S, T> const& m, index_t r, index_t c) {
         return m.row[r] ? load_line<S>(m.row[r] + c, m.cols - c) : _mm512_setzero_si512();
+    }
+    /// One step of 16 rows.
+    template <class T, int... I>
+    SEMOE_AVX512 SEMOE_INLINE static void load_words(StepRows<float, T> const& rows, index_t c,
+                                                     __m512i (&x)[16],
+                                                     std::integer_sequence<int, I...>) {
+        if (rows.is_whole() && c + step_depth<T> <= rows.cols)
+            ((x[I] = _mm512_loadu_si512(rows.row[I] + c)), ...);
+        else
+            ((x[I] = rows.row[I] ? load(rows.row[I] + c, rows.cols - c) : _mm512_setzero_si512()),
+             ...);
+    }
+    /// The words of n elements of a depth: one tile, or up to two where each holds two floats.
+    /// Returns where the next ones go.
+    template <class S, class T, int... I>
+    SEMOE_AVX512 SEMOE_INLINE static char* store_words(__m512i const (&words)[16], index_t n,
+                                                       char* tiles,
+                                                       std::integer_sequence<int, I...>) {
+        if constexpr (sizeof(S) == sizeof(T)) {
+            (_mm512_store_si512(tiles + I * line_bytes, words[I]), ...);
+            return tiles + tile_bytes;
+        } else {
+            bool const two = n > 16;
+            ((I < 8 || two ? store_floats(tiles + 2 * I * line_bytes, words[I]) : void()), ...);
+            return tiles + (two ? 2 : 1) * tile_bytes;
+        }
+    }
+    SEMOE_AVX512 SEMOE_INLINE static void store_floats(char* lines, __m512i words) {
+        _mm512_store_si512(lines, even_floats(words));
+        _mm512_store_si512(lines + line_bytes, odd_floats(words));
     }
     SEMOE_AVX512 SEMOE_INLINE static void of_results(float const* tile, __m512i* to, float const*) {
         for (index_t i = 0; i < 16; ++i) to[i] = _mm512_loadu_si512(tile + i * 16);

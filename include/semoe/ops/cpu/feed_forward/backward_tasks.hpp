@@ -14,8 +14,9 @@ namespace semoe::ops::cpu {
 template <class T>
 constexpr index_t feed_forward_scratch(Isa isa, index_t hidden, index_t intermediate,
                                        index_t inputs) {
-    index_t bytes = max(forward_scratch_bytes<T>(isa, hidden, intermediate, feed_forward_rows),
-                        forward_scratch_bytes<T>(isa, hidden, intermediate, few_columns(isa)));
+    index_t bytes = 0;
+    for (index_t const rows : columns_of_forms(isa, feed_forward_rows))
+        bytes = max(bytes, forward_scratch_bytes<T>(isa, hidden, intermediate, rows));
     for (index_t rows = tile_rows; rows <= backward_rows; rows += tile_rows)
         bytes = max(bytes, backward_scratch_bytes<T>(isa, hidden, intermediate, inputs, rows));
     return bytes;

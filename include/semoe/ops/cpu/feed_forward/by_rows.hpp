@@ -44,13 +44,13 @@ struct WeightRows {
     }
 };
 
-/// Steps of widened rows that are made at a time, to stay in L1 while all columns pass by.
-inline constexpr index_t widened_steps = 16;
+/// Steps of rows that are widened or turned at a time, to stay near while all columns pass.
+inline constexpr index_t prepared_steps = 16;
 
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
-    index_t const steps = form.widens_rows<T>() ? widened_steps : form.steps(depth);
+    index_t const steps = form.prepares_rows<T>() ? prepared_steps : form.steps(depth);
     return (2 * steps + (rows + 31) / 32 * 4) * tile_bytes;
 }
 
@@ -68,14 +68,14 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                       WeightRows<T> const& next, char* scratch, Finish const& finish) {
     index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
     index_t const right_block = form.block_bytes(w.depth);
-    bool const widens = form.widens_rows<T>();
-    index_t const slab = widens ? widened_steps : steps;
+    bool const prepares = form.prepares_rows<T>();
+    index_t const slab = prepares ? prepared_steps : steps;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
     index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
     int const all_lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
-    int const lines = widens ? (all_lines + 1) / 2 : all_lines;
+    int const lines = form.widens_rows<T>() ? (all_lines + 1) / 2 : all_lines;
     for (index_t p = first_panel; p < last_panel; ++p) {
-        bool const in_place = w.is_whole(p) && !widens;
+        bool const in_place = w.is_whole(p) && !prepares;
         bool const more = p + 1 < last_panel;
         void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.stream[0],
                                          more ? w.panel(1, p + 1) : next.stream[1]};

@@ -32,14 +32,14 @@ void with_block_kernel(TileForm form, F const& f) {
     if (form.isa == Isa::avx2)
         with_kernel_of_floats<T, avx2::VectorKernel<avx2::FloatWords>,
                               avx2::FewKernel<avx2::WidenedWords>>(form, with);
+    else if (form.lanes)
+        with(avx512::LanesKernel{});
     else if constexpr (std::same_as<T, float>)
         with(avx512::VectorKernel<avx512::FloatWords>{});
     else if (form.isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareTiles>{});
     else if (form.isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::DotWords>{});
-    else if (form.lanes)
-        with(avx512::LanesKernel{});
     else
         with_kernel_of_floats<T, avx512::VectorKernel<avx512::FloatWords>,
                               avx512::FewKernel<avx512::WidenedWords>>(form, with);

@@ -6,6 +6,8 @@
 #include "semoe/core/math.hpp"
 #include "semoe/core/types.hpp"
 
+#include <array>
+
 namespace semoe::ops::cpu {
 
 // Operands come in tiles of 16 lines of 64 bytes. A tile of rows holds one step of the depth of 16
@@ -24,8 +26,11 @@ constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
 /// Up to so many columns of a product meet rows of 16 bits as those lie; more of them share the
 /// work of widening rows to floats.
-constexpr index_t few_columns(Isa isa) {
-    return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 24 : isa == Isa::avx2 ? 8 : 4;
+constexpr index_t few_columns(Isa isa) { return isa == Isa::avx2 ? 8 : 4; }
+
+/// The most columns of each form that a product of up to `all` of them may take.
+constexpr std::array<index_t, 3> columns_of_forms(Isa isa, index_t all) {
+    return {few_columns(isa), tile_rows, all};
 }
 
 /// How operands lie in tiles on an instruction set: as they are or, where products are of floats,
@@ -34,7 +39,7 @@ struct TileForm {
     Isa isa;            ///< whose code makes the tiles
     index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
     index_t widths = 1; ///< tiles of words that a step takes: two where rows of 16 bits meet floats
-    bool lanes = false; ///< whether widened rows are turned, to be lanes: tiles of words, too
+    bool lanes = false; ///< whether rows become tiles of words, too: floats that will be lanes
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
@@ -46,12 +51,20 @@ struct TileForm {
     static constexpr TileForm of(Isa isa, index_t columns) {
         auto const many = of<T>(isa);
         if (columns <= few_columns(isa)) return {isa, step_depth<T>, step_depth<T> / many.step};
-        bool const on_avx512 = isa == Isa::avx512 || isa == Isa::avx512_vnni;
-        return {isa, many.step, 1, on_avx512 && many.step != step_depth<T>};
+        // Floats as they lie fill lanes with up to 16 columns.
+        bool const turned = many.template widens_rows<T>() || columns > tile_rows;
+        bool const floats_on_avx512 =
+            isa >= Isa::avx512 && isa != Isa::neon && many.step == step_depth<float>;
+        return {isa, many.step, 1, turned && floats_on_avx512};
     }
     template <class T>
     constexpr bool widens_rows() const {
         return step != step_depth<T>;
+    }
+    /// Whether rows are not met as they lie.
+    template <class T>
+    constexpr bool prepares_rows() const {
+        return lanes || widens_rows<T>();
     }
     template <class T>
     constexpr bool widens_words() const {
