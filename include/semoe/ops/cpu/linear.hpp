@@ -83,7 +83,7 @@ struct LinearBackwardInput {
         WeightColumns<T> const columns{w.data, w.ld, w.rows, w.cols};
         Range const panels = tasks.range(ColumnPanels<T>(form, blocks, w.cols).panels, i);
         with_block_kernel<T>(form, [&](BlockKernel& kernel) {
-            multiply_by_columns(isa, kernel, rows, blocks, columns, panels.begin, panels.end,
+            multiply_by_columns(isa, kernel, rows, n, columns, panels.begin, panels.end,
                                 WeightColumns<T>{}, parts.rest(),
                                 detail::FinishColumns<T>{isa, dx.row_range(first, n)});
         });
@@ -114,7 +114,7 @@ struct LinearBackwardWeights {
                     isa, detail::host_rows(dy, first, rows).part(0, begin, rows, end - begin),
                     left);
                 tile_by_columns(isa, detail::host_rows(x, first, rows), parts.rest());
-                multiply_outer(isa, kernel, left, parts.rest(), steps, g);
+                multiply_outer(form, kernel, left, parts.rest(), rows, g);
             }
         });
     }

@@ -173,9 +173,9 @@ private:
             ((high[R] = add ? _mm256_load_ps(results + R * 16 + 8) : _mm256_setzero_ps()), ...);
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
-            pass<0, Vectors>(left, s.row_bytes, right, low, high, all);
+            pass<0, Vectors>(left, s.row_bytes, right, s.words(n), low, high, all);
             if constexpr (Words::parts == 2)
-                pass<1, Vectors>(left, s.row_bytes, right, low, high, all);
+                pass<1, Vectors>(left, s.row_bytes, right, s.words(n), low, high, all);
         }
         (_mm256_store_ps(results + R * 16, low[R]), ...);
         if constexpr (Vectors == 2) (_mm256_store_ps(results + R * 16 + 8, high[R]), ...);
@@ -183,10 +183,11 @@ private:
     /// One pass over the words of a step. Each is a loop of its own, or the compiler keeps words
     /// for the next one in registers that sums need.
     template <int Part, int Vectors, index_t... R>
-    SEMOE_AVX2 SEMOE_INLINE static void
-    pass(char const* word, index_t row, char const* line, __m256 (&low)[sizeof...(R)],
-         __m256 (&high)[sizeof...(R)], std::integer_sequence<index_t, R...>) {
-        for (index_t i = 0; i < 16; ++i, word += 4, line += line_bytes)
+    SEMOE_AVX2 SEMOE_INLINE static void pass(char const* word, index_t row, char const* line,
+                                             index_t words, __m256 (&low)[sizeof...(R)],
+                                             __m256 (&high)[sizeof...(R)],
+                                             std::integer_sequence<index_t, R...>) {
+        for (index_t i = 0; i < words; ++i, word += 4, line += line_bytes)
             (step<Part, Vectors>(word + R * row, line, low[R], high[R]), ...);
     }
     /// A word of a row by a line of columns.

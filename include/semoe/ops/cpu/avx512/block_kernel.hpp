@@ -152,7 +152,7 @@ class LanesKernel final : public BlockKernel {
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
         index_t const columns = min(s.columns, index_t(32)), groups = (columns + group - 1) / group;
-        int const fetched = int((4 * lines + groups - 1) / groups); // by each group
+        int const fetched = lines_of_pass(lines, groups);
         for (index_t c = 0; c < columns; c += group) {
             float* const to = results + c / 16 * 2 * tile_floats + c % 16 * 16;
             char const* const right = s.right + c / 16 * s.right_tile + c % 16 * 4;
@@ -205,11 +205,11 @@ class VectorKernel final : public BlockKernel {
     }
     template <int Columns, int Rows>
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
-        for (index_t place = 0; place < 2; ++place)
-            for (index_t row = 0; row < 16; row += Rows)
-                chains<Columns>(s, s.left[place] + row * s.row_bytes, fetch, lines * Rows / 8, add,
-                                results + place * tile_floats + row * 16,
-                                std::make_integer_sequence<index_t, Rows>{});
+        index_t const wanted = min(s.rows, index_t(32));
+        int const fetched = lines_of_pass(lines, (wanted + Rows - 1) / Rows);
+        for (index_t row = 0; row < wanted; row += Rows)
+            chains<Columns>(s, s.left[row / 16] + row % 16 * s.row_bytes, fetch, fetched, add,
+                            results + row * 16, std::make_integer_sequence<index_t, Rows>{});
     }
     template <int Columns, index_t... R>
     SEMOE_AVX512 SEMOE_NOINLINE static void
@@ -226,7 +226,7 @@ class VectorKernel final : public BlockKernel {
         char const* right = s.right;
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
-            for (index_t i = 0; i < 16; ++i) {
+            for (index_t i = 0, words = s.words(n); i < words; ++i) {
                 char const* const line = right + i * line_bytes;
                 (step<Columns>(left + R * row + i * 4, line, line + right_tile, first[R],
                                second[R]),

@@ -156,8 +156,8 @@ void backward_unit(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, i
     Parts parts(scratch);
     char* const d_out = parts.take(f.form.bytes(rows, f.hidden));
     tile_rows_of(f.form, detail::host_rows(f.d_out, first, rows), d_out);
-    multiply_by_columns(f.form.isa, kernel, d_out, blocks_of_16(rows), f.down_columns(), begin, end,
-                        next, parts.rest(), detail::FinishUnitBackward<T, Unit>{f, first, rows});
+    multiply_by_columns(f.form.isa, kernel, d_out, rows, f.down_columns(), begin, end, next,
+                        parts.rest(), detail::FinishUnitBackward<T, Unit>{f, first, rows});
 }
 /// d_in of rows [first, first + rows) from d_pre, for panels [begin, end) of in_columns().
 template <class T, class Unit>
@@ -168,8 +168,8 @@ void backward_in(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, ind
     char* const d_pre = parts.take(f.form.bytes(rows, f.inputs()));
     tile_rows_of(f.form, detail::host_rows(MatrixView<T const, HostSpace>(f.d_pre), first, rows),
                  d_pre);
-    multiply_by_columns(f.form.isa, kernel, d_pre, blocks_of_16(rows), f.in_columns(), begin, end,
-                        next, parts.rest(),
+    multiply_by_columns(f.form.isa, kernel, d_pre, rows, f.in_columns(), begin, end, next,
+                        parts.rest(),
                         detail::FinishColumns<T>{f.form.isa, f.d_in.row_range(first, rows)});
 }
 /// Rows [begin, end) of the gradient of w_down, from rows [first, first + rows).
@@ -183,7 +183,7 @@ void backward_down_weights(BlockKernel& kernel, FeedForwardBackward<T, Unit> con
     tile_transposed(f.form.isa, detail::host_rows(f.d_out, first, rows).part(0, begin, rows, n),
                     d_out);
     detail::ActivationTiles<T, Unit>{f, first, rows}.write(parts.rest());
-    multiply_outer(f.form.isa, kernel, d_out, parts.rest(), steps, gradient.row_range(begin, end));
+    multiply_outer(f.form, kernel, d_out, parts.rest(), rows, gradient.row_range(begin, end));
 }
 /// Rows [begin, end) of the gradient of w_in, from d_pre of rows [first, first + rows).
 template <class T, class Unit>
@@ -197,7 +197,7 @@ void backward_in_weights(BlockKernel& kernel, FeedForwardBackward<T, Unit> const
     tile_transposed(f.form.isa, detail::host_rows(d_pre_rows, first, rows).part(0, begin, rows, n),
                     d_pre);
     tile_by_columns(f.form.isa, detail::host_rows(f.in, first, rows), parts.rest());
-    multiply_outer(f.form.isa, kernel, d_pre, parts.rest(), steps, gradient.row_range(begin, end));
+    multiply_outer(f.form, kernel, d_pre, parts.rest(), rows, gradient.row_range(begin, end));
 }
 
 } // namespace semoe::ops::cpu

@@ -14,8 +14,12 @@ struct BlockSteps {
     char const* right;             ///< tiles of words, one a step, or TileForm::widths of them
     index_t right_tile;            ///< bytes from the first 16 columns' tiles to the second's
     index_t steps;
-    index_t columns;  ///< that anybody wants, the first ones; more than 32 count as 32
-    bool last = true; ///< false: more steps follow, and results may lie as the kernel likes
+    index_t columns;         ///< that anybody wants, the first ones; more than 32 count as 32
+    bool last = true;        ///< false: more steps follow, and results may lie as the kernel likes
+    index_t rows = 32;       ///< that anybody wants, the first ones
+    index_t last_words = 16; ///< of the last step; kernels may pass over the others, which are zero
+
+    index_t words(index_t steps_left) const { return steps_left == 1 ? last_words : 16; }
 };
 
 /// Multiplies blocks of one element type on one instruction set. It lives as long as a task, and
@@ -26,7 +30,7 @@ public:
     BlockKernel(BlockKernel const&) = delete;
     BlockKernel& operator=(BlockKernel const&) = delete;
 
-    /// Writes the results, or adds to them; those of columns that nobody wants are any numbers.
+    /// Writes the results, or adds to them; those that nobody wants are any numbers.
     /// @param fetch    asked for `lines` lines four times a step
     /// @param results  4 tiles, aligned to 64 bytes; up to 16 columns only the first two
     void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
@@ -35,6 +39,10 @@ public:
 
 protected:
     ~BlockKernel() = default;
+    /// Lines to ask for in one of so many passes over the steps.
+    static int lines_of_pass(int lines, index_t passes) {
+        return int((4 * lines + passes - 1) / passes);
+    }
 
 private:
     virtual void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) = 0;

@@ -56,17 +56,19 @@ constexpr index_t by_columns_scratch_bytes(TileForm form, index_t blocks, index_
 /// c(m, n) = sum over k of a(m, k) * w(k, n) for some panels of columns: the bits of an element
 /// depend on its row of a and its column of w alone.
 /// @param a        tiles of rows [blocks of 16][steps of the whole depth]
+/// @param rows     of a
 /// @param next     weights to fetch when these have been read
-/// @param scratch  by_columns_scratch_bytes(TileForm::of<T>(isa), blocks, w.cols)
+/// @param scratch  by_columns_scratch_bytes(TileForm::of<T>(isa), blocks of rows, w.cols)
 /// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
 ///                 blocks by the first 16 columns, then by the second
 template <class T, class Finish>
-void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t blocks,
+void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t rows,
                          WeightColumns<T> const& w, index_t first_panel, index_t last_panel,
                          WeightColumns<T> const& next, char* scratch, Finish const& finish) {
     auto const form = TileForm::of<T>(isa);
+    index_t const blocks = blocks_of_16(rows), pairs = (blocks + 1) / 2;
     ColumnPanels<T> const panels(form, blocks, w.cols);
-    index_t const left_block = form.steps(w.depth) * tile_bytes, pairs = (blocks + 1) / 2;
+    index_t const left_block = form.steps(w.depth) * tile_bytes;
     // The other half of the lines.
     int const lines = pairs == 1 ? 4 : pairs < 4 ? 2 : 1;
     char* const all_results = scratch + panels.slab_tiles();
@@ -89,7 +91,9 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t bl
                                            scratch + c / 16 * right_block,
                                            right_block,
                                            steps,
-                                           slab.cols - c};
+                                           slab.cols - c,
+                                           true,
+                                           rows - 32 * r};
                     auto* const results = reinterpret_cast<float*>(
                         all_results + (c / 32 * pairs + r) * 4 * tile_bytes);
                     kernel.multiply(block, fetch, lines, k > 0, results);

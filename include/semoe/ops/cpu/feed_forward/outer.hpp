@@ -64,18 +64,19 @@ private:
 /// sums that g holds.
 /// @param a      tiles of rows [blocks of 16 rows of g][steps]
 /// @param b      tiles of words [blocks of 16 columns of g][steps]
-/// @param steps  of the rows m
-inline void multiply_outer(Isa isa, BlockKernel& kernel, char const* a, char const* b,
-                           index_t steps, GradientRows const& g) {
+/// @param depth  how many rows m there are
+inline void multiply_outer(TileForm form, BlockKernel& kernel, char const* a, char const* b,
+                           index_t depth, GradientRows const& g) {
     alignas(64) float results[4 * tile_floats];
     Fetch nothing;
-    index_t const block = steps * tile_bytes;
+    index_t const steps = form.steps(depth), block = steps * tile_bytes;
     bool const stream = !g.add && !g.taker && g.is_aligned();
     for (index_t n = 0; n < g.rows; n += outer_rows) {
         char const* const row = a + n / 16 * block;
         auto const some = g.row_range(n, min(n + outer_rows, g.rows));
         auto const rows = [&](index_t k, int half) {
-            return detail::ResultRows{isa, some, half * tile_rows, k, results + half * tile_floats};
+            return detail::ResultRows{form.isa, some, half * tile_rows, k,
+                                      results + half * tile_floats};
         };
         for (index_t k = 0; k < g.cols; k += 32) {
             BlockSteps const s{{row, n + 16 < g.rows ? row + block : row},
@@ -84,7 +85,10 @@ inline void multiply_outer(Isa isa, BlockKernel& kernel, char const* a, char con
                                b + k / 16 * block,
                                block,
                                steps,
-                               g.cols - k};
+                               g.cols - k,
+                               true,
+                               g.rows - n,
+                               form.last_words(depth)};
             for (int half = 0; half < 2 && g.add; ++half) rows(k, half).get();
             kernel.multiply(s, nothing, 0, g.add, results);
             for (int half = 0; half < 2; ++half)

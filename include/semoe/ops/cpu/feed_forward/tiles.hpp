@@ -71,6 +71,11 @@ struct TileForm {
         return step / widths != step_depth<T>;
     }
     constexpr index_t steps(index_t depth) const { return (depth + step - 1) / step; }
+    /// Of the last step: those that hold any of the depth.
+    constexpr index_t last_words(index_t depth) const {
+        index_t const each = step / 16, left = depth - (steps(depth) - 1) * step;
+        return (left + each - 1) / each;
+    }
     /// Of the tiles of words that hold 16 columns of that depth.
     constexpr index_t block_bytes(index_t depth) const {
         return steps(depth) * widths * tile_bytes;

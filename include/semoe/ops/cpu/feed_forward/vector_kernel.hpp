@@ -18,32 +18,34 @@ class VectorKernel final : public BlockKernel {
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
         if (s.columns <= few_beside_others) return Few::multiply(s, fetch, lines, add, results);
         // Asked of some of the chains only.
-        int const fetched = s.columns > 16 ? lines : 2 * lines;
-        for (index_t place = 0; place < 2; ++place) {
-            char const* const left = s.left[place];
-            float* const to = results + place * tile_floats;
-            multiply(s, s.columns, left, s.right, fetch, fetched, add, to);
-            if (s.columns > 16)
-                multiply(s, s.columns - 16, left, s.right + s.right_tile, fetch, fetched, add,
-                         to + 2 * tile_floats);
-        }
+        index_t const places = s.rows > 16 ? 2 : 1;
+        int const fetched = lines_of_pass(lines, places * (s.columns > 16 ? 2 : 1));
+        for (index_t place = 0; place < places; ++place)
+            for (index_t c = 0; c < min(s.columns, index_t(32)); c += 16)
+                multiply(s, place, c, fetch, fetched, add,
+                         results + (c / 16 * 2 + place) * tile_floats);
     }
-    static void multiply(BlockSteps const& s, index_t columns, char const* left, char const* right,
-                         Fetch& fetch, int lines, bool add, float* results) {
-        if (columns > 8)
-            passes<16 / Chains::lanes>(s, left, right, fetch, lines, add, results);
+    static void multiply(BlockSteps const& s, index_t place, index_t column, Fetch& fetch,
+                         int lines, bool add, float* results) {
+        if (s.columns - column > 8)
+            passes<16 / Chains::lanes>(s, place, column, fetch, lines, add, results);
         else
-            passes<8 / Chains::lanes>(s, left, right, fetch, lines, add, results);
+            passes<8 / Chains::lanes>(s, place, column, fetch, lines, add, results);
     }
-    /// Sixteen rows in as few passes as registers allow, of about as many rows each.
+    /// Sixteen rows in as few passes as registers allow, of about as many rows each; those that
+    /// somebody wants.
     template <int Vectors>
-    static void passes(BlockSteps const& s, char const* left, char const* right, Fetch& fetch,
-                       int lines, bool add, float* results) {
+    static void passes(BlockSteps const& s, index_t place, index_t column, Fetch& fetch, int lines,
+                       bool add, float* results) {
+        char const *const left = s.left[place], *const right = s.right + column / 16 * s.right_tile;
+        index_t const wanted = s.rows - place * tile_rows;
         constexpr int most = Chains::registers / Vectors, n = (16 + most - 1) / most;
         [&]<int... P>(std::integer_sequence<int, P...>) {
-            (Chains::template rows<Vectors, first_row(P + 1, n) - first_row(P, n)>(
-                 s, left + first_row(P, n) * s.row_bytes, right, fetch, P == 0 ? lines : 0, add,
-                 results + first_row(P, n) * 16),
+            ((first_row(P, n) < wanted
+                  ? Chains::template rows<Vectors, first_row(P + 1, n) - first_row(P, n)>(
+                        s, left + first_row(P, n) * s.row_bytes, right, fetch, P == 0 ? lines : 0,
+                        add, results + first_row(P, n) * 16)
+                  : void()),
              ...);
         }
         (std::make_integer_sequence<int, n>{});

@@ -129,7 +129,7 @@ private:
             auto const* word = reinterpret_cast<float const*>(left);
             auto const* line = reinterpret_cast<float const*>(right);
             index_t const row = s.row_bytes / 4;
-            for (index_t i = 0; i < 16; ++i, ++word, line += 16)
+            for (index_t i = s.words(n); i > 0; --i, ++word, line += 16)
                 ((sum[I] = V::multiply_add(sum[I], V::load(line + index_t(I % Vectors) * 4),
                                            word[index_t(I / Vectors) * row])),
                  ...);
