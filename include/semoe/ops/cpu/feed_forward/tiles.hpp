@@ -26,7 +26,9 @@ constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
 /// Up to so many columns of a product meet rows of 16 bits as those lie; more of them share the
 /// work of widening rows to floats.
-constexpr index_t few_columns(Isa isa) { return isa == Isa::avx2 ? 8 : 4; }
+constexpr index_t few_columns(Isa isa) {
+    return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 6 : isa == Isa::avx2 ? 8 : 4;
+}
 
 /// The most columns of each form that a product of up to `all` of them may take.
 constexpr std::array<index_t, 3> columns_of_forms(Isa isa, index_t all) {
