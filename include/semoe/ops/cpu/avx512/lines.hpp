@@ -168,8 +168,8 @@ struct Lines {
                 __m512i x[16] = {};
                 load_words(rows, c, x, std::make_integer_sequence<int, 16>{});
                 transpose_words(x);
-                tiles =
-                    store_words<S, T>(x, m.cols - c, tiles, std::make_integer_sequence<int, 16>{});
+                tiles = store_words<S, T>(x, m.cols - c, tiles,
+                                          std::make_integer_sequence<index_t, 16>{});
             }
         }
     }
@@ -280,10 +280,10 @@ private:
     }
     /// The words of n elements of a depth: one tile, or up to two where each holds two floats.
     /// Returns where the next ones go.
-    template <class S, class T, int... I>
+    template <class S, class T, index_t... I>
     SEMOE_AVX512 SEMOE_INLINE static char* store_words(__m512i const (&words)[16], index_t n,
                                                        char* tiles,
-                                                       std::integer_sequence<int, I...>) {
+                                                       std::integer_sequence<index_t, I...>) {
         if constexpr (sizeof(S) == sizeof(T)) {
             (_mm512_store_si512(tiles + I * line_bytes, words[I]), ...);
             return tiles + tile_bytes;

@@ -41,7 +41,7 @@ protected:
     ~BlockKernel() = default;
     /// Lines to ask for in one of so many passes over the steps.
     static int lines_of_pass(int lines, index_t passes) {
-        return int((4 * lines + passes - 1) / passes);
+        return int((index_t(4) * lines + passes - 1) / passes);
     }
 
 private:
