@@ -40,6 +40,21 @@ TEST_CASE("backend/queue: who waits for a task learns what it threw, whoever lea
     second.wait();
     queue.synchronize();
 }
+
+TEST_CASE("backend/queue: of any number of failures each is told to who waits for its task") {
+    CpuBackend b{.threads = 1};
+    auto queue = b.fork();
+    std::vector<CpuBackend::event_type> done;
+    for (int n = 0; n < 200; ++n) {
+        queue.parallel_for(1, Throw{n % 2 ? "odd" : "even"});
+        done.push_back(queue.record());
+    }
+    done.back().follow();
+    for (int n = 0; n < 200; ++n)
+        CHECK_THROWS_WITH(done[std::size_t(n)].wait(), n % 2 ? "odd" : "even");
+    queue.synchronize();
+}
+
 TEST_CASE("backend/queue: a task may free memory of its own queue while that is full") {
     CpuBackend b{.threads = 1};
     auto queue = b.fork();

@@ -11,6 +11,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -26,7 +27,7 @@ class QueueState {
 public:
     static constexpr std::uint64_t capacity = 256;
 
-    QueueState() { failures_.reserve(most_failures); }
+    QueueState() { failures_.reserve(64); }
 
     /// Waits on the host while the ring is full. Only the queue's own thread makes room, so what
     /// its tasks enqueue, or buffers that they free, goes to memory of its own then.
@@ -92,8 +93,7 @@ public:
             lock.lock();
             if (is_over) overflow_.pop_front();
             ++done_;
-            if (error && failures_.size() < most_failures)
-                failures_.push_back({done_, std::move(error)});
+            if (error) keep(std::move(error));
             progress_.notify_all();
         }
     }
@@ -112,11 +112,17 @@ private:
         progress_.wait(lock, [&] { return done_ >= ticket; });
     }
 
+    void keep(std::exception_ptr error) noexcept {
+        try {
+            failures_.push_back({done_, std::move(error)});
+        } catch (std::bad_alloc const&) { // those before it are told all the same
+        }
+    }
+
     struct Failure {
         std::uint64_t task; ///< counted from 1
         std::exception_ptr error;
     };
-    static constexpr std::size_t most_failures = 64;
 
     mutable std::mutex mutex_;
     std::condition_variable work_, progress_;
