@@ -28,7 +28,7 @@ namespace {
 template <class T, class S = T>
 struct Block {
     static constexpr index_t widths = step_depth<T> / step_depth<S>;
-    index_t steps, row_length;
+    index_t steps, row_length, word_line = line_bytes;
     std::vector<T> rows, columns;
     std::vector<float> results; // 64-byte aligned part of it
     std::vector<char> words;
@@ -58,7 +58,11 @@ struct Block {
                           aligned_words(),
                           steps * widths * tile_bytes,
                           steps,
-                          columns_wanted},
+                          columns_wanted,
+                          true,
+                          32,
+                          16,
+                          word_line},
                          add, out);
         return {out, out + 4 * tile_floats};
     }
@@ -93,12 +97,11 @@ struct Block {
         static_cast<BlockKernel&>(kernel).multiply(s, nothing, 0, add, out);
     }
     void set_words() {
-        for (index_t c = 0; c < 32; ++c)
+        for (index_t c = 0; c < (word_line == line_bytes ? 32 : narrow_columns); ++c)
             for (index_t k = 0; k < row_length; ++k) {
                 index_t const per_word = 4 / index_t(sizeof(S)), word = k / per_word;
                 char* const to = aligned_words() +
-                                 ((c / 16 * steps * widths + word / 16) * tile_bytes +
-                                  word % 16 * 64 + c % 16 * 4) +
+                                 ((c / 16 * steps * widths * 16 + word) * word_line + c % 16 * 4) +
                                  k % per_word * index_t(sizeof(S));
                 S const element{float(columns[std::size_t(c * row_length + k)])};
                 std::memcpy(to, &element, sizeof(S));
@@ -141,9 +144,23 @@ void check_kernel() {
         }
     }
 }
+/// Lines of words with room for few columns only beside whole ones.
+template <class Kernel, class T, class S = T>
+void check_narrow() {
+    for (index_t columns = 1; columns <= narrow_columns; ++columns)
+        for (bool const add : {false, true}) {
+            Block<T, S> whole(5), narrow(5);
+            narrow.word_line = narrow_columns * 4;
+            CAPTURE(columns);
+            CHECK(same_columns(narrow.template run<Kernel>(columns, add),
+                               whole.template run<Kernel>(columns, add), columns));
+        }
+}
 /// A kernel of a few columns that meet rows of bf16 beside one of their floats.
 template <class FewKernel, class FloatKernel>
 void check_widened() {
+    check_narrow<FewKernel, bf16, float>();
+    check_narrow<FloatKernel, float>();
     for (index_t columns = 1; columns <= FewKernel::most_columns; ++columns)
         for (bool const add : {false, true}) {
             Block<bf16, float> block(9);
@@ -193,7 +210,8 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
 #endif
 }
 
-TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats") {
+TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats, and lines of "
+          "words that hold few have those of whole ones") {
     check_widened<portable::FewKernel<portable::WidenedWords<portable::Vectors>>,
                   portable::FloatKernel<portable::Vectors>>();
 #if SEMOE_X86
@@ -202,6 +220,7 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
     if (!lacks(Isa::avx512))
         check_widened<avx512::FewKernel<avx512::WidenedWords>,
                       avx512::VectorKernel<avx512::FloatWords>>();
+    if (!lacks(Isa::avx512_bf16)) check_narrow<avx512::VectorKernel<avx512::DotWords>, bf16>();
 #elif SEMOE_ARM
     check_widened<portable::FewKernel<portable::WidenedWords<neon::Vectors>>,
                   portable::FloatKernel<neon::Vectors>>();

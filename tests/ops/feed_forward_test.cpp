@@ -228,6 +228,7 @@ TEST_CASE_TEMPLATE("ops/feed_forward: more than a slab, a panel, a block of rows
                    float, bf16) {
     check<T, Gated>(640, 300, {400, 1, 50}, false, 97);
     check<T, Plain>(300, 1100, {70}, false, 97);
+    check<T, Plain>(1100, 1056, {2, 5, 12}, false, 97);
     check<T, Gated>(64, 64, {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12, 13, 14, 15, 16}, true);
 }
 
@@ -248,15 +249,32 @@ TEST_CASE_TEMPLATE("ops/feed_forward: bits do not depend on threads, scratch or 
         CHECK(same_bits(x.d_in, first.d_in));
         for (std::size_t e = 0; e < 2; ++e) CHECK(same_bits(x.gradients[e], first.gradients[e]));
     }
-    // One row at a time.
-    Experts<T, Gated> x(96, 80, {40, 3}, true);
-    for (index_t r = 1; r <= 40; ++r) {
-        ops::Group<std::byte const> g;
-        g.add(r, 1, reinterpret_cast<std::byte const*>(x.weights[0].data()));
-        ops::grouped_feed_forward<T>(one, g, x.block, x.view(x.in, 96), x.view(x.saved, 160),
-                                     x.view(x.act, 80), x.view(x.out, 96));
+}
+
+TEST_CASE_TEMPLATE(
+    "ops/feed_forward: few rows have the bits of many, in weights whose rows are read "
+    "whole or in parts",
+    T, float, bf16) {
+    CpuBackend b{.threads = 1};
+    index_t const rows = 40;
+    for (auto const& [H, I] : {std::pair<index_t, index_t>{96, 80}, {1100, 1056}}) {
+        Experts<T, Gated> all(H, I, {rows}, true), some = all;
+        all.forward(b);
+        for (index_t const n : {1, 3, 5, 8, 12}) {
+            CAPTURE(n);
+            std::fill(some.out.begin(), some.out.end(), T(0.0f));
+            for (index_t first = 0; first < rows; first += n) {
+                ops::Group<std::byte const> g;
+                g.add(1 + first, min(n, rows - first),
+                      reinterpret_cast<std::byte const*>(some.weights[0].data()));
+                ops::grouped_feed_forward<T>(b, g, some.block, some.view(some.in, H),
+                                             some.view(some.saved, 2 * I), some.view(some.act, I),
+                                             some.view(some.out, H));
+            }
+            for (auto i = std::size_t(H); i < std::size_t((rows + 1) * H); ++i)
+                REQUIRE(float(some.out[i]) == float(all.out[i]));
+        }
     }
-    for (std::size_t i = 96; i < 41 * 96; ++i) REQUIRE(float(x.out[i]) == float(first.out[i]));
 }
 
 TEST_CASE_TEMPLATE("ops/feed_forward: a taker gets every gradient once, with its bits, when nobody "

@@ -85,16 +85,16 @@ public:
             index_t const steps = min(slab, s.steps - first);
             for (index_t rows = 0; rows < 32; rows += 8)
                 transpose(s, first, steps, rows, fetch, lines, words);
-            for (index_t i = 0; i < steps; ++i, right += Words::lines * tile_bytes) {
+            for (index_t i = 0; i < steps; ++i, right += 16 * Words::lines * s.word_line) {
                 char const* const tiles = words + i * 2 * tile_bytes;
                 if (s.columns == 1) {
-                    chains<4, 1>(tiles, right, sums[0]);
+                    chains<4, 1>(tiles, right, s.word_line, sums[0]);
                 } else if (s.columns == 2) {
-                    chains<4, 2>(tiles, right, sums[0]);
+                    chains<4, 2>(tiles, right, s.word_line, sums[0]);
                 } else {
                     for (index_t m = 0; m < columns; m += 4) {
-                        chains<2, 4>(tiles, right + m * 4, sums[m]);
-                        chains<2, 4>(tiles + tile_bytes, right + m * 4, sums[m] + 16);
+                        chains<2, 4>(tiles, right + m * 4, s.word_line, sums[m]);
+                        chains<2, 4>(tiles + tile_bytes, right + m * 4, s.word_line, sums[m] + 16);
                     }
                 }
             }
@@ -121,18 +121,20 @@ private:
         }
     }
     template <int Vectors, int Columns>
-    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums) {
-        chains<Vectors>(rows, columns, sums, std::make_integer_sequence<int, Vectors * Columns>{});
+    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, index_t line,
+                                               float* sums) {
+        chains<Vectors>(rows, columns, line, sums,
+                        std::make_integer_sequence<int, Vectors * Columns>{});
     }
     /// One step of some columns by 8 rows a vector, whose words are lanes.
     template <int Vectors, int... I>
-    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, float* sums,
-                                               std::integer_sequence<int, I...>) {
+    SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, index_t line,
+                                               float* sums, std::integer_sequence<int, I...>) {
         auto const at = [sums](index_t i) { return sums + i / Vectors * 32 + i % Vectors * 8; };
         __m256 s[] = {_mm256_load_ps(at(I))...};
-        for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
+        for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
-            if constexpr (Words::lines == 2) columns += line_bytes;
+            if constexpr (Words::lines == 2) columns += line;
             if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
         }
         (_mm256_store_ps(at(I), s[I]), ...);

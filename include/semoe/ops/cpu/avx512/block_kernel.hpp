@@ -100,36 +100,37 @@ private:
     SEMOE_AVX512 SEMOE_NOINLINE static void chains(BlockSteps const& s, char const* left,
                                                    Fetch& fetch, int lines, float* results,
                                                    std::integer_sequence<index_t, C...>) {
-        index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
+        index_t const row = s.row_bytes, other = s.left[1] - s.left[0], line = s.word_line;
         char const* right = s.right;
         float* const second = results + (Places - 1) * tile_floats;
         __m512 low[] = {_mm512_load_ps(results + C * 16)...};
         __m512 high[] = {_mm512_load_ps(second + C * 16)...};
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes)
-            for (index_t half = 0; half < 2; ++half, right += 8 * Words::lines * line_bytes) {
+            for (index_t half = 0; half < 2; ++half, right += 8 * Words::lines * line) {
                 fetch.some(lines);
                 __m512i x[8], y[8] = {};
                 transpose_words(left + half * 32, row, x);
                 if constexpr (Places == 2) transpose_words(left + other + half * 32, row, y);
-                words<Places, C...>(x, y, right, low, high, std::make_integer_sequence<int, 8>{});
+                words<Places, C...>(x, y, right, line, low, high,
+                                    std::make_integer_sequence<int, 8>{});
             }
         if constexpr (Places == 2) (_mm512_store_ps(second + C * 16, high[C]), ...);
         (_mm512_store_ps(results + C * 16, low[C]), ...);
     }
     template <int Places, index_t... C, int... I>
-    SEMOE_AVX512 SEMOE_INLINE static void words(__m512i const (&x)[8], __m512i const (&y)[8],
-                                                char const* right, __m512 (&low)[sizeof...(C)],
-                                                __m512 (&high)[sizeof...(C)],
-                                                std::integer_sequence<int, I...>) {
-        (word<Places, C...>(x[I], y[I], right + I * Words::lines * line_bytes, low, high), ...);
+    SEMOE_AVX512 SEMOE_INLINE static void
+    words(__m512i const (&x)[8], __m512i const (&y)[8], char const* right, index_t line,
+          __m512 (&low)[sizeof...(C)], __m512 (&high)[sizeof...(C)],
+          std::integer_sequence<int, I...>) {
+        (word<Places, C...>(x[I], y[I], right + I * Words::lines * line, line, low, high), ...);
     }
     template <int Places, index_t... C>
-    SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, __m512i y, char const* line,
-                                               __m512 (&low)[sizeof...(C)],
+    SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, __m512i y, char const* columns,
+                                               index_t line, __m512 (&low)[sizeof...(C)],
                                                __m512 (&high)[sizeof...(C)]) {
-        (step<0, Places>(x, y, line + C * 4, low[C], high[C]), ...);
+        (step<0, Places>(x, y, columns + C * 4, low[C], high[C]), ...);
         if constexpr (Words::parts == 2)
-            (step<1, Places>(x, y, line + (Words::lines - 1) * line_bytes + C * 4, low[C], high[C]),
+            (step<1, Places>(x, y, columns + (Words::lines - 1) * line + C * 4, low[C], high[C]),
              ...);
     }
     template <int Part, int Places>

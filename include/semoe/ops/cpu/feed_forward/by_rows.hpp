@@ -2,6 +2,7 @@
 
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/lines.hpp"
+#include "semoe/ops/cpu/feed_forward/tasks.hpp"
 
 namespace semoe::ops::cpu {
 
@@ -48,6 +49,37 @@ struct WeightRows {
 /// where one block of columns leaves room.
 constexpr index_t prepared_steps(index_t columns) { return columns <= 32 ? 8 : 16; }
 
+/// A panel's rows in parts of the depth, of which each is read while the next is on its way: of
+/// long rows whole panels, fetched ahead, would push one another out of L2.
+template <class T>
+struct DepthParts {
+    TileForm form;
+    WeightRows<T> const& w;
+    index_t count;
+
+    /// @param several  whether there may be more than one
+    DepthParts(TileForm form_, WeightRows<T> const& w_, bool several)
+      : form(form_)
+      , w(w_)
+      , count(several ? (w.row_bytes() + most_bytes - 1) / most_bytes : 1) {}
+    /// Steps of the depth.
+    Range steps(index_t part) const { return {form.steps(w.depth), part, count}; }
+    /// @param places  that are fetched from in turn, of each stream
+    Fetch fetch(int places, index_t panel, index_t part) const {
+        if (!w.stream[0]) return {};
+        Range const s = steps(part);
+        index_t const begin = s.begin * form.step, n = (s.end - s.begin) * form.step;
+        return {places,
+                {w.panel(0, panel) + begin, w.panel(1, panel) + begin},
+                tile_rows,
+                w.row_bytes(),
+                n * index_t(sizeof(T))};
+    }
+
+private:
+    static constexpr index_t most_bytes = 2048; ///< of a row
+};
+
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
@@ -69,49 +101,53 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                       WeightRows<T> const& next, char* scratch, Finish const& finish) {
     index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
     index_t const right_block = form.block_bytes(w.depth);
-    bool const prepares = form.prepares_rows<T>();
-    index_t const slab = prepares ? prepared_steps(rows) : steps;
+    bool const prepares = form.prepares_rows<T>(), several = pairs == 1 || prepares;
+    DepthParts<T> const parts(form, w, several), next_parts(form, next, several);
+    index_t const slab = prepares ? prepared_steps(rows) : (steps + parts.count - 1) / parts.count;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
     index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
-    int const all_lines = pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+    int const all_lines = pairs == 1 ? 8 : pairs < 4 ? 4 : pairs < 8 ? 2 : 1;
     int const lines = form.widens_rows<T>() ? (all_lines + 1) / 2 : all_lines;
-    for (index_t p = first_panel; p < last_panel; ++p) {
-        bool const in_place = w.is_whole(p) && !prepares;
-        bool const more = p + 1 < last_panel;
-        void const* const upcoming[2] = {more ? w.panel(0, p + 1) : next.stream[0],
-                                         more ? w.panel(1, p + 1) : next.stream[1]};
-        index_t const upcoming_bytes = (more ? w : next).row_bytes();
-        Fetch fetch(Fetch::parts(form.isa, rows), upcoming, tile_rows, upcoming_bytes,
-                    upcoming_bytes);
-        for (index_t first = 0; first < steps; first += slab) {
-            index_t const n = min(slab, steps - first), k = first * form.step;
-            char const* left[2];
-            for (int s = 0; s < 2; ++s) {
-                T const* const from = w.panel(s, p) + k;
-                left[s] = in_place ? reinterpret_cast<char const*>(from)
-                                   : scratch + s * slab * tile_bytes;
-                if (!in_place)
-                    tile_left(form,
-                              HostRows<T>{from, w.depth, w.panel_rows(s, p),
-                                          min(n * form.step, w.depth - k)},
-                              scratch + s * slab * tile_bytes);
-            }
-            for (index_t c = 0; c < pairs; ++c) {
-                float* const to = results + c * pair_results;
-                BlockSteps const block{{left[0], left[1]},
-                                       in_place ? w.row_bytes() : line_bytes,
-                                       in_place ? line_bytes : tile_bytes,
-                                       x + 2 * c * right_block + first * form.widths * tile_bytes,
-                                       right_block,
-                                       n,
-                                       rows - 32 * c,
-                                       first + n == steps};
-                kernel.multiply(block, fetch, lines, first > 0, to);
-                if (first + n == steps)
-                    finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), to);
+    int const places = Fetch::parts(form.isa, rows);
+    for (index_t p = first_panel; p < last_panel; ++p)
+        for (index_t part = 0; part < parts.count; ++part) {
+            bool const in_place = w.is_whole(p) && !prepares;
+            Range const now = parts.steps(part);
+            Fetch fetch = part + 1 < parts.count ? parts.fetch(places, p, part + 1)
+                          : p + 1 < last_panel   ? parts.fetch(places, p + 1, 0)
+                                                 : next_parts.fetch(places, 0, 0);
+            for (index_t first = now.begin; first < now.end; first += slab) {
+                index_t const n = min(slab, now.end - first), k = first * form.step;
+                char const* left[2];
+                for (int s = 0; s < 2; ++s) {
+                    T const* const from = w.panel(s, p) + k;
+                    left[s] = in_place ? reinterpret_cast<char const*>(from)
+                                       : scratch + s * slab * tile_bytes;
+                    if (!in_place)
+                        tile_left(form,
+                                  HostRows<T>{from, w.depth, w.panel_rows(s, p),
+                                              min(n * form.step, w.depth - k)},
+                                  scratch + s * slab * tile_bytes);
+                }
+                for (index_t c = 0; c < pairs; ++c) {
+                    float* const to = results + c * pair_results;
+                    BlockSteps const block{{left[0], left[1]},
+                                           in_place ? w.row_bytes() : line_bytes,
+                                           in_place ? line_bytes : tile_bytes,
+                                           x + 2 * c * right_block + first * form.step_bytes(),
+                                           right_block,
+                                           n,
+                                           rows - 32 * c,
+                                           first + n == steps,
+                                           32,
+                                           16,
+                                           form.word_line_bytes()};
+                    kernel.multiply(block, fetch, lines, first > 0, to);
+                    if (first + n == steps)
+                        finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), to);
+                }
             }
         }
-    }
 }
 
 } // namespace semoe::ops::cpu

@@ -126,7 +126,7 @@ private:
 
     void to_words(index_t panel, index_t block, float const* act) const {
         index_t const all = f.form.block_bytes(f.intermediate);
-        index_t const bytes = f.form.lines_of_16() * line_bytes;
+        index_t const bytes = f.form.lines_of_16() * f.form.word_line_bytes();
         char* to = words + block * all + panel * w.advance / 16 * bytes;
         for (int u = 0; u < units && w.panel_rows(u, panel) > 0; ++u, to += bytes)
             words_of_results<T>(f.form, act + u * tile_floats, to);

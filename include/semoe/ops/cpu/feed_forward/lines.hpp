@@ -45,9 +45,26 @@ void tile_rows_of(TileForm form, HostRows<T> const& m, char* tiles) {
     with_tiles<T>(form.isa, form.widens_rows<T>(),
                   [&](auto lines, auto s) { lines.template tile_rows_of<decltype(s)>(m, tiles); });
 }
-/// The same rows as columns of a product: tiles of words [blocks of 16 rows][steps][widths].
+/// Element k of a column to its place in narrow lines, rounded to T.
+template <class T>
+void put_narrow(TileForm form, index_t k, index_t column, T element, char* words) {
+    index_t const at = k * narrow_columns + column;
+    if (form.widens_words<T>())
+        reinterpret_cast<float*>(words)[at] = float(element);
+    else if constexpr (sizeof(T) == 4)
+        reinterpret_cast<T*>(words)[at] = element;
+    else // two elements a word
+        reinterpret_cast<T*>(words)[(k / 2 * narrow_columns + column) * 2 + k % 2] = element;
+}
+/// The same rows as columns of a product: words [blocks of 16 rows][steps][widths].
 template <class T>
 void tile_words_of(TileForm form, HostRows<T> const& m, char* tiles) {
+    if (form.is_narrow()) {
+        std::memset(tiles, 0, std::size_t(form.block_bytes(m.cols)));
+        for (index_t r = 0; r < m.rows; ++r)
+            for (index_t k = 0; k < m.cols; ++k) put_narrow(form, k, r, m.row(r)[k], tiles);
+        return;
+    }
     with_tiles<T>(form.isa, form.widens_words<T>(), [&](auto lines, auto s) {
         using S = decltype(s);
         index_t const block = form.block_bytes(m.cols);
@@ -102,6 +119,12 @@ void store_columns(Isa isa, float const* tiles, T* to, index_t ld, index_t rows,
 /// A tile of results, rounded to T, to the words of its columns: form.lines_of_16() lines.
 template <class T>
 void words_of_results(TileForm form, float const* tile, char* to) {
+    if (form.is_narrow()) {
+        for (index_t k = 0; k < tile_rows; ++k)
+            for (index_t c = 0; c < narrow_columns; ++c)
+                put_narrow(form, k, c, T(tile[k * 16 + c]), to);
+        return;
+    }
     with_tiles<T>(form.isa, form.widens_words<T>(), [&](auto lines, auto s) {
         lines.template words_of_results<decltype(s), T>(tile, to);
     });

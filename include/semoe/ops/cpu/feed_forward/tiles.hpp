@@ -30,6 +30,10 @@ constexpr index_t few_columns(Isa isa) {
     return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 6 : isa == Isa::avx2 ? 8 : 4;
 }
 
+/// Columns that a line of words has room for where they are few: a whole block's lines would take
+/// more of the caches than the weights that they meet.
+inline constexpr index_t narrow_columns = 4;
+
 /// The most columns of each form that a product of up to `all` of them may take.
 constexpr std::array<index_t, 3> columns_of_forms(Isa isa, index_t all) {
     return {few_columns(isa), tile_rows, all};
@@ -42,6 +46,7 @@ struct TileForm {
     index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
     index_t widths = 1; ///< tiles of words that a step takes: two where rows of 16 bits meet floats
     bool lanes = false; ///< whether rows become tiles of words, too: floats that will be lanes
+    index_t columns = tile_rows; ///< that a line of words has room for
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
@@ -52,7 +57,12 @@ struct TileForm {
     template <class T>
     static constexpr TileForm of(Isa isa, index_t columns) {
         auto const many = of<T>(isa);
-        if (columns <= few_columns(isa)) return {isa, step_depth<T>, step_depth<T> / many.step};
+        if (columns <= few_columns(isa)) {
+            bool const narrow = columns <= narrow_columns &&
+                                !(isa == Isa::amx && step_depth<T> == 2 * step_depth<float>);
+            return {isa, step_depth<T>, step_depth<T> / many.step, false,
+                    narrow ? narrow_columns : tile_rows};
+        }
         // Floats as they lie fill lanes with up to 16 columns.
         bool const turned = many.template widens_rows<T>() || columns > tile_rows;
         bool const floats_on_avx512 =
@@ -78,10 +88,12 @@ struct TileForm {
         index_t const each = step / 16, left = depth - (steps(depth) - 1) * step;
         return (left + each - 1) / each;
     }
-    /// Of the tiles of words that hold 16 columns of that depth.
-    constexpr index_t block_bytes(index_t depth) const {
-        return steps(depth) * widths * tile_bytes;
-    }
+    bool is_narrow() const { return columns == narrow_columns; }
+    constexpr index_t word_line_bytes() const { return columns * 4; }
+    /// Of what one step takes: tiles of words, or as many lines of fewer columns.
+    constexpr index_t step_bytes() const { return widths * tile_rows * word_line_bytes(); }
+    /// Of the words of 16 columns of that depth.
+    constexpr index_t block_bytes(index_t depth) const { return steps(depth) * step_bytes(); }
     /// The same for more of them; or of rows, where a step takes one tile of words.
     constexpr index_t bytes(index_t rows, index_t depth) const {
         return blocks_of_16(rows) * block_bytes(depth);

@@ -47,17 +47,17 @@ public:
             for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
         char words[2 * tile_bytes];
         char const* right = s.right;
-        for (index_t i = 0; i < s.steps; ++i, right += Words::parts * tile_bytes) {
+        for (index_t i = 0; i < s.steps; ++i, right += 16 * Words::parts * s.word_line) {
             fetch.some(4 * lines);
             for (index_t place = 0; place < 2; ++place)
                 transpose_words<V>(s.left[place] + i * s.step_bytes, s.row_bytes,
                                    words + place * tile_bytes);
             if (s.columns == 1)
-                step_of<1>(words, right, sums[0]);
+                step_of<1>(words, right, s.word_line, sums[0]);
             else if (s.columns == 2)
-                step_of<2>(words, right, sums[0]);
+                step_of<2>(words, right, s.word_line, sums[0]);
             else
-                step_of<4>(words, right, sums[0]);
+                step_of<4>(words, right, s.word_line, sums[0]);
         }
         for (index_t m = 0; m < most_columns; ++m)
             for (index_t r = 0; r < 32; ++r) results[r * 16 + m] = sums[m][r];
@@ -66,22 +66,22 @@ public:
 private:
     /// One step of 32 rows by some columns, as many chains at a time as there are registers for.
     template <int Columns>
-    static void step_of(char const* words, char const* columns, float* sums) {
+    static void step_of(char const* words, char const* columns, index_t line, float* sums) {
         constexpr int vectors = min(8, int(std::bit_floor(unsigned(V::registers / Columns))));
         for (index_t v = 0; v < 8; v += vectors)
-            chains<vectors>(words + v / 4 * tile_bytes + v % 4 * 16, columns, sums + v * 4,
+            chains<vectors>(words + v / 4 * tile_bytes + v % 4 * 16, columns, line, sums + v * 4,
                             std::make_integer_sequence<int, vectors * Columns>{});
     }
     /// Some columns by 4 rows a vector, whose words are lanes.
     template <int Vectors, int... I>
-    static void chains(char const* rows, char const* columns, float* sums,
+    static void chains(char const* rows, char const* columns, index_t line, float* sums,
                        std::integer_sequence<int, I...>) {
         auto const at = [sums](index_t i) { return sums + i / Vectors * 32 + i % Vectors * 4; };
         Floats s[] = {V::load(at(I))...};
-        for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line_bytes) {
+        for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line) {
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
             if constexpr (Words::parts == 2) {
-                columns += line_bytes;
+                columns += line;
                 (step<1, Vectors, I>(rows, columns, s[I]), ...);
             }
         }
