@@ -169,7 +169,7 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: agrees with the dequantised weig
                    SEMOE_TEST_BACKENDS) {
     for (bool const bias : {false, true}) {
         check_formats<float, B>(1, 1, {1}, bias);
-        check_formats<bf16, B>(70, 45, {3, 0, 33, 17}, bias);
+        check_formats<bf16, B>(70, 45, {3, 0, 33, 17, 6, 8}, bias);
         check_formats<bf16, B>(64, 128, {32, 1}, bias);
         check<quant::Int8, float, Plain, B>(33, 65, {5, 31, 0}, bias);
         check<quant::Mxfp4, bf16, Plain, B>(96, 64, {48, 1}, bias);

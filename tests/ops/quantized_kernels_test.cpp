@@ -175,7 +175,7 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
                    bf16) {
     auto const check = [](Isa isa, index_t depth, index_t rows) {
         auto x = random_values<T>(11, rows * depth);
-        bool const odd_row = rows == 19, few = rows <= few_tokens;
+        bool const odd_row = rows == 19, few = rows <= most_few_tokens;
         if (odd_row) {
             for (index_t k = 0; k < depth; ++k) x[std::size_t(depth + k)] = T(0.0f);
             x[std::size_t(2 * depth)] = T(std::numeric_limits<float>::infinity());
@@ -219,6 +219,6 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
     for (Isa const isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon}) {
         if (lacks(isa)) continue;
         for (index_t const depth : {1, 63, 64, 130})
-            for (index_t const rows : {1, 16, 19}) check(isa, depth, rows);
+            for (index_t const rows : {1, 3, 6, 16, 19}) check(isa, depth, rows);
     }
 }

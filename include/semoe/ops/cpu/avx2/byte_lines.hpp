@@ -143,7 +143,7 @@ private:
     /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
     SEMOE_AVX2 static void spread(TokenTiles const& t, index_t steps) {
         if (!t.few) return;
-        constexpr index_t bytes = few_tokens * line_bytes;
+        index_t const bytes = t.few_lines * line_bytes;
         std::memset(t.few, 0, std::size_t(TokenTiles::padded(steps) * bytes));
         for (index_t s = 0; s < steps; ++s) {
             alignas(64) char lines[tile_bytes];

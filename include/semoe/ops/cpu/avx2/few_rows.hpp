@@ -47,7 +47,7 @@ private:
             row<Tokens>(codes + line_bytes, scales + 4, tokens, sums[1]);
             codes += tile_bytes;
             scales += line_bytes;
-            tokens += 2 * few_tokens * line_bytes;
+            tokens += 2 * Tokens * line_bytes;
         }
         for (index_t r = 0; r < height; ++r)
             for (index_t t = 0; t < Tokens; ++t) {
@@ -63,7 +63,7 @@ private:
         __m256i const first = load_half(codes), second = load_half(codes + 32);
         add<Tokens>(detail::decoded<Format, 0>(first, scales[0]), tokens, sums);
         add<Tokens>(detail::decoded<Format, 0>(second, scales[1]), tokens + 32, sums);
-        tokens += few_tokens * line_bytes;
+        tokens += Tokens * line_bytes;
         add<Tokens>(detail::decoded<Format, 1>(first, scales[2]), tokens, sums);
         add<Tokens>(detail::decoded<Format, 1>(second, scales[3]), tokens + 32, sums);
     }

@@ -176,12 +176,12 @@ private:
     SEMOE_AVX512 static void spread(TokenTiles const& t, index_t steps) {
         if (!t.few) return;
         char* to = t.few;
-        for (index_t s = 0; s < TokenTiles::padded(steps); ++s, to += few_tokens * line_bytes) {
+        for (index_t s = 0; s < TokenTiles::padded(steps); ++s, to += t.few_lines * line_bytes) {
             __m512i x[16] = {};
             for (index_t i = 0; i < 16 && s < steps; ++i)
                 x[i] = _mm512_load_si512(t.words + s * tile_bytes + i * line_bytes);
             transpose_words(x);
-            for (index_t n = 0; n < few_tokens; ++n) _mm512_store_si512(to + n * line_bytes, x[n]);
+            for (index_t n = 0; n < t.few_lines; ++n) _mm512_store_si512(to + n * line_bytes, x[n]);
         }
     }
     template <class T>

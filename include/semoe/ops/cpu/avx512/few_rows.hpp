@@ -8,7 +8,7 @@
 
 namespace semoe::ops::cpu::avx512 {
 
-/// Up to four tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
+/// Up to eight tokens by whole panels of codes, decoded in registers. Sums of bytes are exact, so
 /// their order is free, and lanes may run along the depth.
 template <class Format>
 class FewRows {
@@ -28,8 +28,10 @@ public:
                 tile<1>(codes, scales, fetch, to);
             else if (rows_ == 2)
                 tile<2>(codes, scales, fetch, to);
-            else
+            else if (rows_ <= 4)
                 tile<4>(codes, scales, fetch, to);
+            else
+                tile<8>(codes, scales, fetch, to);
         }
     }
 
@@ -58,7 +60,7 @@ private:
              ...);
             codes += tile_bytes;
             scales += line_bytes;
-            tokens += lines * few_tokens * line_bytes;
+            tokens += lines * Tokens * line_bytes;
         }
         for (index_t r = 0; r < index_t(sizeof...(R)); ++r)
             for (index_t t = 0; t < Tokens; ++t) {
@@ -78,17 +80,15 @@ private:
     SEMOE_AVX512 SEMOE_INLINE static void
     row_lines(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
               __m512i (&sums)[Tokens], std::integer_sequence<int, I...>) {
-        (add<Tokens>(detail::decoded<Format, I>(codes, scales),
-                     tokens + I * few_tokens * line_bytes, sums),
+        (add(detail::decoded<Format, I>(codes, scales), tokens + I * Tokens * line_bytes, sums,
+             std::make_integer_sequence<index_t, Tokens>{}),
          ...);
     }
-    template <index_t Tokens>
+    template <index_t... T>
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens,
-                                              __m512i (&sums)[Tokens]) {
-        add(weights, tokens, sums[0]);
-        if constexpr (Tokens >= 2) add(weights, tokens + line_bytes, sums[1]);
-        if constexpr (Tokens == 4) add(weights, tokens + 2 * line_bytes, sums[2]);
-        if constexpr (Tokens == 4) add(weights, tokens + 3 * line_bytes, sums[3]);
+                                              __m512i (&sums)[sizeof...(T)],
+                                              std::integer_sequence<index_t, T...>) {
+        (add(weights, tokens + T * line_bytes, sums[T]), ...);
     }
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
         __m512i const line = _mm512_load_si512(tokens);

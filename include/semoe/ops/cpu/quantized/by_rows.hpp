@@ -16,10 +16,6 @@ constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 /// Whether few tokens of a format may be multiplied line by line.
 template <class Format>
 inline constexpr bool may_be_few = Decode<Format>::lines > 1;
-/// Whether an instruction set has products for that.
-constexpr bool has_few_rows(Isa isa) {
-    return isa == Isa::avx2 || (isa >= Isa::avx512_vnni && isa <= Isa::amx);
-}
 
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {

@@ -33,7 +33,7 @@ namespace detail {
 template <class Format>
 TokenTiles take_tokens(Isa isa, Parts& parts, index_t rows, index_t depth) {
     index_t const steps = byte_steps(depth);
-    bool const few = may_be_few<Format> && has_few_rows(isa) && rows <= few_tokens;
+    bool const few = may_be_few<Format> && rows <= few_tokens(isa);
     return TokenTiles::in(parts.take(TokenTiles::bytes(rows, steps)), rows, steps, few);
 }
 
