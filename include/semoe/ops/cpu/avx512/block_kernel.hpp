@@ -100,7 +100,10 @@ private:
     SEMOE_AVX512 SEMOE_NOINLINE static void chains(BlockSteps const& s, char const* left,
                                                    Fetch& fetch, int lines, float* results,
                                                    std::integer_sequence<index_t, C...>) {
-        index_t const row = s.row_bytes, other = s.left[1] - s.left[0], line = s.word_line;
+        index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
+        // Of bf16 so few columns have narrow lines; to know that keeps all rows in registers.
+        bool const narrow = Words::parts == 2 && sizeof...(C) <= narrow_columns;
+        index_t const line = narrow ? narrow_columns * 4 : s.word_line;
         char const* right = s.right;
         float* const second = results + (Places - 1) * tile_floats;
         __m512 low[] = {_mm512_load_ps(results + C * 16)...};

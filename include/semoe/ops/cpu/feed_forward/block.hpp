@@ -18,7 +18,7 @@ struct BlockSteps {
     bool last = true;        ///< false: more steps follow, and results may lie as the kernel likes
     index_t rows = 32;       ///< that anybody wants, the first ones
     index_t last_words = 16; ///< of the last step; kernels may pass over the others, which are zero
-    index_t word_line = 64;  ///< bytes of a line of words; kernels of few columns take shorter ones
+    index_t word_line = 64;  ///< bytes of a line of words: TileForm::word_line_bytes()
 
     index_t words(index_t steps_left) const { return steps_left == 1 ? last_words : 16; }
 };

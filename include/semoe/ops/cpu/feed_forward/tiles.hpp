@@ -59,7 +59,7 @@ struct TileForm {
         auto const many = of<T>(isa);
         if (columns <= few_columns(isa)) {
             bool const narrow = columns <= narrow_columns &&
-                                !(isa == Isa::amx && step_depth<T> == 2 * step_depth<float>);
+                                !(isa == Isa::amx && sizeof(T) == 2); // tiles are whole
             return {isa, step_depth<T>, step_depth<T> / many.step, false,
                     narrow ? narrow_columns : tile_rows};
         }
