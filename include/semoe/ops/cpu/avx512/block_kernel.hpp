@@ -101,8 +101,8 @@ private:
                                                    Fetch& fetch, int lines, float* results,
                                                    std::integer_sequence<index_t, C...>) {
         index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
-        // Of bf16 so few columns have narrow lines; to know that keeps all rows in registers.
-        bool const narrow = Words::parts == 2 && sizeof...(C) <= narrow_columns;
+        // So few columns of widened bf16 have narrow lines; to know that keeps rows in registers.
+        bool const narrow = Words::lines == 2 && sizeof...(C) <= narrow_columns;
         index_t const line = narrow ? narrow_columns * 4 : s.word_line;
         char const* right = s.right;
         float* const second = results + (Places - 1) * tile_floats;
