@@ -1,6 +1,20 @@
-# The parts of semoe that need something besides the compiler: those named in semoe_FIND_COMPONENTS.
-# Used by this build and, installed, by find_package(semoe COMPONENTS ...). A component whose need
-# is not met gets no target, and semoe_<component>_FOUND is false.
+# The parts of semoe that are targets of their own: those named in semoe_FIND_COMPONENTS. Used by
+# this build and, installed, by find_package(semoe COMPONENTS ...). A component whose need is not
+# met gets no target, and semoe_<component>_FOUND is false.
+
+# What semoe/kernels.hpp compiles, once for all targets that link it, with their project's flags.
+if("kernels" IN_LIST semoe_FIND_COMPONENTS)
+    set(semoe_kernels_FOUND TRUE)
+    if(NOT TARGET semoe::kernels)
+        file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/semoe_kernels.cpp
+            CONTENT "#include <semoe/kernels.hpp>\n")
+        add_library(semoe_kernels STATIC EXCLUDE_FROM_ALL
+            ${CMAKE_CURRENT_BINARY_DIR}/semoe_kernels.cpp)
+        add_library(semoe::kernels ALIAS semoe_kernels)
+        target_link_libraries(semoe_kernels PUBLIC semoe::semoe)
+        target_compile_definitions(semoe_kernels PUBLIC SEMOE_EXTERN_KERNELS)
+    endif()
+endif()
 
 if("checkpoint" IN_LIST semoe_FIND_COMPONENTS)
     find_package(nlohmann_json 3.9 QUIET GLOBAL)

@@ -23,12 +23,8 @@ if(SEMOE_SANITIZE)
     target_link_options(semoe_development INTERFACE ${sanitize})
 endif()
 
-# The kernels once for all programs that link this, as semoe/kernels.hpp says.
-file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/kernels.cpp CONTENT "#include <semoe/kernels.hpp>\n")
-add_library(semoe_kernels STATIC EXCLUDE_FROM_ALL ${PROJECT_BINARY_DIR}/kernels.cpp)
 target_link_libraries(semoe_kernels PUBLIC semoe_development)
-target_compile_definitions(semoe_kernels PUBLIC SEMOE_EXTERN_KERNELS)
-target_compile_options(semoe_kernels PRIVATE $<$<CONFIG:Debug>:-O1>) # every test waits for them
+target_compile_options(semoe_kernels PRIVATE $<$<CONFIG:Debug>:-O1>) # every test calls them
 
 # CUDA is built where its programs can run: with a launcher, or where there is a device.
 find_program(NVCC nvcc PATHS /usr/local/cuda/bin)

@@ -1,13 +1,22 @@
 #pragma once
 
-/// The CPU kernels that depend on no type of the user's, compiled here for every instruction set.
+/// What of layers on processors depends on no type of the user's, compiled here: kernels for every
+/// instruction set, loops of the shipped gates, losses and optimizers, and contexts.
 ///
-/// Without more, each translation unit compiles the kernels that it uses. A project of many may
-/// define SEMOE_EXTERN_KERNELS for all of them, and include this header in one.
+/// Without more, each translation unit compiles what it uses. A project of many may define
+/// SEMOE_EXTERN_KERNELS for all of them, and include this header in one; the component `kernels` of
+/// the CMake package does both.
 
-#include "semoe/backend/cpu/cpu.hpp"
-#include "semoe/ops/cpu/instances.hpp"
+#include "semoe/instances.hpp"
 
-namespace semoe::ops::cpu {
+namespace semoe {
+namespace ops {
+namespace cpu {
 SEMOE_KERNELS(template)
-} // namespace semoe::ops::cpu
+}
+SEMOE_LOOPS(template)
+} // namespace ops
+namespace detail {
+SEMOE_CONTEXTS(template)
+}
+} // namespace semoe

@@ -31,5 +31,5 @@
 
 // For projects that compile the kernels once: see semoe/kernels.hpp.
 #if defined(SEMOE_EXTERN_KERNELS)
-#include "semoe/ops/cpu/instances.hpp"
+#include "semoe/instances.hpp"
 #endif

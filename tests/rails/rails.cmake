@@ -75,7 +75,8 @@ if("odr/main.cpp" MATCHES "${SEMOE_TEST_FILES}" AND CMAKE_SYSTEM_PROCESSOR STREQ
     set_tests_properties(odr PROPERTIES LABELS odr TIMEOUT 60 SKIP_RETURN_CODE 77)
 endif()
 
-# A project of six lines, built from the installed tree, and one that adds this as a subdirectory.
+# A project of six lines, built from the installed tree; one with the kernels in a library of their
+# own; one that adds this as a subdirectory.
 function(add_consumer name folder)
     add_test(NAME consumer/${name} COMMAND ${CMAKE_CTEST_COMMAND}
         --build-and-test ${CMAKE_CURRENT_SOURCE_DIR}/${folder}
@@ -92,7 +93,8 @@ if(SEMOE_INSTALL)
         --prefix ${prefix})
     set_tests_properties(consumer/install PROPERTIES FIXTURES_SETUP installed LABELS rail)
     add_consumer(installed consumer -DCMAKE_PREFIX_PATH=${prefix})
-    set_tests_properties(consumer/installed PROPERTIES FIXTURES_REQUIRED installed)
+    add_consumer(kernels consumer/kernels -DCMAKE_PREFIX_PATH=${prefix})
+    set_tests_properties(consumer/installed consumer/kernels PROPERTIES FIXTURES_REQUIRED installed)
 endif()
 
 # The formatter and the linter, in the version that the sources were written with.

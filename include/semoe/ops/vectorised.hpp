@@ -2,6 +2,8 @@
 
 #include "semoe/ops/cpu/kernels.hpp"
 
+#include <type_traits>
+
 namespace semoe::ops {
 
 /// f() within a functor: on the host, compiled for the host's instruction set. F's operator() and
@@ -10,7 +12,7 @@ namespace semoe::ops {
 /// loop, and one that several functors share rather than a functor's own: each F is compiled once
 /// an instruction set.
 template <class F>
-SEMOE_HD auto vectorised(F const& f) {
+SEMOE_HD std::invoke_result_t<F const&> vectorised(F const& f) {
 #if SEMOE_DEVICE_CODE
     return f();
 #else
