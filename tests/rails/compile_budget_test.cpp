@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <sstream>
 #include <string>
 
 namespace compile_budget_test {
@@ -35,6 +36,28 @@ TEST_CASE("rails/compile_budget: one layer, forward and backward, costs 1 GB and
         CAPTURE(traced);
         CHECK(symbols.find(traced) == std::string::npos);
     }
+}
+
+TEST_CASE(
+    "rails/compile_budget: with the kernels in a unit of their own, one layer has no code for "
+    "an instruction set but copies of rows") {
+    Compiled const layer("one_layer", "-DSEMOE_EXTERN_KERNELS");
+    REQUIRE(layer.cost.status == 0);
+    MESSAGE("compiling it took ", layer.cost.seconds, " s, ", layer.cost.megabytes, " MB, ",
+            text_bytes(layer.object), " bytes of text");
+
+    std::istringstream symbols(output_of("nm -C --defined-only " + layer.object));
+    int copies = 0;
+    for (std::string symbol; std::getline(symbols, symbol);) {
+        CAPTURE(symbol);
+        bool const kernel = symbol.find("Kernels::") != std::string::npos ||
+                            symbol.find("cpu::avx") != std::string::npos ||
+                            symbol.find("cpu::portable::") != std::string::npos;
+        bool const copies_row = symbol.find("Kernels::copy_row(") != std::string::npos;
+        CHECK(kernel == copies_row);
+        copies += copies_row;
+    }
+    CHECK(copies > 0);
 }
 
 } // namespace

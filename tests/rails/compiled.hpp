@@ -43,18 +43,18 @@ inline std::string output_of(std::string const& command) {
     return text;
 }
 
-/// A file of tests/rails, compiled as a user does who gives no flags but -O2.
+/// A file of tests/rails, compiled as a user does who gives no flags but -O2, and `define` if any.
 struct Compiled {
     std::string object;
     Cost cost;
 
-    explicit Compiled(std::string const& name)
+    explicit Compiled(std::string const& name, std::string const& define = "")
       : object((std::filesystem::temp_directory_path() /
                 (name + "_" + std::to_string(getpid()) + ".o"))
                    .string())
-      , cost(run("CCACHE_DISABLE=1 " SEMOE_CXX_COMPILER " -std=c++20 -O2 -c -I" SEMOE_SOURCE_DIR
-                 "/include " SEMOE_SOURCE_DIR "/tests/rails/" +
-                 name + ".cpp -o " + object)) {}
+      , cost(run("CCACHE_DISABLE=1 " SEMOE_CXX_COMPILER " -std=c++20 -O2 " + define +
+                 " -c -I" SEMOE_SOURCE_DIR "/include " SEMOE_SOURCE_DIR "/tests/rails/" + name +
+                 ".cpp -o " + object)) {}
     Compiled(Compiled const&) = delete;
     Compiled& operator=(Compiled const&) = delete;
     ~Compiled() { std::filesystem::remove(object); }
