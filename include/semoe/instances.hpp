@@ -2,6 +2,7 @@
 
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/comm/self.hpp"
+#include "semoe/core/config.hpp"
 #include "semoe/expert/initialize.hpp"
 #include "semoe/gate/topk.hpp"
 #include "semoe/layer/context.hpp"
@@ -60,9 +61,11 @@ namespace semoe {
 // NOLINTEND(bugprone-macro-parentheses)
 
 #if defined(SEMOE_EXTERN_KERNELS)
+#if !SEMOE_DEVICE_CODE // a device calls nothing of another unit
 namespace ops {
 SEMOE_LOOPS(extern template)
 }
+#endif
 namespace detail {
 SEMOE_CONTEXTS(extern template)
 }
