@@ -23,6 +23,7 @@ if(SEMOE_SANITIZE)
     target_link_options(semoe_development INTERFACE ${sanitize})
 endif()
 
+# Tests and examples link semoe::kernels, with the flags above.
 target_link_libraries(semoe_kernels PUBLIC semoe_development)
 target_compile_options(semoe_kernels PRIVATE $<$<CONFIG:Debug>:-O1>) # every test calls them
 
