@@ -60,33 +60,38 @@ struct Block {
                           steps,
                           columns_wanted,
                           true,
+                          true,
                           32,
                           16,
                           word_line},
                          add, out);
         return {out, out + 4 * tile_floats};
     }
-    /// Of rows in tiles, the first two steps and then the others.
+    /// Of the first rows, which are words, in calls of that many steps.
     template <class Kernel>
-    std::vector<float> run_in_parts(index_t columns_wanted) {
+    std::vector<float> run_of_words(index_t rows_wanted, index_t columns_wanted, bool add,
+                                    index_t each) {
         set_words();
-        std::vector<float> memory(std::size_t(2 * steps + 4) * std::size_t(tile_floats) + 16);
+        std::vector<float> memory(std::size_t(2 * steps + 4) * std::size_t(tile_floats) + 16,
+                                  0.25f);
         float* tiles = memory.data();
         while (reinterpret_cast<std::uintptr_t>(tiles) % 64 != 0) ++tiles;
         std::copy(rows.begin(), rows.end(), tiles);
         float* const out = tiles + 2 * steps * tile_floats;
         auto const* const left = reinterpret_cast<char const*>(tiles);
-        for (index_t first = 0; first < steps; first += first == 0 ? 2 : steps) {
+        for (index_t first = 0; first < steps; first += each) {
             char const* const at = left + first * tile_bytes;
             multiply<Kernel>({{at, at + steps * tile_bytes},
                               line_bytes,
                               tile_bytes,
                               aligned_words() + first * tile_bytes,
                               steps * tile_bytes,
-                              first == 0 ? 2 : steps - first,
+                              std::min(each, steps - first),
                               columns_wanted,
-                              first > 0},
-                             first > 0, out);
+                              first == 0,
+                              first + each >= steps,
+                              rows_wanted},
+                             add || first > 0, out);
         }
         return {out, out + 4 * tile_floats};
     }
@@ -124,11 +129,13 @@ struct Block {
     }
 };
 
-/// Whether the first columns have the same bits.
-bool same_columns(std::vector<float> const& a, std::vector<float> const& b, index_t columns) {
+/// Whether the first columns, and rows, have the same bits.
+bool same_columns(std::vector<float> const& a, std::vector<float> const& b, index_t columns,
+                  index_t rows = 32) {
     bool same = true;
     for (index_t i = 0; i < 4 * tile_floats; ++i)
-        if (i / (2 * tile_floats) * 16 + i % 16 < columns)
+        if (i / (2 * tile_floats) * 16 + i % 16 < columns &&
+            i / tile_floats % 2 * 16 + i % tile_floats / 16 < rows)
             same &= same_bits(std::vector{a[std::size_t(i)]}, std::vector{b[std::size_t(i)]});
     return same;
 }
@@ -173,7 +180,7 @@ void check_widened() {
         }
 }
 #if SEMOE_X86
-/// Rows that are lanes, in two calls, beside rows as they are.
+/// Rows that are words, in one call and in several, beside rows as they are.
 void check_lanes() {
     Block<float> block(9, 1, 6), turned(9, 1, 6);
     for (index_t place = 0; place < 2; ++place)
@@ -181,10 +188,18 @@ void check_lanes() {
             for (index_t r = 0; r < 16; ++r)
                 turned.rows[std::size_t((place * block.row_length + k) * 16 + r)] =
                     block.rows[std::size_t((place * 16 + r) * block.row_length + k)];
-    auto const expected = block.run<avx512::VectorKernel<avx512::FloatWords>>(32, false);
-    for (index_t columns = 1; columns <= 32; ++columns) {
-        CAPTURE(columns);
-        CHECK(same_columns(turned.run_in_parts<avx512::LanesKernel>(columns), expected, columns));
+    for (bool const add : {false, true}) {
+        auto const expected = block.run<avx512::VectorKernel<avx512::FloatWords>>(32, add);
+        for (index_t const rows : {1, 4, 5, 16, 17, 28, 32})
+            for (index_t columns = 1; columns <= 32; ++columns)
+                for (index_t const each : {2, 6}) {
+                    CAPTURE(rows);
+                    CAPTURE(columns);
+                    CAPTURE(each);
+                    CHECK(same_columns(
+                        turned.run_of_words<avx512::LanesKernel>(rows, columns, add, each),
+                        expected, columns, rows));
+                }
     }
 }
 bool lacks(Isa isa) {
@@ -228,7 +243,7 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
 }
 
 #if SEMOE_X86
-TEST_CASE("ops/block_kernel: rows that are lanes already have the bits of others") {
+TEST_CASE("ops/block_kernel: rows that are words have the bits of others, whichever are lanes") {
     if (!lacks(Isa::avx512)) check_lanes();
 }
 

@@ -79,7 +79,7 @@ struct LinearBackwardInput {
         index_t const first = tasks.first(i), n = tasks.count(i), blocks = blocks_of_16(n);
         auto const form = TileForm::of<T>(isa);
         char* const rows = parts.take(form.bytes(n, dy.cols));
-        tile_rows_of(form, detail::host_rows(dy, first, n), rows);
+        tile_left(form, detail::host_rows(dy, first, n), rows);
         WeightColumns<T> const columns{w.data, w.ld, w.rows, w.cols};
         Range const panels = tasks.range(ColumnPanels<T>(form, blocks, w.cols).panels, i);
         with_block_kernel<T>(form, [&](BlockKernel& kernel) {

@@ -149,50 +149,69 @@ private:
     }
 };
 
-/// Products of floats whose rows are lanes already, by any number of columns: so many chains at a
-/// time as hide the latency of a step. Results lie as columns until the last step.
+/// Products of floats, both operands of which are words: one operand's are lanes, and each of the
+/// other's meets them all, so many chains at a time as hide the latency of a step.
 class LanesKernel final : public BlockKernel {
-    static constexpr int group = 8;
+    static constexpr index_t group = 8;
 
+    /// An operand, in two blocks of 16.
+    struct Side {
+        char const* words;
+        index_t second; ///< bytes to the second block
+        index_t count;  ///< that anybody wants, the first ones
+        index_t tile;   ///< floats from results of the first block to those of the second
+        /// What it takes to meet them one by one.
+        index_t cost() const { return (count + group / 2 - 1) / (group / 2); }
+    };
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        index_t const columns = min(s.columns, index_t(32)), groups = (columns + group - 1) / group;
-        int const fetched = lines_of_pass(lines, groups);
-        for (index_t c = 0; c < columns; c += group) {
-            float* const to = results + c / 16 * 2 * tile_floats + c % 16 * 16;
-            char const* const right = s.right + c / 16 * s.right_tile + c % 16 * 4;
-            if (columns - c > group / 2)
-                chains(s, right, fetch, fetched, add, to,
+        Side const rows{s.left[0], s.left[1] - s.left[0], min(s.rows, index_t(32)), tile_floats},
+            columns{s.right, s.right_tile, min(s.columns, index_t(32)), 2 * tile_floats};
+        if (columns.count > 16 && rows.cost() <= columns.cost())
+            return multiply(columns, rows, s, fetch, lines, add, results);
+        // Results lie as columns until the last step.
+        index_t const tiles = columns.count > 16 ? 4 : 2;
+        for (index_t t = 0; t < tiles && add && s.first; ++t) turn(results + t * tile_floats);
+        multiply(rows, columns, s, fetch, lines, add, results);
+        for (index_t t = 0; t < tiles && s.last; ++t) turn(results + t * tile_floats);
+    }
+    static void multiply(Side const& lanes, Side const& others, BlockSteps const& s, Fetch& fetch,
+                         int lines, bool add, float* results) {
+        int const fetched = lines_of_pass(lines, (others.count + group - 1) / group);
+        for (index_t i = 0; i < others.count; i += group) {
+            float* const to = results + i / 16 * others.tile + i % 16 * 16;
+            char const* const words = others.words + i / 16 * others.second + i % 16 * 4;
+            if (others.count - i > group / 2)
+                chains(lanes, words, s, fetch, fetched, add, to,
                        std::make_integer_sequence<index_t, group>{});
             else
-                chains(s, right, fetch, fetched, add, to,
+                chains(lanes, words, s, fetch, fetched, add, to,
                        std::make_integer_sequence<index_t, group / 2>{});
         }
-        for (index_t t = 0; t < (s.columns > 16 ? 4 : 2) && s.last; ++t)
-            turn(results + t * tile_floats);
     }
-    template <index_t... C>
+    template <index_t... I>
     SEMOE_AVX512 SEMOE_NOINLINE static void
-    chains(BlockSteps const& s, char const* right, Fetch& fetch, int lines, bool add,
-           float* results, std::integer_sequence<index_t, C...>) {
-        float* const second = results + tile_floats;
-        __m512 low[] = {(add ? _mm512_load_ps(results + C * 16) : _mm512_setzero_ps())...};
-        __m512 high[] = {(add ? _mm512_load_ps(second + C * 16) : _mm512_setzero_ps())...};
-        char const* rows = s.left[0];
-        index_t const other = s.left[1] - s.left[0];
+    chains(Side const& lanes, char const* words, BlockSteps const& s, Fetch& fetch, int lines,
+           bool add, float* results, std::integer_sequence<index_t, I...>) {
+        float* const second = results + lanes.tile;
+        __m512 low[] = {(add ? _mm512_load_ps(results + I * 16) : _mm512_setzero_ps())...};
+        __m512 high[] = {(add ? _mm512_load_ps(second + I * 16) : _mm512_setzero_ps())...};
+        char const* line = lanes.words;
+        index_t const other = lanes.second;
         for (index_t n = s.steps; n > 0; --n) {
             fetch.some(lines);
-            for (index_t i = 0; i < 16; ++i, rows += line_bytes, right += line_bytes) {
-                __m512i const x = _mm512_load_si512(rows), y = _mm512_load_si512(rows + other);
-                (step(x, y, spread(right + C * 4), low[C], high[C]), ...);
+            for (index_t left = s.words(n); left > 0; --left) {
+                __m512i const x = _mm512_load_si512(line), y = _mm512_load_si512(line + other);
+                (step(x, y, spread(words + I * 4), low[I], high[I]), ...);
+                line += line_bytes, words += line_bytes;
             }
         }
-        (_mm512_store_ps(results + C * 16, low[C]), ...);
-        (_mm512_store_ps(second + C * 16, high[C]), ...);
+        (_mm512_store_ps(results + I * 16, low[I]), ...);
+        (_mm512_store_ps(second + I * 16, high[I]), ...);
     }
-    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, __m512i column, __m512& low,
+    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, __m512i word, __m512& low,
                                                __m512& high) {
-        FloatWords::add(x, column, low);
-        FloatWords::add(y, column, high);
+        FloatWords::add(x, word, low);
+        FloatWords::add(y, word, high);
     }
 };
 

@@ -155,7 +155,7 @@ void backward_unit(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, i
                    char* scratch) {
     Parts parts(scratch);
     char* const d_out = parts.take(f.form.bytes(rows, f.hidden));
-    tile_rows_of(f.form, detail::host_rows(f.d_out, first, rows), d_out);
+    tile_left(f.form, detail::host_rows(f.d_out, first, rows), d_out);
     multiply_by_columns(f.form.isa, kernel, d_out, rows, f.down_columns(), begin, end, next,
                         parts.rest(), detail::FinishUnitBackward<T, Unit>{f, first, rows});
 }
@@ -166,8 +166,8 @@ void backward_in(BlockKernel& kernel, FeedForwardBackward<T, Unit> const& f, ind
                  char* scratch) {
     Parts parts(scratch);
     char* const d_pre = parts.take(f.form.bytes(rows, f.inputs()));
-    tile_rows_of(f.form, detail::host_rows(MatrixView<T const, HostSpace>(f.d_pre), first, rows),
-                 d_pre);
+    tile_left(f.form, detail::host_rows(MatrixView<T const, HostSpace>(f.d_pre), first, rows),
+              d_pre);
     multiply_by_columns(f.form.isa, kernel, d_pre, rows, f.in_columns(), begin, end, next,
                         parts.rest(),
                         detail::FinishColumns<T>{f.form.isa, f.d_in.row_range(first, rows)});

@@ -9,14 +9,15 @@ namespace semoe::ops::cpu {
 /// four tiles of floats [16 rows][16 columns]: both places by the first 16 columns, then by the
 /// second.
 struct BlockSteps {
-    char const* left[2];           ///< rows: 64 bytes of each are one step
+    char const* left[2]; ///< rows: 64 bytes of each are one step; with TileForm::lanes words
     index_t row_bytes, step_bytes; ///< from row to row, and from step to step
     char const* right;             ///< tiles of words, one a step, or TileForm::widths of them
     index_t right_tile;            ///< bytes from the first 16 columns' tiles to the second's
     index_t steps;
-    index_t columns;         ///< that anybody wants, the first ones; more than 32 count as 32
-    bool last = true;        ///< false: more steps follow, and results may lie as the kernel likes
-    index_t rows = 32;       ///< that anybody wants, the first ones
+    index_t columns;   ///< that anybody wants, the first ones; more than 32 count as 32
+    bool first = true; ///< false: results lie as an earlier call left them that was not `last`
+    bool last = true;  ///< false: more steps follow, and results may lie as the kernel likes
+    index_t rows = 32; ///< that anybody wants, the first ones
     index_t last_words = 16; ///< of the last step; kernels may pass over the others, which are zero
     index_t word_line = 64;  ///< bytes of a line of words: TileForm::word_line_bytes()
 

@@ -92,7 +92,8 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t ro
                                            right_block,
                                            steps,
                                            slab.cols - c,
-                                           true,
+                                           k == 0,
+                                           last,
                                            rows - 32 * r};
                     auto* const results = reinterpret_cast<float*>(
                         all_results + (c / 32 * pairs + r) * 4 * tile_bytes);

@@ -138,6 +138,7 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                                            right_block,
                                            n,
                                            rows - 32 * c,
+                                           first == 0,
                                            first + n == steps,
                                            32,
                                            16,

@@ -41,8 +41,7 @@ void with_block_kernel(TileForm form, F const& f) {
     else if (form.isa == Isa::avx512_bf16)
         with(avx512::VectorKernel<avx512::DotWords>{});
     else
-        with_kernel_of_floats<T, avx512::VectorKernel<avx512::FloatWords>,
-                              avx512::FewKernel<avx512::WidenedWords>>(form, with);
+        with(avx512::FewKernel<avx512::WidenedWords>{});
 #elif SEMOE_ARM
     using V = neon::Vectors;
     with_kernel_of_floats<T, portable::FloatKernel<V>,

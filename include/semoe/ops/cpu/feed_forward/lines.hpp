@@ -94,11 +94,13 @@ void tile_by_columns(Isa isa, HostRows<T> const& m, char* tiles) {
     Fetch nothing;
     tile_by_columns(isa, m, tiles, nothing);
 }
-/// The transposed matrix as tiles of rows [blocks of 16 columns][steps].
+/// The transposed matrix as a product's left operand [blocks of 16 columns][steps].
 template <class T>
 void tile_transposed(Isa isa, HostRows<T> const& m, char* tiles) {
+    auto const form = TileForm::of<T>(isa);
     tile_by_columns(isa, m, tiles);
-    index_t const n = blocks_of_16(m.cols) * TileForm::of<T>(isa).steps(m.rows);
+    if (form.lanes) return;
+    index_t const n = blocks_of_16(m.cols) * form.steps(m.rows);
     with_lines(isa, [&](auto lines) { lines.transpose_tiles(tiles, n); });
 }
 

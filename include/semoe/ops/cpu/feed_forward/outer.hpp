@@ -87,6 +87,7 @@ inline void multiply_outer(TileForm form, BlockKernel& kernel, char const* a, ch
                                steps,
                                g.cols - k,
                                true,
+                               true,
                                g.rows - n,
                                form.last_words(depth)};
             for (int half = 0; half < 2 && g.add; ++half) rows(k, half).get();

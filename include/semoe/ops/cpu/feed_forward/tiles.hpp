@@ -45,13 +45,16 @@ struct TileForm {
     Isa isa;            ///< whose code makes the tiles
     index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
     index_t widths = 1; ///< tiles of words that a step takes: two where rows of 16 bits meet floats
-    bool lanes = false; ///< whether rows become tiles of words, too: floats that will be lanes
+    bool lanes = false; ///< whether rows become tiles of words, too: floats, of which either
+                        ///< operand's may be lanes
     index_t columns = tile_rows; ///< that a line of words has room for
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
         bool const as_floats = isa < Isa::avx512_bf16 || isa == Isa::neon;
-        return {isa, as_floats ? step_depth<float> : step_depth<T>};
+        bool const avx512 = isa >= Isa::avx512 && isa != Isa::neon;
+        index_t const step = as_floats ? step_depth<float> : step_depth<T>;
+        return {isa, step, 1, avx512 && step == step_depth<float>};
     }
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
     template <class T>
@@ -65,9 +68,7 @@ struct TileForm {
         }
         // Floats as they lie fill lanes with up to 16 columns.
         bool const turned = many.template widens_rows<T>() || columns > tile_rows;
-        bool const floats_on_avx512 =
-            isa >= Isa::avx512 && isa != Isa::neon && many.step == step_depth<float>;
-        return {isa, many.step, 1, turned && floats_on_avx512};
+        return {isa, many.step, 1, turned && many.lanes};
     }
     template <class T>
     constexpr bool widens_rows() const {
