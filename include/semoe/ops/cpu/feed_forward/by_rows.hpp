@@ -45,9 +45,9 @@ struct WeightRows {
     }
 };
 
-/// Steps of rows that are widened or turned at a time, to stay near while all columns pass: in L1,
-/// where one block of columns leaves room.
-constexpr index_t prepared_steps(index_t columns) { return columns <= 32 ? 8 : 16; }
+/// Steps of rows that are widened or turned at a time, to stay in L1 beside a block of columns while
+/// all of them pass.
+inline constexpr index_t prepared_steps = 8;
 
 /// A panel's rows in parts of the depth, of which each is read while the next is on its way: of
 /// long rows whole panels, fetched ahead, would push one another out of L2.
@@ -83,7 +83,7 @@ private:
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
-    index_t const steps = form.prepares_rows<T>() ? prepared_steps(rows) : form.steps(depth);
+    index_t const steps = form.prepares_rows<T>() ? prepared_steps : form.steps(depth);
     return (2 * steps + (rows + 31) / 32 * 4) * tile_bytes;
 }
 
@@ -103,7 +103,7 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
     index_t const right_block = form.block_bytes(w.depth);
     bool const prepares = form.prepares_rows<T>(), several = pairs == 1 || prepares;
     DepthParts<T> const parts(form, w, several), next_parts(form, next, several);
-    index_t const slab = prepares ? prepared_steps(rows) : (steps + parts.count - 1) / parts.count;
+    index_t const slab = prepares ? prepared_steps : (steps + parts.count - 1) / parts.count;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
     index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
     int const all_lines = pairs == 1 ? 8 : pairs < 4 ? 4 : pairs < 8 ? 2 : 1;
