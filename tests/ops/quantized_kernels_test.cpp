@@ -135,7 +135,8 @@ TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction s
     if (!lacks(Isa::avx512_vnni)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();
     if (!lacks(Isa::amx)) block.check<amx::TileKernel<amx::HardwareByteTiles>>();
 #elif SEMOE_ARM
-    block.check<neon::ByteKernel>();
+    block.check<neon::ByteKernel<neon::LongSums>>();
+    if (!lacks(Isa::neon_dot)) block.check<neon::ByteKernel<neon::DotSums>>();
 #endif
 }
 

@@ -14,12 +14,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif SEMOE_ARM && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace semoe {
 
 /// Instruction sets that tuned bodies are written for. A binary holds them all; which one runs is
-/// decided once a process by what the processor is. On x86 each includes those before it.
+/// decided once a process by what the processor is. Those of x86 and those of ARM each include the
+/// ones before them.
 enum class Isa {
     portable,    ///< plain C++: old machines, and the twin that the others are tested against
     avx2,        ///< AVX2, FMA and F16C
@@ -28,9 +31,11 @@ enum class Isa {
     avx512_bf16, ///< and those of bf16
     amx,         ///< and AMX tiles of bf16 and of bytes
     neon,        ///< 64-bit ARM
+    neon_dot,    ///< and its dot products of bytes
 };
 inline constexpr Isa all_isas[] = {Isa::portable,    Isa::avx2, Isa::avx512, Isa::avx512_vnni,
-                                   Isa::avx512_bf16, Isa::amx,  Isa::neon};
+                                   Isa::avx512_bf16, Isa::amx,  Isa::neon,   Isa::neon_dot};
+constexpr bool is_arm(Isa isa) { return isa >= Isa::neon; }
 
 /// The name that SEMOE_ISA takes.
 inline char const* to_string(Isa isa) {
@@ -49,6 +54,8 @@ inline char const* to_string(Isa isa) {
         return "amx";
     case Isa::neon:
         return "neon";
+    case Isa::neon_dot:
+        return "neon_dot";
     }
     return "unknown";
 }
@@ -95,7 +102,16 @@ inline Isa detect_isa() {
     return tiles && request_amx_state() ? Isa::amx : Isa::avx512_bf16;
 }
 #elif SEMOE_ARM
-inline Isa detect_isa() { return Isa::neon; }
+inline Isa detect_isa() {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return Isa::neon_dot;
+#elif defined(__linux__)
+    unsigned long const dot_products = 1ul << 20; // HWCAP_ASIMDDP
+    return getauxval(AT_HWCAP) & dot_products ? Isa::neon_dot : Isa::neon;
+#else
+    return Isa::neon;
+#endif
+}
 #else
 inline Isa detect_isa() { return Isa::portable; }
 #endif
@@ -111,7 +127,7 @@ inline Isa best_isa() {
 /// Whether this machine runs code for `isa`.
 inline bool is_available(Isa isa) {
     if (isa == Isa::portable) return true;
-    return best_isa() == Isa::neon || isa == Isa::neon ? isa == best_isa() : isa <= best_isa();
+    return is_arm(isa) == is_arm(best_isa()) && isa <= best_isa();
 }
 
 /// The instruction set of that name; null means the best there is.

@@ -22,6 +22,7 @@ auto with_kernels(Isa isa, F const& f) {
     case Isa::avx2:
         return f(Avx2Kernels{});
 #elif SEMOE_ARM
+    case Isa::neon_dot:
     case Isa::neon:
         return f(NeonKernels{});
 #endif

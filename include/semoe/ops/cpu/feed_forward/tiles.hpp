@@ -51,8 +51,8 @@ struct TileForm {
 
     template <class T>
     static constexpr TileForm of(Isa isa) {
-        bool const as_floats = isa < Isa::avx512_bf16 || isa == Isa::neon;
-        bool const avx512 = isa >= Isa::avx512 && isa != Isa::neon;
+        bool const as_floats = isa < Isa::avx512_bf16 || is_arm(isa);
+        bool const avx512 = isa >= Isa::avx512 && !is_arm(isa);
         index_t const step = as_floats ? step_depth<float> : step_depth<T>;
         return {isa, step, 1, avx512 && step == step_depth<float>};
     }

@@ -27,7 +27,10 @@ void with_byte_kernel(Isa isa, F const& f) {
     else
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
 #elif SEMOE_ARM
-    with(neon::ByteKernel{});
+    if (isa == Isa::neon)
+        with(neon::ByteKernel<neon::LongSums>{});
+    else
+        with(neon::ByteKernel<neon::DotSums>{});
 #endif
 }
 
