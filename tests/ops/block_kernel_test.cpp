@@ -28,7 +28,7 @@ namespace {
 template <class T, class S = T>
 struct Block {
     static constexpr index_t widths = step_depth<T> / step_depth<S>;
-    index_t steps, row_length, word_line = line_bytes;
+    index_t steps, row_length, word_line = line_bytes, rows_wanted = 32;
     std::vector<T> rows, columns;
     std::vector<float> results; // 64-byte aligned part of it
     std::vector<char> words;
@@ -61,7 +61,7 @@ struct Block {
                           columns_wanted,
                           true,
                           true,
-                          32,
+                          rows_wanted,
                           16,
                           word_line},
                          add, out);
@@ -69,8 +69,7 @@ struct Block {
     }
     /// Of the first rows, which are words, in calls of that many steps.
     template <class Kernel>
-    std::vector<float> run_of_words(index_t rows_wanted, index_t columns_wanted, bool add,
-                                    index_t each) {
+    std::vector<float> run_of_words(index_t columns_wanted, bool add, index_t each) {
         set_words();
         std::vector<float> memory(std::size_t(2 * steps + 4) * std::size_t(tile_floats) + 16,
                                   0.25f);
@@ -190,18 +189,27 @@ void check_lanes() {
                     block.rows[std::size_t((place * 16 + r) * block.row_length + k)];
     for (bool const add : {false, true}) {
         auto const expected = block.run<avx512::VectorKernel<avx512::FloatWords>>(32, add);
-        for (index_t const rows : {1, 4, 5, 16, 17, 28, 32})
+        for (index_t const rows : {1, 4, 5, 16, 17, 28, 32}) {
+            turned.rows_wanted = rows;
             for (index_t columns = 1; columns <= 32; ++columns)
                 for (index_t const each : {2, 6}) {
                     CAPTURE(rows);
                     CAPTURE(columns);
                     CAPTURE(each);
-                    CHECK(same_columns(
-                        turned.run_of_words<avx512::LanesKernel>(rows, columns, add, each),
-                        expected, columns, rows));
+                    CHECK(same_columns(turned.run_of_words<avx512::LanesKernel>(columns, add, each),
+                                       expected, columns, rows));
                 }
+        }
     }
 }
+struct CountedTiles : amx::EmulatedTiles {
+    static inline int products = 0;
+    template <int C, int A, int B>
+    void dot() {
+        ++products;
+        amx::EmulatedTiles::dot<C, A, B>();
+    }
+};
 bool lacks(Isa isa) {
     if (is_available(isa)) return false;
     MESSAGE("skipped: this machine lacks ", std::string(to_string(isa)));
@@ -245,6 +253,23 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
 #if SEMOE_X86
 TEST_CASE("ops/block_kernel: rows that are words have the bits of others, whichever are lanes") {
     if (!lacks(Isa::avx512)) check_lanes();
+}
+
+TEST_CASE("ops/block_kernel: where nobody wants the second sixteen rows, tiles take half the "
+          "products") {
+    Block<bf16> all(5), half(5);
+    half.rows_wanted = 16;
+    for (index_t const columns : {16, 32})
+        for (bool const add : {false, true}) {
+            auto const count = [&](Block<bf16>& block, std::vector<float>& results) {
+                CountedTiles::products = 0;
+                results = block.run<amx::TileKernel<CountedTiles>>(columns, add);
+                return CountedTiles::products;
+            };
+            std::vector<float> expected, got;
+            CHECK(count(all, expected) == 2 * count(half, got));
+            CHECK(same_columns(got, expected, columns, 16));
+        }
 }
 
 TEST_CASE("ops/block_kernel: vectors of 8 and of 16 have the same bits") {

@@ -34,6 +34,7 @@ class TileKernel final : public BlockKernel {
     template <int Columns, int Lines>
     void steps(BlockSteps s, Fetch& shared_fetch, bool add, float* results) {
         Fetch fetch = shared_fetch;
+        bool const second = s.rows > 16;
         if (add) {
             load<0>(results);
             load<1>(results);
@@ -51,14 +52,16 @@ class TileKernel final : public BlockKernel {
             tiles_.template load<6>(s.right, line_bytes);
             tiles_.template dot<0, 4, 6>();
             fetch.some(Lines);
-            tiles_.template load<5>(s.left[1], s.row_bytes);
-            tiles_.template dot<1, 5, 6>();
+            if (second) {
+                tiles_.template load<5>(s.left[1], s.row_bytes);
+                tiles_.template dot<1, 5, 6>();
+            }
             fetch.some(Lines);
             if constexpr (Columns == 2) {
                 tiles_.template load<7>(s.right + s.right_tile, line_bytes);
                 tiles_.template dot<2, 4, 7>();
                 fetch.some(Lines);
-                tiles_.template dot<3, 5, 7>();
+                if (second) tiles_.template dot<3, 5, 7>();
             } else {
                 fetch.some(Lines);
             }
