@@ -181,6 +181,7 @@ void check_widened() {
 #if SEMOE_X86
 /// Rows that are words, in one call and in several, beside rows as they are.
 void check_lanes() {
+    using Lanes = avx512::LanesKernel<avx512::FloatWords>;
     Block<float> block(9, 1, 6), turned(9, 1, 6);
     for (index_t place = 0; place < 2; ++place)
         for (index_t k = 0; k < block.row_length; ++k)
@@ -196,8 +197,8 @@ void check_lanes() {
                     CAPTURE(rows);
                     CAPTURE(columns);
                     CAPTURE(each);
-                    CHECK(same_columns(turned.run_of_words<avx512::LanesKernel>(columns, add, each),
-                                       expected, columns, rows));
+                    CHECK(same_columns(turned.run_of_words<Lanes>(columns, add, each), expected,
+                                       columns, rows));
                 }
         }
     }

@@ -35,6 +35,7 @@ enum class Isa {
 };
 inline constexpr Isa all_isas[] = {Isa::portable,    Isa::avx2, Isa::avx512, Isa::avx512_vnni,
                                    Isa::avx512_bf16, Isa::amx,  Isa::neon,   Isa::neon_dot};
+/// Whether it is one of 64-bit ARM's.
 constexpr bool is_arm(Isa isa) { return isa >= Isa::neon; }
 
 /// The name that SEMOE_ISA takes.

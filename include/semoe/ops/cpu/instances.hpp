@@ -44,6 +44,7 @@ struct CpuBackend;
     how class avx2::FewKernel<avx2::FloatWords>;                                                   \
     how class avx2::FewKernel<avx2::WidenedWords>;                                                 \
     how class avx2::FewKernel<avx2::ByteWords>;                                                    \
+    how class avx512::LanesKernel<avx512::FloatWords>;                                             \
     how class avx512::VectorKernel<avx512::FloatWords>;                                            \
     how class avx512::VectorKernel<avx512::DotWords>;                                              \
     how class avx512::FewKernel<avx512::FloatWords>;                                               \
@@ -56,7 +57,10 @@ struct CpuBackend;
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
     how class amx::TileKernel<amx::HardwareByteTiles>;
 #elif SEMOE_ARM
-#define SEMOE_TILE_KERNELS(how) SEMOE_VECTOR_KERNELS(how, neon::Vectors)
+#define SEMOE_TILE_KERNELS(how)                                                                    \
+    SEMOE_VECTOR_KERNELS(how, neon::Vectors)                                                       \
+    how class neon::ByteKernel<neon::LongSums>;                                                    \
+    how class neon::ByteKernel<neon::DotSums>;
 #else
 #define SEMOE_TILE_KERNELS(how)
 #endif

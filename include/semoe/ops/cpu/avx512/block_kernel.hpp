@@ -151,6 +151,7 @@ private:
 
 /// Products of floats, both operands of which are words: one operand's are lanes, and each of the
 /// other's meets them all, so many chains at a time as hide the latency of a step.
+template <class Words>
 class LanesKernel final : public BlockKernel {
     static constexpr index_t group = 8;
 
@@ -210,8 +211,8 @@ class LanesKernel final : public BlockKernel {
     }
     SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, __m512i word, __m512& low,
                                                __m512& high) {
-        FloatWords::add(x, word, low);
-        FloatWords::add(y, word, high);
+        Words::add(x, word, low);
+        Words::add(y, word, high);
     }
 };
 

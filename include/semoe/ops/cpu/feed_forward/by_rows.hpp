@@ -45,8 +45,8 @@ struct WeightRows {
     }
 };
 
-/// Steps of rows that are widened or turned at a time, to stay in L1 beside a block of columns while
-/// all of them pass.
+/// Steps of rows that are widened or turned at a time, to stay in L1 beside a block of columns
+/// while all of them pass.
 inline constexpr index_t prepared_steps = 8;
 
 /// A panel's rows in parts of the depth, of which each is read while the next is on its way: of

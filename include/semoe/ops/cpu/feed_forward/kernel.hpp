@@ -33,7 +33,7 @@ void with_block_kernel(TileForm form, F const& f) {
         with_kernel_of_floats<T, avx2::VectorKernel<avx2::FloatWords>,
                               avx2::FewKernel<avx2::WidenedWords>>(form, with);
     else if (form.lanes)
-        with(avx512::LanesKernel{});
+        with(avx512::LanesKernel<avx512::FloatWords>{});
     else if constexpr (std::same_as<T, float>)
         with(avx512::VectorKernel<avx512::FloatWords>{});
     else if (form.isa == Isa::amx)
