@@ -38,6 +38,13 @@ class ByteKernel final : public BlockKernel {
     }
 };
 
+/// Sums of four columns and what is missing to results, or added to them.
+SEMOE_INLINE void put_sums(int32x4_t sum, std::int32_t const* missing, bool add, float* to) {
+    int32x4_t all = vaddq_s32(sum, vld1q_s32(missing));
+    if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(Vectors::load_words(to)));
+    Vectors::store_words(to, vreinterpretq_u32_s32(all));
+}
+
 /// Sums of products of 16 bits, which two of 8 bits fit, as columns are 127 at most.
 class LongSums {
 public:
@@ -73,10 +80,8 @@ private:
         }
         for (index_t i = 0; i < index_t(sizeof...(I)); i += 2) {
             index_t const column = i % Pairs * 2;
-            float* const to = results + i / Pairs * 16 + column;
-            int32x4_t all = vaddq_s32(vpaddq_s32(sum[i], sum[i + 1]), vld1q_s32(missing + column));
-            if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(Vectors::load_words(to)));
-            Vectors::store_words(to, vreinterpretq_u32_s32(all));
+            put_sums(vpaddq_s32(sum[i], sum[i + 1]), missing + column, add,
+                     results + i / Pairs * 16 + column);
         }
     }
     /// A row's word and the next by those of two columns.
@@ -129,8 +134,8 @@ private:
                 four_words<Vectors>(left + i * 4, s.row_bytes, right + i * line_bytes, sum, rows,
                                     all);
         }
-        (finish(sum[I], missing + I % Vectors * 4, add,
-                results + I / Vectors * 16 + I % Vectors * 4),
+        (put_sums(sum[I], missing + I % Vectors * 4, add,
+                  results + I / Vectors * 16 + I % Vectors * 4),
          ...);
     }
     /// The same four words of some rows.
@@ -157,12 +162,6 @@ private:
                          : "+w"(sum)
                          : "w"(columns), "w"(row), "i"(Word));
         return sum;
-    }
-    SEMOE_INLINE static void finish(int32x4_t sum, std::int32_t const* missing, bool add,
-                                    float* to) {
-        int32x4_t all = vaddq_s32(sum, vld1q_s32(missing));
-        if (add) all = vaddq_s32(all, vreinterpretq_s32_u32(Vectors::load_words(to)));
-        Vectors::store_words(to, vreinterpretq_u32_s32(all));
     }
     SEMOE_INLINE static int8x16_t signed_words(char const* p) {
         return vreinterpretq_s8_u8(
