@@ -75,7 +75,7 @@ struct Block {
                                   0.25f);
         float* tiles = memory.data();
         while (reinterpret_cast<std::uintptr_t>(tiles) % 64 != 0) ++tiles;
-        std::copy(rows.begin(), rows.end(), tiles);
+        std::memcpy(tiles, rows.data(), rows.size() * sizeof(T));
         float* const out = tiles + 2 * steps * tile_floats;
         auto const* const left = reinterpret_cast<char const*>(tiles);
         for (index_t first = 0; first < steps; first += each) {
@@ -180,16 +180,18 @@ void check_widened() {
 }
 #if SEMOE_X86
 /// Rows that are words, in one call and in several, beside rows as they are.
+template <class Words, class T>
 void check_lanes() {
-    using Lanes = avx512::LanesKernel<avx512::FloatWords>;
-    Block<float> block(9, 1, 6), turned(9, 1, 6);
+    using Lanes = avx512::LanesKernel<Words>;
+    Block<T> block(9, 1, 6), turned(9, 1, 6);
+    index_t const row_words = 6 * tile_rows, word = 4 / index_t(sizeof(T));
     for (index_t place = 0; place < 2; ++place)
-        for (index_t k = 0; k < block.row_length; ++k)
+        for (index_t k = 0; k < row_words; ++k)
             for (index_t r = 0; r < 16; ++r)
-                turned.rows[std::size_t((place * block.row_length + k) * 16 + r)] =
-                    block.rows[std::size_t((place * 16 + r) * block.row_length + k)];
+                std::memcpy(turned.rows.data() + ((place * row_words + k) * 16 + r) * word,
+                            block.rows.data() + ((place * 16 + r) * row_words + k) * word, 4);
     for (bool const add : {false, true}) {
-        auto const expected = block.run<avx512::VectorKernel<avx512::FloatWords>>(32, add);
+        auto const expected = block.template run<avx512::VectorKernel<Words>>(32, add);
         for (index_t const rows : {1, 4, 5, 16, 17, 28, 32}) {
             turned.rows_wanted = rows;
             for (index_t columns = 1; columns <= 32; ++columns)
@@ -197,8 +199,8 @@ void check_lanes() {
                     CAPTURE(rows);
                     CAPTURE(columns);
                     CAPTURE(each);
-                    CHECK(same_columns(turned.run_of_words<Lanes>(columns, add, each), expected,
-                                       columns, rows));
+                    CHECK(same_columns(turned.template run_of_words<Lanes>(columns, add, each),
+                                       expected, columns, rows));
                 }
         }
     }
@@ -253,7 +255,8 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
 
 #if SEMOE_X86
 TEST_CASE("ops/block_kernel: rows that are words have the bits of others, whichever are lanes") {
-    if (!lacks(Isa::avx512)) check_lanes();
+    if (!lacks(Isa::avx512)) check_lanes<avx512::FloatWords, float>();
+    if (!lacks(Isa::avx512_bf16)) check_lanes<avx512::DotWords, bf16>();
 }
 
 TEST_CASE("ops/block_kernel: where nobody wants the second sixteen rows, tiles take half the "

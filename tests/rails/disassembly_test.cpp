@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <map>
 #include <sstream>
 #include <string>
@@ -76,18 +77,21 @@ TEST_CASE(
             CHECK(count_calls(code) == 0);
             CHECK(count_lines(code, "vdivps", registers) > 0); // the activation's, of whole vectors
         }
-    for (char const* words : {"FloatWords", "WidenedWords", "DotWords"})
-        for (char const* kernel : {"VectorKernel", "FewKernel"}) {
-            if (words == std::string("WidenedWords") && kernel == std::string("VectorKernel"))
-                continue; // many columns are products of floats
-            std::string const name = std::string("avx512::") + kernel +
-                                     "<semoe::ops::cpu::avx512::" + words + ">::chains<2,";
-            CAPTURE(name);
-            std::string const code = code_of(functions, name);
-            CHECK(count_calls(code) == 0);
-            CHECK(count_lines(code, "%zmm") > 0);
-            CHECK(count_spills(code) == 0);
-        }
+    for (auto const& [kernel, words, chains] :
+         {std::array{"VectorKernel", "FloatWords", "<1,"},
+          {"FewKernel", "FloatWords", "<2,"},
+          {"FewKernel", "WidenedWords", "<2,"},
+          {"FewKernel", "DotWords", "<2,"},
+          {"LanesKernel", "FloatWords", "<0l, 1l, 2l, 3l, 4l"},
+          {"LanesKernel", "DotWords", "<0l, 1l, 2l, 3l, 4l"}}) {
+        std::string const name = std::string("avx512::") + kernel +
+                                 "<semoe::ops::cpu::avx512::" + words + ">::chains" + chains;
+        CAPTURE(name);
+        std::string const code = code_of(functions, name);
+        CHECK(count_calls(code) == 0);
+        CHECK(count_lines(code, "%zmm") > 0);
+        CHECK(count_spills(code) == 0);
+    }
 }
 
 TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {

@@ -45,8 +45,8 @@ struct CpuBackend;
     how class avx2::FewKernel<avx2::WidenedWords>;                                                 \
     how class avx2::FewKernel<avx2::ByteWords>;                                                    \
     how class avx512::LanesKernel<avx512::FloatWords>;                                             \
+    how class avx512::LanesKernel<avx512::DotWords>;                                               \
     how class avx512::VectorKernel<avx512::FloatWords>;                                            \
-    how class avx512::VectorKernel<avx512::DotWords>;                                              \
     how class avx512::FewKernel<avx512::FloatWords>;                                               \
     how class avx512::FewKernel<avx512::DotWords>;                                                 \
     how class avx512::FewKernel<avx512::WidenedWords>;                                             \

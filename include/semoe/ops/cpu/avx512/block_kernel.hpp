@@ -149,9 +149,9 @@ private:
     }
 };
 
-/// Products of floats, both operands of which are words: one operand's are lanes, and each of the
-/// other's meets them all, so many chains at a time as hide the latency of a step.
-/// @tparam Words  FloatWords
+/// Products both of whose operands are words: one operand's are lanes, and each of the other's
+/// meets them all, so many chains at a time as hide the latency of a step.
+/// @tparam Words  that take one step each
 template <class Words>
 class LanesKernel final : public BlockKernel {
     static constexpr index_t group = 8;

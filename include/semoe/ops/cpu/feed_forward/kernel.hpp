@@ -32,16 +32,17 @@ void with_block_kernel(TileForm form, F const& f) {
     if (form.isa == Isa::avx2)
         with_kernel_of_floats<T, avx2::VectorKernel<avx2::FloatWords>,
                               avx2::FewKernel<avx2::WidenedWords>>(form, with);
-    else if (form.lanes)
-        with(avx512::LanesKernel<avx512::FloatWords>{});
     else if constexpr (std::same_as<T, float>)
-        with(avx512::VectorKernel<avx512::FloatWords>{});
+        form.lanes ? with(avx512::LanesKernel<avx512::FloatWords>{})
+                   : with(avx512::VectorKernel<avx512::FloatWords>{});
     else if (form.isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareTiles>{});
     else if (form.isa == Isa::avx512_bf16)
-        with(avx512::VectorKernel<avx512::DotWords>{});
+        form.lanes ? with(avx512::LanesKernel<avx512::DotWords>{})
+                   : with(avx512::FewKernel<avx512::DotWords>{});
     else
-        with(avx512::FewKernel<avx512::WidenedWords>{});
+        form.lanes ? with(avx512::LanesKernel<avx512::FloatWords>{})
+                   : with(avx512::FewKernel<avx512::WidenedWords>{});
 #elif SEMOE_ARM
     using V = neon::Vectors;
     with_kernel_of_floats<T, portable::FloatKernel<V>,

@@ -45,8 +45,7 @@ struct TileForm {
     Isa isa;            ///< whose code makes the tiles
     index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
     index_t widths = 1; ///< tiles of words that a step takes: two where rows of 16 bits meet floats
-    bool lanes = false; ///< whether rows become tiles of words, too: floats, of which either
-                        ///< operand's may be lanes
+    bool lanes = false; ///< whether rows become tiles of words, too: either operand's may be lanes
     index_t columns = tile_rows; ///< that a line of words has room for
 
     template <class T>
@@ -54,20 +53,19 @@ struct TileForm {
         bool const as_floats = isa < Isa::avx512_bf16 || is_arm(isa);
         bool const avx512 = isa >= Isa::avx512 && !is_arm(isa);
         index_t const step = as_floats ? step_depth<float> : step_depth<T>;
-        return {isa, step, 1, avx512 && step == step_depth<float>};
+        return {isa, step, 1, avx512 && !takes_whole_tiles<T>(isa)};
     }
     /// For a product of a weight's rows and that many columns. Few or many, the bits are the same.
     template <class T>
     static constexpr TileForm of(Isa isa, index_t columns) {
         auto const many = of<T>(isa);
         if (columns <= few_columns(isa)) {
-            bool const narrow = columns <= narrow_columns &&
-                                !(isa == Isa::amx && sizeof(T) == 2); // tiles are whole
+            bool const narrow = columns <= narrow_columns && !takes_whole_tiles<T>(isa);
             return {isa, step_depth<T>, step_depth<T> / many.step, false,
                     narrow ? narrow_columns : tile_rows};
         }
-        // Floats as they lie fill lanes with up to 16 columns.
-        bool const turned = many.template widens_rows<T>() || columns > tile_rows;
+        // Up to 16 columns fill lanes by themselves, which rows of floats meet as they lie.
+        bool const turned = sizeof(T) == 2 || columns > tile_rows;
         return {isa, many.step, 1, turned && many.lanes};
     }
     template <class T>
@@ -90,6 +88,11 @@ struct TileForm {
         return (left + each - 1) / each;
     }
     bool is_narrow() const { return columns == narrow_columns; }
+    /// Whether the products are the processor's own, of tiles.
+    template <class T>
+    static constexpr bool takes_whole_tiles(Isa isa) {
+        return isa == Isa::amx && sizeof(T) == 2;
+    }
     constexpr index_t word_line_bytes() const { return columns * 4; }
     /// Of what one step takes: tiles of words, or as many lines of fewer columns.
     constexpr index_t step_bytes() const { return widths * tile_rows * word_line_bytes(); }
