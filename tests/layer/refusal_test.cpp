@@ -10,6 +10,7 @@
 #include <doctest/doctest.h>
 
 #include <limits>
+#include <utility>
 
 using namespace semoe;
 using test::random_values;
@@ -59,7 +60,8 @@ TEST_CASE("layer/refusal: a number out of range changes nothing, and the layer g
     CHECK(test::parameters_of(layer) != weights);
 }
 TEST_CASE("layer/refusal: backward through another layer than forward") {
-    auto first = make_layer({.layer = 0}), second = make_layer({.layer = 1});
+    auto first = make_layer({.layer = 0}), second = make_layer({.layer = 1}),
+         namesake = make_layer({.layer = 0});
     auto context = first.make_context(T, Mode::training);
     std::vector<float> rows(T * H);
     Mat const m{rows.data(), T, H};
@@ -67,7 +69,11 @@ TEST_CASE("layer/refusal: backward through another layer than forward") {
     CHECK_THROWS_WITH_AS(second.backward(m, m, context),
                          doctest::Contains("a forward of layer 0, this is layer 1"),
                          precondition_error);
-    first.backward(m, m, context);
+    CHECK_THROWS_WITH_AS(namesake.backward(m, m, context),
+                         doctest::Contains("layer 0, this is another of the number 0"),
+                         precondition_error);
+    auto moved = std::move(first);
+    moved.backward(m, m, context);
 }
 TEST_CASE("layer/refusal: an expert that trains may call any member its activation") {
     struct UserExpert : expert::SwiGlu<float> {

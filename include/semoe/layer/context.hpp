@@ -8,6 +8,8 @@
 #include "semoe/layer/context_views.hpp"
 #include "semoe/ops/group.hpp"
 
+#include <atomic>
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -28,6 +30,12 @@ struct LayerCounters {
 };
 
 namespace detail {
+
+/// Tells layers of one number apart; a copy of a layer has the same parameters, so it has the same.
+inline std::uint64_t next_layer_identity() {
+    static std::atomic<std::uint64_t> last{0};
+    return ++last;
+}
 
 /// All that one forward leaves behind. Sized when the context is made; a step only overwrites.
 template <class B, class T, class C>
@@ -55,6 +63,7 @@ struct ContextState {
     MatrixView<T const, S> dense_x; // what every token passes through: router, shared expert
     MatrixView<T, S> y;
     layer_id layer = 0; // whose forward this is
+    std::uint64_t owner = 0;
     ForwardOptions<S> options;
     index_t num_tokens = 0, first_token = 0;
     bool routed_outside = false; // forward_routed

@@ -471,6 +471,7 @@ private:
                 "MoeLayer: token_ids of {} for {} tokens", options.token_ids.size, x.rows);
         s.begin(comm_, x, y, options, routed_outside);
         s.layer = config_.layer;
+        s.owner = identity_;
         detail::keep_masked(backend_, s);
         return s;
     }
@@ -544,9 +545,10 @@ private:
         expects(s.shape.training, "MoeLayer::backward: the context was made for inference; give "
                                   "make_context Mode::training");
         expects(s.complete, "MoeLayer::backward: the context holds no forward");
-        expects(s.layer == config_.layer,
-                "MoeLayer::backward: the context holds a forward of layer {}, this is layer {}",
-                s.layer, config_.layer);
+        expects(s.owner == identity_,
+                "MoeLayer::backward: the context holds a forward of layer {}, this is {} {}",
+                s.layer, s.layer == config_.layer ? "another of the number" : "layer",
+                config_.layer);
         expects(std::isfinite(options.loss_scale),
                 "MoeLayer::backward: loss_scale is {}, must be finite", options.loss_scale);
         expect_shape("dy", dy, s.num_tokens);
@@ -582,6 +584,7 @@ private:
     Sch schedule_;
     Tr tracer_;
     MoeConfig config_;
+    std::uint64_t identity_ = detail::next_layer_identity();
     Placement placement_;
     detail::LayerBlocks<B, X, M> blocks_;
     LayerShape shape_;
