@@ -5,6 +5,7 @@
 
 #include <limits>
 #include <numeric>
+#include <stdexcept>
 
 // What several ranks must agree on, in a layer that has all that ranks hold together: a router and
 // a shared expert with its gate.
@@ -170,6 +171,35 @@ TEST_CASE("layer/ranks: an engine's own routing gives the same, whatever ranks, 
             CHECK(test::relative_error(got.dx, expected.dx) < 1e-6);
             CHECK(test::worst_error(got.gradients, expected.gradients) < 1e-6);
             CHECK(apart == "");
+        }
+}
+
+TEST_CASE("layer/ranks: of an engine's own routing all ranks count tokens and refused choices") {
+    Routed routed;
+    std::vector<std::uint8_t> mask(T, 1);
+    mask[2] = mask[last_rank + 4] = 0;
+    std::vector<index_t> offered(E);
+    for (index_t i = 0; i < T * K; ++i)
+        if (mask[std::size_t(i / K)] != 0 && routed.ids[std::size_t(i)] >= 0)
+            ++offered[std::size_t(routed.ids[std::size_t(i)])];
+    index_t const all = std::accumulate(offered.begin(), offered.end(), index_t(0));
+    for (auto const drop : {Drop::position, Drop::probability})
+        for (double const factor : {0.0, 0.5}) { // 0: dropless
+            CAPTURE(factor);
+            on_ranks(3, 2, {.capacity = {.factor = factor, .drop = drop}},
+                     [&](Spread& layer, auto& context, Part p) {
+                         layer.forward_routed(p.of(routed.x, H), p.of(routed.ids, K),
+                                              p.of(routed.weights, K), p.of(routed.y, H), context,
+                                              {.mask = {mask.data() + p.first, p.count}});
+                         auto const& n = context.counters;
+                         auto const kept = std::accumulate(n.tokens_per_expert.begin(),
+                                                           n.tokens_per_expert.end(), index_t(0));
+                         bool const right =
+                             n.num_tokens == T - 2 && n.dropped == all - kept && n.entropy == 0 &&
+                             (factor == 0 ? n.tokens_per_expert == offered : n.dropped > 0) &&
+                             context.losses.aux_loss == 0 && context.losses.z_loss == 0;
+                         if (!right) throw std::runtime_error("counters are wrong");
+                     });
         }
 }
 

@@ -196,7 +196,7 @@ private:
         index_t kept = 0;
         for (index_t n : total) kept += n;
         counters.num_tokens = summary.num_tokens;
-        counters.dropped = s.routed_outside ? 0 : summary.num_choices - kept;
+        counters.dropped = summary.num_choices - kept;
         counters.entropy = summary.entropy;
     }
 

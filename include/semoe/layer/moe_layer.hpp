@@ -200,8 +200,8 @@ public:
     ///                      chooses nobody
     /// @param topk_weights  [T,K] backend memory
     /// @throws data_error on every rank, naming rank and token, for an id out of range or repeated
-    /// @post context.losses is zero, and so is what context.counters says of gates: num_tokens,
-    ///       dropped and entropy; after backward, context.weight_gradients() is [T,K]
+    /// @post context.counters covers this forward on all ranks; its entropy and context.losses,
+    ///       which are of a gate, are zero; after backward, context.weight_gradients() is [T,K]
     void forward_routed(MatrixView<T const, space> x, MatrixView<expert_id const, space> topk_ids,
                         MatrixView<Real const, space> topk_weights, MatrixView<T, space> y,
                         Context& context, ForwardOptions<space> options = {}) {
@@ -214,7 +214,7 @@ public:
                               detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
                                                             s.assignment().topk_weights});
-        ops::fill(backend_, s.views.balance, 0.0);
+        detail::gather_statistics<G>(backend_, comm_, nullptr, s);
         detail::limit_capacity(backend_, comm_, config_, s);
         finish_forward(context, "an expert number that is out of range or repeated");
     }
@@ -486,7 +486,7 @@ private:
         { Lease const done = std::move(router); }
         check_logits(backend_, logits, s.options.mask, s.views.status, s.views.check_scratch);
         detail::run_gate(backend_, gate_, comm_, config_, s);
-        detail::gather_statistics<G>(backend_, comm_, s);
+        detail::gather_statistics<G>(backend_, comm_, logits.data, s);
         detail::limit_capacity(backend_, comm_, config_, s);
     }
     void finish_forward(Context& context, char const* nonsense) {

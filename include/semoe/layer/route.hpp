@@ -162,13 +162,16 @@ void limit_capacity(B& b, C& comm, MoeConfig const& config, ContextState<B, T, C
                         v.capacity_scratch);
 }
 
-/// Losses and metrics of the gate's own choices, before capacity, over all ranks.
+/// Losses and metrics of the choices before capacity, over all ranks.
+/// @param logits  of the gate; null where it took no part: choices and tokens are counted
 template <class G, class B, class T, class C>
-void gather_statistics(B& b, C& comm, ContextState<B, T, C>& s) {
+void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextState<B, T, C>& s) {
+    using S = space_of<B>;
     auto& v = s.views;
-    router_statistics(b, v.logits.row_range(0, s.num_tokens), s.options.mask,
-                      MatrixView<expert_id const, space_of<B>>(s.assignment().topk_ids),
-                      router_probability<G>(), v.balance, v.balance_scratch);
+    router_statistics(
+        b, MatrixView<accumulate_t<T> const, S>(logits, s.num_tokens, s.shape.num_experts),
+        s.options.mask, MatrixView<expert_id const, S>(s.assignment().topk_ids),
+        router_probability<G>(), v.balance, v.balance_scratch);
     if (comm.size() > 1) comm.all_reduce_sum(b, v.balance);
 }
 

@@ -129,9 +129,9 @@ struct StatisticsOfBlock {
         index_t const end = min((i + 1) * statistics_block, logits.rows);
         for (index_t t = i * statistics_block; t < end; ++t) {
             if (!mask.empty() && mask[t] == 0) continue;
-            if (rule == RouterProbability::softmax)
+            if (logits.data && rule == RouterProbability::softmax)
                 add_softmax(logits.row(t), at, s);
-            else
+            else if (logits.data)
                 add_sigmoid(logits.row(t), at, s, s + at.size());
             for (index_t k = 0; k < ids.cols; ++k) {
                 expert_id const e = ids(t, k);
@@ -195,7 +195,7 @@ constexpr index_t router_statistics_scratch_bytes(index_t num_tokens, index_t nu
 }
 
 /// Sums over this rank's tokens; adding up the vectors of all ranks gives those of the forward.
-/// @param logits      [T,E], backend memory
+/// @param logits      [T,E], backend memory; null: choices and tokens are counted, all else is 0
 /// @param mask        [T] or empty; masked tokens count for nothing
 /// @param ids         [T,K], the gate's own choices, -1 is nobody
 /// @param statistics  [RouterStatistics{E}.size()] of float or double, backend memory, overwritten.
