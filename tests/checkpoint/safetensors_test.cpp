@@ -146,6 +146,28 @@ TEST_CASE("checkpoint/safetensors: floating types are converted, whole numbers w
     CHECK_THROWS_WITH_AS((void)file.tensor("e"), "input: no tensor 'e'", store_error);
 }
 
+TEST_CASE("checkpoint/safetensors: tensors of types that nothing here computes with are there, and "
+          "are refused when they are asked for as others") {
+    std::string const bytes = file_of(R"({"p":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]},)"
+                                      R"("q":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[3,4]},)"
+                                      R"("u":{"dtype":"U16","shape":[2],"data_offsets":[4,8]},)"
+                                      R"("x":{"dtype":"BOOL","shape":[1],"data_offsets":[8,9]}})",
+                                      0) +
+                              std::string("\1\2\3\4\xff\xff\0\1\1", 9);
+    SafetensorsFile const file = in_memory(bytes);
+    CHECK(file.names().size() == 4);
+    CHECK(file.tensor("p").bytes.size() == 3);
+    CHECK(file.tensor("p").elements() == 6);
+    CHECK(file.values<std::int32_t>("u") == std::vector<std::int32_t>{65535, 256});
+    CHECK(file.values<std::uint8_t>("x") == std::vector<std::uint8_t>{1});
+    CHECK_THROWS_WITH_AS((void)file.values<std::int16_t>("u"),
+                         "input: tensor 'u': element 0 is 65535, too large for I16", store_error);
+    CHECK_THROWS_WITH_AS((void)file.values<float>("q"),
+                         "input: tensor 'q': dtype is F8_E4M3, F32 was asked for", store_error);
+    CHECK_THROWS_WITH_AS((void)file.view<std::uint8_t>("p"),
+                         "input: tensor 'p': dtype is F4, U8 was asked for", store_error);
+}
+
 TEST_CASE("checkpoint/safetensors: a view that the file does not align is refused, a copy is not") {
     // Alignment is that of memory, so one of eight neighbouring header lengths is right.
     int aligned = 0;
@@ -228,10 +250,15 @@ TEST_CASE("checkpoint/safetensors: a file that is not what it claims gives one d
          "tensor 'a': dtype: a string was expected, found 7"},
         {file_of(header_a("[\"F32\"]", "[]", "[0,4]"), 4),
          "tensor 'a': dtype: a string was expected, found an array"},
-        {file_of(header_a("\"F8_E4M3\"", "[]", "[0,4]"), 4),
-         "tensor 'a': dtype: 'F8_E4M3' is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL"},
+        {file_of(header_a("\"F8_E9\"", "[]", "[0,4]"), 4),
+         "tensor 'a': dtype: 'F8_E9' is not one of F64 F32 F16 *"},
         {file_of(header_a("\"f32\"", "[]", "[0,4]"), 4),
-         "tensor 'a': dtype: 'f32' is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL"},
+         "tensor 'a': dtype: 'f32' is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL U64 U32 "
+         "U16 C64 F8_E5M2 F8_E4M3 F8_E8M0 F6_E3M2 F6_E2M3 F4"},
+        {file_of(header_a("\"F4\"", "[3,5]", "[0,8]"), 8),
+         "tensor 'a': shape [3,5] of F4 ends within a byte"},
+        {file_of(header_a("\"F6_E2M3\"", "[4]", "[0,4]"), 4),
+         "tensor 'a': data_offsets [0,4] hold 4 bytes, shape [4] of F6_E2M3 has 3"},
         // shape
         {file_of(header_a(f32, "6", "[0,24]"), 24),
          "tensor 'a': shape: an array was expected, found 6"},

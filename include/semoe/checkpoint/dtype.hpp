@@ -11,30 +11,63 @@
 
 namespace semoe::checkpoint {
 
-/// The element types that a file may hold, as safetensors names them.
-enum class Dtype : std::uint8_t { F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL };
+/// The element types that a file may hold, as safetensors names them. Those after BOOL have no type
+/// in C++ here, or none that this library computes with: their bytes can be read and written.
+enum class Dtype : std::uint8_t {
+    F64,
+    F32,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    BOOL,
+    U64,
+    U32,
+    U16,
+    C64,
+    F8_E5M2,
+    F8_E4M3,
+    F8_E8M0,
+    F6_E3M2,
+    F6_E2M3,
+    F4,
+};
 
 namespace detail {
 struct DtypeRow {
     Dtype dtype;
     char const* name;
-    index_t bytes;
+    index_t bits;
 };
 inline constexpr DtypeRow dtypes[] = {
-    {Dtype::F64, "F64", 8},   {Dtype::F32, "F32", 4}, {Dtype::F16, "F16", 2},
-    {Dtype::BF16, "BF16", 2}, {Dtype::I64, "I64", 8}, {Dtype::I32, "I32", 4},
-    {Dtype::I16, "I16", 2},   {Dtype::I8, "I8", 1},   {Dtype::U8, "U8", 1},
-    {Dtype::BOOL, "BOOL", 1},
+    {Dtype::F64, "F64", 64},        {Dtype::F32, "F32", 32},        {Dtype::F16, "F16", 16},
+    {Dtype::BF16, "BF16", 16},      {Dtype::I64, "I64", 64},        {Dtype::I32, "I32", 32},
+    {Dtype::I16, "I16", 16},        {Dtype::I8, "I8", 8},           {Dtype::U8, "U8", 8},
+    {Dtype::BOOL, "BOOL", 8},       {Dtype::U64, "U64", 64},        {Dtype::U32, "U32", 32},
+    {Dtype::U16, "U16", 16},        {Dtype::C64, "C64", 64},        {Dtype::F8_E5M2, "F8_E5M2", 8},
+    {Dtype::F8_E4M3, "F8_E4M3", 8}, {Dtype::F8_E8M0, "F8_E8M0", 8}, {Dtype::F6_E3M2, "F6_E3M2", 6},
+    {Dtype::F6_E2M3, "F6_E2M3", 6}, {Dtype::F4, "F4", 4},
 };
 } // namespace detail
 
 inline constexpr char const* to_string(Dtype dtype) {
     return detail::dtypes[static_cast<int>(dtype)].name;
 }
-inline constexpr index_t size_bytes(Dtype dtype) {
-    return detail::dtypes[static_cast<int>(dtype)].bytes;
+inline constexpr index_t size_bits(Dtype dtype) {
+    return detail::dtypes[static_cast<int>(dtype)].bits;
 }
-/// Nothing for a name that is not one of the ten.
+/// Of one element; 1 where several share a byte.
+inline constexpr index_t size_bytes(Dtype dtype) { return (size_bits(dtype) + 7) / 8; }
+/// Bytes of n elements, or nothing where they end within a byte. @pre n * size_bytes(dtype) fits
+inline constexpr std::optional<index_t> bytes_of(Dtype dtype, index_t n) {
+    index_t const bits = size_bits(dtype), rest = n % 8 * bits;
+    if (rest % 8 != 0) return std::nullopt;
+    return n / 8 * bits + rest / 8;
+}
+/// Nothing for a name that the format does not have.
 inline constexpr std::optional<Dtype> dtype_named(std::string_view name) {
     for (detail::DtypeRow const& row : detail::dtypes)
         if (row.name == name) return row.dtype;

@@ -29,7 +29,11 @@ struct StoredTensor {
     std::span<std::byte const> bytes;
     index_t offset = 0; ///< of its first byte in the file
 
-    index_t elements() const { return index_t(bytes.size()) / size_bytes(dtype); }
+    index_t elements() const {
+        auto const n = index_t(bytes.size());
+        index_t const bits = size_bits(dtype);
+        return n / bits * 8 + n % bits * 8 / bits;
+    }
 };
 
 /// A safetensors file, memory-mapped and wholly checked before anything of it is handed out: a
@@ -141,6 +145,17 @@ public:
         case Dtype::BOOL:
             convert<std::uint8_t>(name, t, to);
             break;
+        case Dtype::U64:
+            convert<std::uint64_t>(name, t, to);
+            break;
+        case Dtype::U32:
+            convert<std::uint32_t>(name, t, to);
+            break;
+        case Dtype::U16:
+            convert<std::uint16_t>(name, t, to);
+            break;
+        default:
+            mismatch(name, t.dtype, to_string(dtype_of<T>));
         }
         return to;
     }

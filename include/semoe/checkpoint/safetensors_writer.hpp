@@ -33,7 +33,7 @@ public:
     }
 
     /// @throws precondition_error when the name is taken, reserved or not UTF-8, the shape is
-    ///         negative or past 2^63 bytes, or the whole file is
+    ///         negative, ends within a byte or passes 2^63 bytes, or the whole file does
     void declare(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
         expects_open(name);
         auto const elements = detail::count_elements(shape, size_bytes(dtype));
@@ -46,8 +46,12 @@ public:
         slot.json = detail::json_string(name) + ":{\"dtype\":\"" + to_string(dtype) +
                     "\",\"shape\":" + detail::shape_text(shape, shape.size());
         slot.element_bytes = size_bytes(dtype);
-        slot.size = *elements * size_bytes(dtype);
-        index_t const size = slot.size;
+        auto const whole = bytes_of(dtype, *elements);
+        expects(whole.has_value(), [&] {
+            return describe(name) + "shape " + detail::shape_text(shape) + " of " +
+                   to_string(dtype) + " ends within a byte";
+        });
+        index_t const size = slot.size = *whole;
         expects(size <= most_bytes - bytes_,
                 [&] { return describe(name) + "with it the file would pass 2^63 bytes"; });
         bool const inserted = slots_.emplace(name, std::move(slot)).second;

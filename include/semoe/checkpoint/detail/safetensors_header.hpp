@@ -117,8 +117,11 @@ public:
         }
         if (place_ != Place::tensor || field_ != "dtype") return unexpected("a string");
         auto const dtype = dtype_named(value);
-        if (!dtype)
-            fail(in_quotes(value) + " is not one of F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL");
+        if (!dtype) {
+            std::string known;
+            for (DtypeRow const& row : dtypes) known += std::string(" ") + row.name;
+            fail(in_quotes(value) + " is not one of" + known);
+        }
         entry_.dtype = *dtype;
         return true;
     }
@@ -277,11 +280,14 @@ inline void check_entries(std::string const& file, Header const& header, index_t
                             std::to_string(data_bytes) + " bytes of data");
         auto const elements = count_elements(entry.shape, size_bytes(entry.dtype));
         if (!elements) fail(entry, "shape " + shape_text(entry.shape) + " is too large");
-        index_t const bytes = *elements * size_bytes(entry.dtype);
-        if (entry.end - entry.begin != bytes)
+        auto const bytes = bytes_of(entry.dtype, *elements);
+        if (!bytes)
+            fail(entry, "shape " + shape_text(entry.shape) + " of " + to_string(entry.dtype) +
+                            " ends within a byte");
+        if (entry.end - entry.begin != *bytes)
             fail(entry, range(entry) + " hold " + std::to_string(entry.end - entry.begin) +
                             " bytes, shape " + shape_text(entry.shape) + " of " +
-                            to_string(entry.dtype) + " has " + std::to_string(bytes));
+                            to_string(entry.dtype) + " has " + std::to_string(*bytes));
     }
     std::sort(by_offset.begin(), by_offset.end(), [](auto const* a, auto const* b) {
         return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
