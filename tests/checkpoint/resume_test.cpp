@@ -126,7 +126,7 @@ TEST_CASE("checkpoint/resume: packed moments are bytes, and another optimizer's 
                              .c_str(),
                          store_error);
     CHECK_THROWS_WITH_AS(wide.prepare(optim::AdamW8{}),
-                         "train_step: the layer has states of another optimizer",
+                         doctest::Contains("the layer has states of another optimizer"),
                          precondition_error);
     auto served = make();
     checkpoint::load_weights(path, served);

@@ -1,7 +1,9 @@
 #include "semoe/core/layout.hpp"
 
 #include <doctest/doctest.h>
+
 #include <string>
+#include <utility>
 
 using namespace semoe;
 
@@ -54,6 +56,10 @@ TEST_CASE("core/layout: misuse is refused by name") {
                          "BlockLayout: primary slices go before derived ones", precondition_error);
     CHECK_THROWS_WITH_AS(layout.slice("up_proj"), "BlockLayout: no slice named up_proj",
                          precondition_error);
+    for (auto const& [rows, cols] :
+         {std::pair{-1LL, 2LL}, {1LL << 40, 1LL << 40}, {1LL << 62, 1LL}})
+        CHECK_THROWS_WITH_AS(BlockLayout{}.add("w", rows, cols),
+                             doctest::Contains("is negative or too large"), precondition_error);
     BlockLayout full;
     for (int i = 0; i < BlockLayout::max_slices; ++i) full.add("x", 1, 1);
     CHECK_THROWS_WITH_AS(full.add("x", 1, 1), "BlockLayout: too many slices", precondition_error);

@@ -2,6 +2,8 @@
 #include "semoe/gate/topk.hpp"
 #include "semoe/layer/moe_layer.hpp"
 #include "semoe/optim/adamw.hpp"
+#include "semoe/schedule/chunked.hpp"
+#include "semoe/testing/delayed_backend.hpp"
 #include "semoe/testing/faulty_store.hpp"
 #include "semoe/tier/cached.hpp"
 #include "support/layer.hpp"
@@ -205,6 +207,51 @@ TEST_CASE("layer/failure: masters that could not be made are made by the next up
             CHECK(f.finish(Part::update) == expected);
         }
     CHECK(failures > 3);
+}
+
+TEST_CASE("layer/failure: once forward or backward has thrown, nothing works on its matrices") {
+    using Delayed = testing::DelayedBackend;
+    int failures[2] = {};
+    for (std::uint64_t seed = 1; seed <= 12; ++seed)
+        for (index_t n = 0; n < 14; ++n) {
+            CAPTURE(seed);
+            CAPTURE(n);
+            Delayed b{.seed = seed};
+            testing::FaultyStore<Delayed> store{b};
+            MoeLayer layer{b,
+                           gate::TopK<gate::Softmax>{.num_experts = num_experts, .top_k = 2},
+                           expert::SwiGlu<float>{.hidden = H, .intermediate = 5},
+                           comm::Self{},
+                           tier::Cached{b, store, {.slots = 1}},
+                           schedule::Chunked{.chunks = 2}};
+            layer.initialize(1);
+            auto x = random_values<float>(seed, T * H);
+            auto y = x, dx = x;
+            auto const rows = [](std::vector<float>& v) {
+                return MatrixView<float, HostSpace>{v.data(), T, H};
+            };
+            bool backward = false;
+            std::vector<float> const after(x.size(), 7);
+            {
+                auto context = layer.make_context(T, Mode::training);
+                store.reset({.fail_load = n});
+                std::string const text = error_of<store_error>([&] {
+                    layer.forward(rows(x), rows(y), context);
+                    backward = true;
+                    layer.backward(rows(y), rows(dx), context);
+                });
+                store.reset();
+                if (text.empty()) break;
+                ++failures[backward];
+                x = y = dx = after; // as memory that others use now
+            }
+            b.synchronize();
+            CHECK(x == after);
+            CHECK(y == after);
+            CHECK(dx == after);
+        }
+    CHECK(failures[0] > 12);
+    CHECK(failures[1] > 12);
 }
 
 } // namespace failure_test

@@ -174,6 +174,52 @@ TEST_CASE("layer/ranks: an engine's own routing gives the same, whatever ranks, 
         }
 }
 
+TEST_CASE("layer/ranks: what must be alike on all ranks and is not is named on each") {
+    struct Given {
+        TopK gate = top;
+        Swi expert{.hidden = H, .intermediate = 10};
+        schedule::Chunked schedule{.chunks = 2};
+        MoeConfig config = with_losses;
+        Mode mode = Mode::inference;
+    };
+    auto const errors = [](auto const& change) {
+        std::vector<std::string> texts;
+        std::mutex mutex;
+        comm::ThreadWorld const world{3, {.timeout = std::chrono::seconds(60)}};
+        world.run([&](comm::Threads rank) {
+            Given given;
+            if (rank.rank() == 1) change(given);
+            CpuBackend b{.threads = 1};
+            MoeLayer layer{
+                b, given.gate, given.expert, rank, tier::Resident{b}, given.schedule, given.config};
+            try {
+                (void)layer.make_context(T, given.mode);
+            } catch (precondition_error const& e) {
+                std::lock_guard const lock(mutex);
+                texts.emplace_back(e.what());
+            }
+        });
+        return texts;
+    };
+    auto const named = [&](auto const& change, std::string const& what) {
+        auto const texts = errors(change);
+        CHECK(texts.size() == 3);
+        for (std::string const& text : texts)
+            CHECK(text.find("MoeLayer: " + what + " differs between ranks ") == 0);
+    };
+    named([](Given& g) { g.gate.num_experts = E + 1; }, "the number of experts");
+    named([](Given& g) { g.gate.top_k = K + 1; }, "the number of choices a token");
+    named([](Given& g) { g.expert.hidden = H + 1; }, "hidden");
+    named([](Given& g) { g.expert.intermediate = 11; }, "the expert's size");
+    named([](Given& g) { g.schedule.chunks = 3; }, "the number of chunks");
+    named([](Given& g) { g.config.capacity.factor = 0.5; }, "MoeConfig::capacity.factor");
+    named([](Given& g) { g.config.layer = 2; }, "MoeConfig::layer");
+    named([](Given& g) { g.config.seed = 2; }, "MoeConfig::seed");
+    named([](Given& g) { g.config.z_loss_weight = 0; }, "MoeConfig::z_loss_weight");
+    named([](Given& g) { g.mode = Mode::training; }, "the context's mode");
+    CHECK(errors([](Given&) {}).empty());
+}
+
 TEST_CASE("layer/ranks: of an engine's own routing all ranks count tokens and refused choices") {
     Routed routed;
     std::vector<std::uint8_t> mask(T, 1);

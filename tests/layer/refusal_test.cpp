@@ -30,6 +30,20 @@ Layer make_layer(MoeConfig config = {}, index_t intermediate = 6) {
     return layer;
 }
 
+/// A gate of the user's that makes one wrong choice.
+struct WrongGate : TopK {
+    index_t token = 0;
+    expert_id wrong = 0;
+
+    template <class B, class Real>
+    void forward(B& b, RouteInput<B, Real> const& in, Assignment<B, Real> out) const {
+        TopK::forward(b, in, out);
+        b.synchronize();
+        out.topk_ids(token, 0) = wrong;
+        out.topk_ids(token, 1) = 1;
+    }
+};
+
 } // namespace
 
 TEST_CASE("layer/refusal: a number out of range changes nothing, and the layer goes on") {
@@ -110,6 +124,55 @@ TEST_CASE("layer/refusal: initialize forgets gradients") {
     };
     double const once = norm();
     CHECK(norm() == once);
+}
+TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") {
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    for (auto const capacity :
+         {Capacity{}, Capacity{.factor = 1}, Capacity{.factor = 1, .drop = Drop::probability}})
+        for (expert_id const wrong : {1, 4, -2, 1 << 30}) {
+            CAPTURE(wrong);
+            WrongGate gate;
+            gate.num_experts = 4, gate.top_k = 2, gate.token = 4, gate.wrong = wrong;
+            MoeLayer layer{CpuBackend{.threads = 1}, gate,
+                           expert::SwiGlu<float>{.hidden = H, .intermediate = 6},
+                           MoeConfig{.capacity = capacity}};
+            layer.initialize(3);
+            auto context = layer.make_context(T);
+            CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+                                 "MoeLayer: an expert number that is out of range or repeated, "
+                                 "token 4 of rank 0",
+                                 data_error);
+        }
+}
+TEST_CASE("layer/refusal: rows without an address, and fewer than none") {
+    auto layer = make_layer();
+    auto context = layer.make_context(T, Mode::training);
+    std::vector<float> rows(T * H), weights(T * 2, 0.5f);
+    std::vector<expert_id> ids(T * 2, -1);
+    Mat const m{rows.data(), T, H}, nowhere{nullptr, T, H}, negative{rows.data(), -1, H};
+    MatrixView<expert_id const, HostSpace> const to{ids.data(), T, 2};
+    auto const refused = [](auto const& call, char const* what) {
+        CHECK_THROWS_WITH_AS(call(), doctest::Contains(what), precondition_error);
+    };
+    refused([&] { layer.forward(negative, negative, context); }, "is [-1,8]");
+    refused([&] { layer.forward(nowhere, m, context); }, "x is [6,8] without an address");
+    refused([&] { layer.forward(m, nowhere, context); }, "y is [6,8] without an address");
+    refused(
+        [&] {
+            layer.forward_routed(m, to, {weights.data(), T, 2}, nowhere, context);
+        },
+        "y is [6,8] without an address");
+    refused(
+        [&] {
+            layer.forward_routed(m, to, {nullptr, T, 2}, m, context);
+        },
+        "topk_weights is [6,2] without an address");
+    layer.forward({nullptr, 0, H}, {nullptr, 0, H}, context);
+    layer.forward(m, m, context);
+    refused([&] { layer.backward(nowhere, m, context); }, "dy is [6,8] without an address");
+    refused([&] { layer.backward(m, nowhere, context); }, "dx is [6,8] without an address");
+    layer.backward(m, m, context);
 }
 TEST_CASE("layer/refusal: quantising into a layer of another size") {
     auto from = make_layer({}, 16);

@@ -4,6 +4,7 @@
 #include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
+#include <limits>
 #include <string_view>
 
 namespace semoe {
@@ -57,6 +58,10 @@ public:
     /// elements that their packing occupies.
     BlockLayout& add(char const* name, index_t rows, index_t cols) {
         expects(primary_ == elements_, "BlockLayout: primary slices go before derived ones");
+        // Moments of the block, in bytes, must have a size, too.
+        constexpr index_t most = std::numeric_limits<index_t>::max() / 64;
+        expects(rows >= 0 && cols >= 0 && (cols == 0 || rows <= (most - elements_) / cols),
+                "BlockLayout: {} of [{},{}] is negative or too large", name, rows, cols);
         append({name, rows, cols, elements_, rows * cols, false});
         primary_ = elements_;
         return *this;

@@ -157,8 +157,11 @@ inline void append_us(std::string& out, std::int64_t ns) {
 class Recorder {
 public:
     /// @param capacity  spans; later ones are dropped and counted
-    explicit Recorder(index_t capacity = 1 << 16)
-      : log_(std::make_shared<detail::Log>(capacity)) {}
+    /// @throws precondition_error for no or negative capacity
+    explicit Recorder(index_t capacity = 1 << 16) {
+        expects(capacity >= 1, "trace::Recorder: capacity is {}, must be at least 1", capacity);
+        log_ = std::make_shared<detail::Log>(capacity);
+    }
 
     /// The same log, for spans of another rank.
     Recorder for_rank(int rank) const {

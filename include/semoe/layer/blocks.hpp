@@ -231,7 +231,8 @@ private:
             return expects(moments.per_element == moments_.per_element &&
                                moments.packed == moments_.packed &&
                                moments.size(n) == moments_.size(n),
-                           "train_step: the layer has states of another optimizer");
+                           "MoeLayer: the layer has states of another optimizer, with other "
+                           "moments; update it by one of that kind");
         }
         for (expert_id id : ids_) {
             index_t const n = layout(id).primary_elements();

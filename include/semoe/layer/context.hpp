@@ -8,6 +8,7 @@
 #include "semoe/layer/context_views.hpp"
 #include "semoe/ops/group.hpp"
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -31,7 +32,7 @@ struct LayerCounters {
 
 namespace detail {
 
-/// Tells layers of one number apart; a copy of a layer has the same parameters, so it has the same.
+/// Tells layers of one number apart; a layer that is moved keeps its own.
 inline std::uint64_t next_layer_identity() {
     static std::atomic<std::uint64_t> last{0};
     return ++last;
@@ -57,7 +58,7 @@ struct ContextState {
     std::vector<index_t> expert_order;      // local experts with rows, chunk after chunk
     std::vector<char> expert_distance;      // how far from its slot each local expert's block is
     std::vector<std::size_t> order_end;     // [chunks], where a chunk's part of it ends
-    index_t status = -1;
+    std::array<index_t, 2> status = {};     // host copy of views.status
 
     MatrixView<T const, S> x;
     MatrixView<T const, S> dense_x; // what every token passes through: router, shared expert
@@ -110,6 +111,15 @@ struct ContextState {
         std::fill(batch_send.begin(), batch_send.end(), in.rows);
         comm.exchange_counts(batch_send, batch);
         for (int r = 0; r < comm.rank(); ++r) first_token += batch[std::size_t(r)];
+    }
+    /// Waits until nothing works on this context's memory or its caller's any more, after an error
+    /// that is the one to tell of.
+    void settle(B& b) noexcept {
+        for (B* const queue : {&b, wire ? &*wire : nullptr})
+            if (queue) try {
+                    queue->synchronize();
+                } catch (...) {
+                }
     }
     /// How the next part of dx enters views.base.
     ops::Accumulate grow_base() {

@@ -10,6 +10,8 @@
 #include "semoe/routing/drop.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <vector>
 
 namespace semoe::detail {
@@ -76,12 +78,62 @@ bool fits_gate(ContextShape const& n, G const& gate, Placement const& placement,
                n.max_rows;
 }
 
+/// A property that all ranks must have alike, as a number to compare.
+struct Agreed {
+    char const* name;
+    index_t value;
+};
+inline std::array<Agreed, 15> agreed_by_ranks(LayerShape const& n, MoeConfig const& config,
+                                              Mode mode) {
+    auto const bits = [](double x) { return std::bit_cast<index_t>(x); };
+    return {{{"the number of experts", n.num_experts},
+             {"the number of choices a token", n.num_slots},
+             {"hidden", n.hidden},
+             {"the expert's size", n.saved_columns},
+             {"the shared expert's size", n.shared_elements},
+             {"the number of chunks", n.num_chunks},
+             {"MoeConfig::capacity.factor", bits(config.capacity.factor)},
+             {"MoeConfig::capacity.minimum", config.capacity.minimum},
+             {"MoeConfig::capacity.drop", index_t(config.capacity.drop)},
+             {"MoeConfig::layer", index_t(config.layer)},
+             {"MoeConfig::seed", index_t(config.seed)},
+             {"MoeConfig::aux_loss_weight", bits(config.aux_loss_weight)},
+             {"MoeConfig::z_loss_weight", bits(config.z_loss_weight)},
+             {"MoeConfig::skip_untouched", index_t(config.skip_untouched)},
+             {"the context's mode", index_t(mode)}}};
+}
+/// Brings max_tokens of every rank to all, who compare what they must have alike.
+/// @throws precondition_error, on every rank, naming a property and two ranks
+template <class C>
+std::vector<index_t> tokens_of_ranks(C& comm, index_t max_tokens, LayerShape const& layer,
+                                     MoeConfig const& config, Mode mode) {
+    auto const ranks = std::size_t(comm.size());
+    if (ranks == 1) return {max_tokens};
+    auto const agreed = agreed_by_ranks(layer, config, mode);
+    std::size_t const part = agreed.size() + 1;
+    std::vector<index_t> sent, received(ranks * part), tokens;
+    for (std::size_t r = 0; r < ranks; ++r) {
+        sent.push_back(max_tokens);
+        for (Agreed const& one : agreed) sent.push_back(one.value);
+    }
+    comm.exchange_counts(sent, received);
+    for (std::size_t r = 0; r < ranks; ++r) {
+        index_t const* const theirs = received.data() + r * part;
+        tokens.push_back(theirs[0]);
+        for (std::size_t i = 0; i < agreed.size(); ++i)
+            expects(theirs[i + 1] == agreed[i].value,
+                    "MoeLayer: {} differs between ranks {} and {}; a layer is the same on all",
+                    agreed[i].name, comm.rank(), r);
+    }
+    return tokens;
+}
+
 /// How large a context for max_tokens tokens of this rank is. Collective with several ranks: every
 /// rank says how many tokens it will bring at most.
 /// @tparam T  element type of rows
 template <class T, class B, class G, class C>
-ContextShape context_shape(LayerShape const& layer, index_t max_tokens, Mode mode, G const& gate,
-                           C& comm, Placement const& placement) {
+ContextShape context_shape(LayerShape const& layer, MoeConfig const& config, index_t max_tokens,
+                           Mode mode, G const& gate, C& comm, Placement const& placement) {
     using Real = accumulate_t<T>;
     expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
     expects(max_tokens <= index_t(1) << 40, "MoeLayer: max_tokens is {}, 2^40 at most", max_tokens);
@@ -89,13 +141,8 @@ ContextShape context_shape(LayerShape const& layer, index_t max_tokens, Mode mod
     n.training = mode == Mode::training;
     n.max_tokens = n.largest_tokens = max_tokens;
 
-    std::vector<index_t> of_ranks(std::size_t(comm.size()), max_tokens);
-    if (comm.size() > 1) {
-        std::vector<index_t> const mine = of_ranks;
-        comm.exchange_counts(mine, of_ranks);
-    }
     index_t all_chunk = 0;
-    for (index_t tokens : of_ranks) {
+    for (index_t tokens : tokens_of_ranks(comm, max_tokens, layer, config, mode)) {
         n.all_tokens += tokens;
         all_chunk += (tokens + n.num_chunks - 1) / n.num_chunks;
         n.largest_tokens = std::max(n.largest_tokens, tokens);

@@ -144,8 +144,9 @@ public:
     }
     /// A context for forwards of at most max_tokens tokens on this rank. Collective. Layers of one
     /// gate, expert, capacity and schedule may take turns with it.
-    /// @throws precondition_error for negative max_tokens, or for training with a gate or expert
-    ///         that has no backward
+    /// @throws precondition_error for negative max_tokens, for training with a gate or expert that
+    ///         has no backward, and on every rank where gate, expert, schedule or configuration
+    ///         differ between ranks, naming what does
     /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
     Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
         if (mode == Mode::training) {
@@ -170,9 +171,12 @@ public:
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
     void forward(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
                  ForwardOptions<space> options = {}) {
+        expect_memory("y", y);
         auto& s = begin(x, y, context, options, false);
-        route(x, s, dense().acquire_router());
-        finish_forward(context, bad_logit);
+        settled(s, [&] {
+            route(x, s, dense().acquire_router());
+            finish_forward(context);
+        });
     }
     /// Asks the router ahead of time which experts tokens will choose, so that a tier that takes
     /// guesses (Sequenced) has their blocks under way when this layer begins: call it with the
@@ -188,10 +192,11 @@ public:
                       "predict(layer, blocks); wrap it in Sequenced "
                       "(see layer/sequence.hpp)");
         auto& s = begin(x, {nullptr, x.rows, x.cols}, context, options, false);
-        route(x, s,
-              blocks_.tier().acquire_aside(backend_, blocks_.key(router_block, BlockKind::weight),
-                                           Access::read));
-        detail::make_plans(backend_, bad_logit, s);
+        settled(s, [&] {
+            auto const key = blocks_.key(router_block, BlockKind::weight);
+            route(x, s, blocks_.tier().acquire_aside(backend_, key, Access::read));
+            detail::make_plans(backend_, s);
+        });
         detail::ExpertGroups<B, X, M, T, C>{blocks_, s}.predict();
     }
 
@@ -207,16 +212,19 @@ public:
                         Context& context, ForwardOptions<space> options = {}) {
         expect_choices("topk_ids", topk_ids, x.rows);
         expect_choices("topk_weights", topk_weights, x.rows);
+        expect_memory("y", y);
         auto& s = begin(x, y, context, options, true);
-        check_ids(backend_, topk_ids, num_experts(), s.views.status, s.views.check_scratch,
-                  s.options.mask);
-        backend_.parallel_for(s.num_tokens,
-                              detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
+        settled(s, [&] {
+            ops::fill(backend_, s.views.status.part(0, 1), index_t(-1));
+            check_choices(topk_ids, s);
+            backend_.parallel_for(
+                s.num_tokens, detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
                                                             s.assignment().topk_weights});
-        detail::gather_statistics<G>(backend_, comm_, nullptr, s);
-        detail::limit_capacity(backend_, comm_, config_, s);
-        finish_forward(context, "an expert number that is out of range or repeated");
+            detail::gather_statistics<G>(backend_, comm_, nullptr, s);
+            detail::limit_capacity(backend_, comm_, config_, s);
+            finish_forward(context);
+        });
     }
 
     /// Gradients of the forward that `context` holds.
@@ -403,7 +411,8 @@ private:
     }
 
     ContextShape shape_of(index_t max_tokens, Mode mode) {
-        return detail::context_shape<T, B>(shape_, max_tokens, mode, gate_, comm_, placement_);
+        return detail::context_shape<T, B>(shape_, config_, max_tokens, mode, gate_, comm_,
+                                           placement_);
     }
     /// @throws precondition_error when another layer's context would not do for this one
     void expect_own(ContextShape const& n) const {
@@ -436,9 +445,13 @@ private:
     }
     template <class E>
     void expect_shape(char const* name, MatrixView<E, space> m, index_t rows) const {
-        expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
+        expects(rows >= 0 && m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
                 "MoeLayer: {} must be [{},{}] with an ld of at least {}, is {} with ld {}", name,
                 rows, hidden(), hidden(), m, m.ld);
+    }
+    template <class E>
+    static void expect_memory(char const* name, MatrixView<E, space> m) {
+        expects(m.data || m.rows == 0, "MoeLayer: {} is {} without an address", name, m);
     }
     template <class E>
     void expect_choices(char const* name, MatrixView<E, space> m, index_t rows) const {
@@ -447,6 +460,7 @@ private:
                 "MoeLayer::forward_routed: {} must be [{},{}] with an ld of at least {}, is {} "
                 "with ld {}",
                 name, rows, K, K, m, m.ld);
+        expect_memory(name, m);
     }
     /// Work that leaves the layer unusable when it fails midway.
     template <class F>
@@ -462,6 +476,7 @@ private:
         expect_usable();
         expect_own(s.shape);
         expect_shape("x", x, x.rows);
+        expect_memory("x", x);
         expect_shape("y", y, x.rows);
         expects(x.rows <= s.shape.max_tokens, "MoeLayer: {} tokens in a context made for {}",
                 x.rows, s.shape.max_tokens);
@@ -475,8 +490,6 @@ private:
         detail::keep_masked(backend_, s);
         return s;
     }
-    static constexpr char const* bad_logit = "a logit that is not finite";
-
     /// @param router  held until the logits are there
     template <class Lease>
     void route(MatrixView<T const, space> x, State& s, Lease router) {
@@ -484,14 +497,30 @@ private:
         auto const logits = s.views.logits.row_range(0, s.num_tokens);
         ops::row_dots(backend_, x, dense().router(router), logits);
         { Lease const done = std::move(router); }
-        check_logits(backend_, logits, s.options.mask, s.views.status, s.views.check_scratch);
+        check_logits(backend_, logits, s.options.mask, s.views.status.part(0, 1),
+                     s.views.check_scratch);
         detail::run_gate(backend_, gate_, comm_, config_, s);
+        check_choices(s.assignment().topk_ids, s);
         detail::gather_statistics<G>(backend_, comm_, logits.data, s);
         detail::limit_capacity(backend_, comm_, config_, s);
     }
-    void finish_forward(Context& context, char const* nonsense) {
+    void check_choices(MatrixView<expert_id const, space> ids, State& s) {
+        check_ids(backend_, ids, num_experts(), s.views.status.part(1, 1), s.views.check_scratch,
+                  s.options.mask);
+    }
+    /// Work on the caller's matrices, of which nothing goes on after an error.
+    template <class F>
+    void settled(State& s, F&& work) {
+        try {
+            work();
+        } catch (...) {
+            s.settle(backend_);
+            throw;
+        }
+    }
+    void finish_forward(Context& context) {
         auto& s = context.state_;
-        detail::make_plans(backend_, nonsense, s);
+        detail::make_plans(backend_, s);
         context.count();
         if constexpr (HasSharedExpert<X>) dense().forward_shared(s);
         detail::ForwardStages<B, X, M, T, C, Tr> stages{
@@ -552,22 +581,26 @@ private:
         expects(std::isfinite(options.loss_scale),
                 "MoeLayer::backward: loss_scale is {}, must be finite", options.loss_scale);
         expect_shape("dy", dy, s.num_tokens);
+        expect_memory("dy", dy);
         expect_shape("dx", dx, s.num_tokens);
+        expect_memory("dx", dx);
         blocks_.declare_gradients(backend_); // the context may be another layer's
         s.complete = false;
         guarded([&] {
-            detail::split_gradient(backend_, dy, s);
-            s.has_base = false;
-            auto const parts = dense();
-            if constexpr (HasSharedExpert<X>) parts.backward_shared(dy, s);
-            if (!s.routed_outside)
-                detail::logit_gradient(backend_, gate_, config_, options.loss_scale, s);
-            if (!s.routed_outside || parts.sigmoid_gate()) parts.backward_router(s);
-            detail::BackwardStages<B, X, M, T, C, Tr> stages{
-                {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
-            stages.groups.announce(backend_, true, user != nullptr);
-            schedule_.run(stages);
-            finish(stages.groups);
+            settled(s, [&] {
+                detail::split_gradient(backend_, dy, s);
+                s.has_base = false;
+                auto const parts = dense();
+                if constexpr (HasSharedExpert<X>) parts.backward_shared(dy, s);
+                if (!s.routed_outside)
+                    detail::logit_gradient(backend_, gate_, config_, options.loss_scale, s);
+                if (!s.routed_outside || parts.sigmoid_gate()) parts.backward_router(s);
+                detail::BackwardStages<B, X, M, T, C, Tr> stages{
+                    {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
+                stages.groups.announce(backend_, true, user != nullptr);
+                schedule_.run(stages);
+                finish(stages.groups);
+            });
         });
     }
     /// Zeros in a gradient block where none was computed; the block still counts as without one.

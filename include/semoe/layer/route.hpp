@@ -176,9 +176,11 @@ void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextStat
 }
 
 /// The plan of every chunk, and on the host the counts of all ranks: the one wait of a forward.
-/// @throws data_error on every rank when the router or the caller gave nonsense to one of them
+/// @throws data_error on every rank when router, gate or caller gave nonsense to one of them
 template <class B, class T, class C>
-void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s) {
+void make_plans(B& b, ContextState<B, T, C>& s) {
+    constexpr char const* nonsense[] = {"a logit that is not finite",
+                                        "an expert number that is out of range or repeated"};
     auto& v = s.views;
     index_t const chunks = s.shape.num_chunks;
     s.counts.begin(chunks);
@@ -191,15 +193,19 @@ void make_plans(B& b, char const* nonsense, ContextState<B, T, C>& s) {
         b.copy(s.counts.mine(c).data(), plan.tokens_per_expert.data,
                std::size_t(s.shape.num_experts) * sizeof(index_t));
     }
-    b.copy(&s.status, v.status.data, sizeof(index_t));
+    b.copy(s.status.data(), v.status.data, sizeof s.status);
     b.copy(s.balance.data(), v.balance.data, s.balance.size() * sizeof(double));
     b.synchronize();
-    *s.counts.status_word() = s.status + 1;
+    // Twice the token, the second kind of nonsense one higher; 0 is none.
+    for (index_t kind : {1, 0})
+        if (index_t const token = s.status[std::size_t(kind)]; token >= 0)
+            *s.counts.status_word() = 2 * token + kind + 1;
     s.counts.run();
-    int const failed = s.counts.first_failed_rank();
-    if (failed >= 0)
-        throw data_error(message("MoeLayer: {}, token {} of rank {}", nonsense,
-                                 s.counts.status(failed) - 1, failed));
+    if (int const failed = s.counts.first_failed_rank(); failed >= 0) {
+        index_t const word = s.counts.status(failed) - 1;
+        throw data_error(
+            message("MoeLayer: {}, token {} of rank {}", nonsense[word % 2], word / 2, failed));
+    }
     for (index_t c = 0; c < chunks; ++c) {
         auto& exchange = s.exchanges[std::size_t(c)];
         exchange.assign(b, s.counts, c, {v.exchange_tables.row(c), v.exchange_tables.cols});

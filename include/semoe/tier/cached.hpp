@@ -17,8 +17,9 @@
 namespace semoe::tier {
 
 /// A few slots of backend memory over a store that holds every block: weights, gradients, masters
-/// and moments may together be larger than the memory they are used in. Copies are the same tier;
-/// any number of threads may use it, each with its own queue.
+/// and moments may together be larger than the memory they are used in. Copies are the same tier,
+/// and belong to one rank: ranks that are threads make one each. Of a rank any number of threads
+/// may use it, each with its own queue.
 ///
 ///     tier::HostStore store;
 ///     tier::Cached tier{backend, store, {.slots = 3}};

@@ -57,7 +57,8 @@ struct ResidentState {
 } // namespace detail
 
 /// A slot for every block: everything lies in backend memory all the time. Blocks are allocated
-/// and zero-filled when they are declared, or are the user's own memory. Copies are the same tier.
+/// and zero-filled when they are declared, or are the user's own memory. Copies are the same tier,
+/// and belong to one rank: ranks that are threads make one each.
 ///
 /// Any number of threads may acquire at once, each with its own queue; a lock is held for one
 /// look-up. Between queues, readers wait for the last writer and a writer for the readers.
@@ -101,7 +102,8 @@ public:
     }
     /// Makes the user's memory a block: read and written in place, never freed. Before or after
     /// the block was declared; what it held then is forgotten.
-    /// @param memory  backend memory that outlives the tier; its bytes are there for every queue
+    /// @param memory  backend memory that outlives the tier, aligned for the block's elements; its
+    ///                bytes are there for every queue
     /// @pre no lease of the block is alive
     /// @throws precondition_error when memory is not of info.bytes, or the block exists with
     ///         another size or layout

@@ -65,7 +65,12 @@ public:
       : tensors_(tensors)
       , file_(system, path, false, options.way)
       , header_(file_.file())
-      , transfers_(io::make_transfers(file_, options.transfers)) {}
+      , transfers_(io::make_transfers(file_, options.transfers)) {
+        if (std::size_t const n = header_.names().size(); n > 0 && keys().empty())
+            throw store_error(message("{}: none of its {} tensors is of a block of this model, as "
+                                      "'layers.0.router.weight' would be",
+                                      this->path(), n));
+    }
     TensorBlocks(TensorBlocks const&) = delete;
     TensorBlocks& operator=(TensorBlocks const&) = delete;
 

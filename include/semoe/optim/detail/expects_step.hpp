@@ -20,7 +20,7 @@ inline void expects_step(char const* optimizer, UpdateStep const& step) {
         });
     };
     expect(step.step >= 0, "step", double(step.step), "be 0 or more");
-    expect(true, "lr_factor", step.lr_factor, "be finite");
+    expect(step.lr_factor >= 0, "lr_factor", step.lr_factor, "be 0 or more");
     expect(true, "gradient_scale", step.gradient_scale, "be finite");
 }
 

@@ -367,8 +367,9 @@ private:
                 continue;
             }
             expects(slot != nullptr, [&] {
-                return message("{}: all {} {} slots are leased while {} is acquired; raise {} or "
-                               "release leases earlier",
+                return message("{}: all {} {} slots are leased while {} is acquired; raise {}, "
+                               "release leases earlier, or say in contexts how many forwards run "
+                               "at once",
                                name, pool.num_slots(), to_string(block.key.kind),
                                to_string(block.key), options_.knob());
             });
