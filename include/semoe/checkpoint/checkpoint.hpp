@@ -306,14 +306,15 @@ void visit_layer(L& layer, Visit& visit) {
 ///                 view is a MatrixView or VectorView of backend memory, needed during its call
 ///                 alone
 /// @throws store_error naming the file, and whatever tensors() throws: the previous checkpoint is
-///         then whole and no other file is left; precondition_error for a name that comes twice or
-///         a field that begins with "semoe."
+///         then whole and no other file is left; precondition_error for a name that comes twice, a
+///         field that begins with "semoe." or a negative step
 /// @sync waits for the backends and the device
 /// @cost reads every tensor once; 4 MiB of host memory
 template <class Tensors>
     requires(!HasParameters<Tensors>)
 void save(std::string const& path, RunState const& state, Tensors&& tensors,
           io::FileSystem& system = io::default_file_system()) {
+    expects(state.step >= 0, "checkpoint::save: step is {}, must not be negative", state.step);
     Writer writer{path, system};
     for (auto const& field : state.fields) {
         expects(!field.first.starts_with(detail::own_prefix), [&] {

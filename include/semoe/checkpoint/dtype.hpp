@@ -95,4 +95,10 @@ inline constexpr Dtype dtype_of = [] {
     if constexpr (std::same_as<T, bool>) return Dtype::BOOL;
 }();
 
+/// Whether numbers of that type may become T: floating types among one another, whole ones too.
+template <Storable T>
+constexpr bool converts(Dtype from) {
+    return Element<T> ? from <= Dtype::BF16 : from > Dtype::BF16 && from <= Dtype::U16;
+}
+
 } // namespace semoe::checkpoint

@@ -89,6 +89,38 @@ public:
         b.synchronize();
     }
 
+    /// That the tensor is there, as long as the view, and of numbers that convert to T.
+    /// @throws store_error naming the tensor, and of shapes or types both
+    template <class T, class Space>
+    void check_values(std::string const& name, MatrixView<T, Space> view) {
+        index_t const shape[] = {view.rows, view.cols};
+        // A matrix of one row may be a vector.
+        bool const vector = view.rows == 1 && file_of(name).tensor(name).shape.size() == 1;
+        check_values<T>(name, std::span<index_t const>(shape).subspan(vector ? 1 : 0));
+    }
+    template <class T, class Space>
+    void check_values(std::string const& name, VectorView<T, Space> view) {
+        index_t const shape[] = {view.size};
+        check_values<T>(name, std::span<index_t const>(shape));
+    }
+    /// Overwrites the view with the tensor's numbers, converted as by SafetensorsFile::values.
+    /// @throws store_error as check_values() and values() do, with nothing written
+    /// @sync waits for b
+    template <Backend B, class T, class Space>
+        requires(!std::is_const_v<T>)
+    void read_values(B& b, std::string const& name, MatrixView<T, Space> view) {
+        check_values(name, view);
+        auto const values = file_of(name).template values<T>(name);
+        for (index_t r = 0; r < view.rows && view.cols > 0; ++r)
+            b.copy(view.row(r), values.data() + r * view.cols, std::size_t(view.cols) * sizeof(T));
+        b.synchronize();
+    }
+    template <Backend B, class T, class Space>
+        requires(!std::is_const_v<T>)
+    void read_values(B& b, std::string const& name, VectorView<T, Space> view) {
+        read_values(b, name, MatrixView<T, Space>(view.data, 1, view.size));
+    }
+
     /// Tensors with this beginning may stay unread.
     void ignore(std::string_view prefix) {
         ignore_if([&](std::string const& name) { return name.starts_with(prefix); });
@@ -116,6 +148,13 @@ public:
     }
 
 private:
+    template <class T>
+    void check_values(std::string const& name, std::span<index_t const> shape) {
+        Dtype const found = file_of(name).tensor(name).dtype;
+        check(name,
+              converts<std::remove_const_t<T>>(found) ? found : dtype_of<std::remove_const_t<T>>,
+              shape);
+    }
     void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
         (void)file_of(name).tensor(name, dtype, shape);
         unread_.erase(name);

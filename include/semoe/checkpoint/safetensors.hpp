@@ -115,6 +115,7 @@ public:
     std::vector<T> values(std::string_view name)
     const {
         StoredTensor const t = tensor(name);
+        if (!converts<T>(t.dtype)) mismatch(name, t.dtype, to_string(dtype_of<T>));
         std::vector<T> to(std::size_t(t.elements()));
         switch (t.dtype) {
         case Dtype::F64:
@@ -155,7 +156,7 @@ public:
             convert<std::uint16_t>(name, t, to);
             break;
         default:
-            mismatch(name, t.dtype, to_string(dtype_of<T>));
+            break;
         }
         return to;
     }
@@ -171,9 +172,7 @@ private:
 
     template <class From, class T>
     void convert(std::string_view name, StoredTensor const& t, std::vector<T>& to) const {
-        if constexpr (Element<From> != Element<T>) {
-            mismatch(name, t.dtype, to_string(dtype_of<T>));
-        } else {
+        if constexpr (Element<From> == Element<T>)
             for (std::size_t i = 0; i < to.size(); ++i) {
                 From from;
                 std::memcpy(&from, t.bytes.data() + i * sizeof(From), sizeof(From));
@@ -192,7 +191,6 @@ private:
                     to[i] = T(from);
                 }
             }
-        }
     }
 
     [[noreturn]] void mismatch(std::string_view name, Dtype found, char const* asked) const {

@@ -43,7 +43,8 @@ class SafetensorsStore {
 public:
     /// @param b, gate, expert  what the layers are given that will read the blocks
     /// @throws store_error naming the file when it cannot be opened, is no safetensors file or has
-    ///         tensors of which none is of such a layer; precondition_error naming an option that is out of range
+    ///         tensors of which none is of such a layer; precondition_error naming an option that
+    ///         is out of range
     /// @cost reads the header
     template <Backend B, class G, class X>
     SafetensorsStore(std::string const& path, B const& b, G const& gate, X const& expert,

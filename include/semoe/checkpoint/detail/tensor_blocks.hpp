@@ -68,7 +68,8 @@ public:
       , transfers_(io::make_transfers(file_, options.transfers)) {
         if (std::size_t const n = header_.names().size(); n > 0 && keys().empty())
             throw store_error(message("{}: none of its {} tensors is of a block of this model, as "
-                                      "'layers.0.router.weight' would be",
+                                      "'layers.0.router.weight' would be; "
+                                      "checkpoint::import_weights takes other names",
                                       this->path(), n));
     }
     TensorBlocks(TensorBlocks const&) = delete;
