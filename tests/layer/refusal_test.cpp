@@ -34,7 +34,9 @@ Layer make_layer(MoeConfig config = {}, index_t intermediate = 6) {
 struct WrongGate : TopK {
     index_t token = 0;
     expert_id wrong = 0;
+    index_t most = T; ///< rows of an expert, as it says
 
+    index_t max_rows_per_expert(index_t) const { return most; }
     template <class B, class Real>
     void forward(B& b, RouteInput<B, Real> const& in, Assignment<B, Real> out) const {
         TopK::forward(b, in, out);
@@ -144,6 +146,26 @@ TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") 
                                  "token 4 of rank 0",
                                  data_error);
         }
+}
+TEST_CASE("layer/refusal: more rows than the gate says that an expert gets") {
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    WrongGate gate;
+    gate.num_experts = 4, gate.top_k = 2, gate.most = 1;
+    MoeLayer layer{CpuBackend{.threads = 1}, gate,
+                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
+    layer.initialize(3);
+    auto context = layer.make_context(T);
+    CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+                         "MoeLayer: experts get 12 rows, the gate's max_rows_per_expert allows 4",
+                         precondition_error);
+}
+TEST_CASE("layer/refusal: more experts than ids can name") {
+    TopK const gate{.num_experts = index_t(1) << 31, .top_k = 2};
+    expert::SwiGlu<float> const expert{.hidden = H, .intermediate = 6};
+    CHECK_THROWS_WITH_AS((Layer{CpuBackend{.threads = 1}, gate, expert}),
+                         doctest::Contains("num_experts is 2147483648, must be below 2^31"),
+                         precondition_error);
 }
 TEST_CASE("layer/refusal: rows without an address, and fewer than none") {
     auto layer = make_layer();

@@ -9,7 +9,7 @@
 
 namespace semoe {
 
-/// A non-owning run of elements in one memory space.
+/// A non-owning run of elements in one memory space, aligned for their type.
 template <class T, class Space>
 struct VectorView {
     T* data = nullptr;
@@ -32,7 +32,8 @@ struct VectorView {
     }
 };
 
-/// A non-owning row-major matrix: element (r, c) lies at data[r * ld + c], ld >= cols.
+/// A non-owning row-major matrix: element (r, c) lies at data[r * ld + c], ld >= cols. Data are
+/// aligned for their type.
 template <class T, class Space>
 struct MatrixView {
     T* data = nullptr;

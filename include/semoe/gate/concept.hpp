@@ -4,6 +4,7 @@
 #include "semoe/routing/assignment.hpp"
 
 #include <concepts>
+#include <limits>
 #include <type_traits>
 
 namespace semoe {
@@ -62,7 +63,8 @@ concept HasSlotsPerToken = requires(G const& g) {
 template <class G, class B, class Real = float>
 concept HasGateForward = requires(G const& g, B& b, RouteInput<B, Real> const& input,
                                   Assignment<B, Real> out) {
-    /// Writes every id and weight of `out`. Masked tokens get -1 everywhere.
+    /// Writes every id and weight of `out`: a token's ids are distinct numbers in [0,E), or -1;
+    /// masked tokens get -1 everywhere. A layer refuses other ids, naming the token.
     { g.forward(b, input, out) } -> std::same_as<void>;
 };
 /// A routing policy: tokens to experts.
@@ -122,6 +124,8 @@ constexpr bool needs_global_batch() {
 template <class G>
 void validate_gate(G const& gate) {
     expects(gate.num_experts >= 1, "gate: num_experts is {}, must be at least 1", gate.num_experts);
+    expects(index_t(gate.num_experts) <= std::numeric_limits<expert_id>::max(),
+            "gate: num_experts is {}, must be below 2^31", gate.num_experts);
     index_t const slots = slots_per_token(gate);
     expects(slots >= 1 && slots <= gate.num_experts,
             "gate: top_k is {}, must lie in [1, num_experts = {}]", slots, gate.num_experts);

@@ -176,7 +176,8 @@ void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextStat
 }
 
 /// The plan of every chunk, and on the host the counts of all ranks: the one wait of a forward.
-/// @throws data_error on every rank when router, gate or caller gave nonsense to one of them
+/// @throws data_error on every rank when router, gate or caller gave nonsense to one of them;
+///         precondition_error when a gate breaks its word on max_rows_per_expert
 template <class B, class T, class C>
 void make_plans(B& b, ContextState<B, T, C>& s) {
     constexpr char const* nonsense[] = {"a logit that is not finite",
@@ -212,6 +213,10 @@ void make_plans(B& b, ContextState<B, T, C>& s) {
         s.slot_begin[std::size_t(c) + 1] = s.slot_begin[std::size_t(c)] + exchange.num_slots();
         s.row_begin[std::size_t(c) + 1] = s.row_begin[std::size_t(c)] + exchange.num_rows();
     }
+    index_t const rows = s.row_begin[std::size_t(chunks)];
+    expects(rows <= s.shape.max_rows && s.slot_begin[std::size_t(chunks)] <= s.shape.max_slots,
+            "MoeLayer: experts get {} rows, the gate's max_rows_per_expert allows {}", rows,
+            s.shape.max_rows);
 }
 
 /// Backward of combine: d_weights, and d_slots = weight * dy.

@@ -7,7 +7,8 @@
 #include <concepts>
 
 /// Schedules of the learning rate: step -> factor in [0, 1] for UpdateStep::lr_factor. Step 0 is
-/// the first update. A schedule of one's own is any callable of this form.
+/// the first update, which a warm-up gives a factor of 0: call with step + 1 to begin above it. A
+/// schedule of one's own is any callable of this form.
 namespace semoe::optim::learning_rate {
 
 template <class S>
