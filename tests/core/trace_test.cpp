@@ -226,6 +226,7 @@ TEST_CASE("core/trace: a file that cannot be written is named") {
     trace::Recorder const recorder(1);
     CHECK_THROWS_WITH_AS(recorder.write("no/such/folder/trace.json"),
                          "trace: cannot write no/such/folder/trace.json", store_error);
-    CHECK_THROWS_WITH_AS(trace::Recorder(-1), "trace::Recorder: capacity is -1, must be at least 1",
+    CHECK_THROWS_WITH_AS(trace::Recorder(-1),
+                         "trace::Recorder: capacity is -1, must not be negative",
                          precondition_error);
 }

@@ -115,11 +115,14 @@ struct ContextState {
     /// Waits until nothing works on this context's memory or its caller's any more, after an error
     /// that is the one to tell of.
     void settle(B& b) noexcept {
-        for (B* const queue : {&b, wire ? &*wire : nullptr})
-            if (queue) try {
-                    queue->synchronize();
-                } catch (...) {
-                }
+        auto const drain = [](B& queue) {
+            try {
+                queue.synchronize();
+            } catch (...) {
+            }
+        };
+        drain(b);
+        if (wire) drain(*wire);
     }
     /// How the next part of dx enters views.base.
     ops::Accumulate grow_base() {
