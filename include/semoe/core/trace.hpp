@@ -157,7 +157,6 @@ inline void append_us(std::string& out, std::int64_t ns) {
 class Recorder {
 public:
     /// @param capacity  spans; later ones are dropped and counted
-    /// @param capacity  spans that there is room for; none: all are dropped
     /// @throws precondition_error when it is negative
     explicit Recorder(index_t capacity = 1 << 16) {
         expects(capacity >= 0, "trace::Recorder: capacity is {}, must not be negative", capacity);
