@@ -9,30 +9,20 @@ namespace semoe::checkpoint {
 
 namespace detail {
 
-/// A pass over a model's tensors under a file's names.
-template <class Names>
-struct CheckingImport {
-    static constexpr Access access = Access::read;
-    static constexpr bool states = false;
-    Reader& reader;
-    Names const& name_of;
-
-    template <Backend B, class View>
-    void operator()(B&, std::string const& name, View view) {
-        reader.check_values(name_of(name), view);
-    }
-    void property(std::string const&, std::string const&, char const*) const {}
-};
-template <class Names>
+/// A pass over a model's tensors under a file's names: it checks them, or writes them.
+template <Access A, class Names>
 struct Importing {
-    static constexpr Access access = Access::write;
+    static constexpr Access access = A;
     static constexpr bool states = false;
     Reader& reader;
     Names const& name_of;
 
     template <Backend B, class View>
     void operator()(B& b, std::string const& name, View view) {
-        reader.read_values(b, name_of(name), view);
+        if constexpr (A == Access::read)
+            reader.check_values(name_of(name), view);
+        else
+            reader.read_values(b, name_of(name), view);
     }
     void property(std::string const&, std::string const&, char const*) const {}
 };
@@ -64,10 +54,10 @@ template <class Tensors, std::invocable<std::string const&> Names>
 void import_weights(Paths const& paths, Names const& name_of, Tensors&& tensors,
                     io::FileSystem& system = io::default_file_system()) {
     Reader reader{paths, system};
-    detail::CheckingImport<Names> checking{reader, name_of};
+    detail::Importing<Access::read, Names> checking{reader, name_of};
     tensors(checking);
-    detail::Importing<Names> importing{reader, name_of};
-    tensors(importing);
+    detail::Importing<Access::write, Names> writing{reader, name_of};
+    tensors(writing);
 }
 /// As above, for layers alone.
 template <std::invocable<std::string const&> Names, HasParameters L, HasParameters... Ls>
