@@ -274,6 +274,8 @@ TEST_CASE("checkpoint/checkpoint: a run's fields are read alone and compared by 
           }) ==
           "precondition: checkpoint::save: the field 'semoe.step' begins with 'semoe.', which is "
           "reserved");
+    CHECK(message_of([&] { save(path, {.step = -1}, layer); }) ==
+          "precondition: checkpoint::save: step is -1, must not be negative");
     CHECK(read_state(path).state.step == 12);
 }
 

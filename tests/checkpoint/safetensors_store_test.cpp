@@ -271,6 +271,16 @@ TEST_CASE("checkpoint/safetensors_store: slices and blocks of no elements") {
     CHECK(open(directory / "b", small_shapes).keys().empty());
 }
 
+TEST_CASE("checkpoint/safetensors_store: a file that has tensors, and no block of the model, is "
+          "refused") {
+    ScratchDirectory directory;
+    std::string const path = directory / "a";
+    write_tensors(path, {{"model.layers.0.mlp.experts.0.up_proj.weight", F32, {3, 4}}});
+    CHECK(store_error_of([&] {
+              (void)open(path, small_shapes);
+          }).starts_with(path + ": none of its 1 tensors is of a block of this model"));
+}
+
 TEST_CASE("checkpoint/safetensors_store: what does not fit the model is named where it is "
           "declared") {
     ScratchDirectory directory;

@@ -67,6 +67,7 @@ TEST_CASE("layer/refusal: a number out of range changes nothing, and the layer g
     refuses(optim::AdamW{.lr = -1}, {}, "AdamW: lr is -1");
     refuses(optim::AdamW{.eps = 0}, {}, "AdamW: eps is 0");
     refuses(optim::AdamW{}, {.lr_factor = nan}, "AdamW: lr_factor is nan");
+    refuses(optim::AdamW{}, {.lr_factor = -1}, "AdamW: lr_factor is -1");
     refuses(optim::AdamW8{}, {.step = -1}, "AdamW: step is -1");
     refuses(optim::Sgd{}, {.gradient_scale = nan}, "Sgd: gradient_scale is nan");
     CHECK_THROWS_WITH_AS(layer.backward(out, d_in, context, {.loss_scale = nan}),

@@ -211,8 +211,8 @@ TEST_CASE("tier/cached: the error for too many leases says which knob to turn") 
     CHECK_THROWS_WITH_AS(
         (void)f.tier.acquire(f.b, key(2), Access::read),
         "tier::Cached: all 2 weight slots are leased while block (layer 0, expert 2, weight) is "
-        "acquired; raise CachedOptions::slots, release leases earlier, or say in contexts how many "
-        "forwards run at once",
+        "acquired; raise CachedOptions::slots or release leases earlier, or say in "
+        "CachedOptions::contexts how many forwards run at once",
         precondition_error);
     Fixture g({.bytes = bytes});
     auto const three = g.tier.acquire(g.b, key(0), Access::read);

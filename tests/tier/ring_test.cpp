@@ -87,8 +87,7 @@ TEST_CASE("tier/ring: errors name the options of the ring") {
     CHECK_THROWS_WITH_AS(
         (void)tier.acquire(b, block_of(1, 0), Access::read),
         "tier::Cached: all 3 weight slots are leased while block (layer 1, expert 0, weight) is "
-        "acquired; raise RingOptions::slots, release leases earlier, or say in contexts how many "
-        "forwards run at once",
+        "acquired; raise RingOptions::slots or release leases earlier",
         precondition_error);
 }
 

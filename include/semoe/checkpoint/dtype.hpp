@@ -11,8 +11,9 @@
 
 namespace semoe::checkpoint {
 
-/// The element types that a file may hold, as safetensors names them. Those after BOOL have no type
-/// in C++ here, or none that this library computes with: their bytes can be read and written.
+/// The element types that a file may hold, as safetensors names them: floating types, then whole
+/// numbers, then, from C64 on, those that convert to no type here; their bytes can be read and
+/// written.
 enum class Dtype : std::uint8_t {
     F64,
     F32,

@@ -165,7 +165,8 @@ public:
     /// @param y  [T,H] backend memory, overwritten; masked rows become 0
     /// @post context.losses and context.counters cover this forward on all ranks
     /// @throws precondition_error on shapes; data_error on every rank, naming rank and token, when
-    ///         a logit is not finite; comm_error; store_error
+    ///         a logit is not finite or the gate's choices are out of range or repeated;
+    ///         comm_error; store_error. Nothing works on x and y any more then
     /// @sync waits once on the host for the counts; y is complete when the queue gets there
     /// @cost 2*T*H*E flops of router, the expert's flops for each kept choice, no allocation; with
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
@@ -204,7 +205,8 @@ public:
     /// @param topk_ids      [T,K] backend memory, K = slots_per_token(gate), distinct in a row, -1
     ///                      chooses nobody
     /// @param topk_weights  [T,K] backend memory
-    /// @throws data_error on every rank, naming rank and token, for an id out of range or repeated
+    /// @throws as forward: data_error for an id that is out of range or repeated
+    /// @sync as forward @cost as forward, without the router
     /// @post context.counters covers this forward on all ranks; its entropy and context.losses,
     ///       which are of a gate, are zero; after backward, context.weight_gradients() is [T,K]
     void forward_routed(MatrixView<T const, space> x, MatrixView<expert_id const, space> topk_ids,

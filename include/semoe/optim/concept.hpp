@@ -22,7 +22,7 @@ struct ParameterBlock {
 /// What changes from step to step.
 struct UpdateStep {
     index_t step = 0;          ///< 0 for the first update ever of this block
-    double lr_factor = 1;      ///< a schedule's factor on the learning rate
+    double lr_factor = 1;      ///< a schedule's factor on the learning rate, 0 or more
     double gradient_scale = 1; ///< multiplies every gradient first: clipping, averaging
     /// Forget each gradient once it has been used, as MoeLayer::zero_grad does for all, so that a
     /// tier which needs its memory for another block need not write it first.

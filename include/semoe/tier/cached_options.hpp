@@ -35,6 +35,10 @@ struct CachedOptions {
                : layers > 0 ? "CachedOptions::layers"
                             : "CachedOptions::slots";
     }
+    /// What else helps where slots do not suffice.
+    char const* hint() const {
+        return raised_by ? "" : ", or say in CachedOptions::contexts how many forwards run at once";
+    }
 };
 
 } // namespace semoe::tier

@@ -367,11 +367,10 @@ private:
                 continue;
             }
             expects(slot != nullptr, [&] {
-                return message("{}: all {} {} slots are leased while {} is acquired; raise {}, "
-                               "release leases earlier, or say in contexts how many forwards run "
-                               "at once",
+                return message("{}: all {} {} slots are leased while {} is acquired; raise {} or "
+                               "release leases earlier{}",
                                name, pool.num_slots(), to_string(block.key.kind),
-                               to_string(block.key), options_.knob());
+                               to_string(block.key), options_.knob(), options_.hint());
             });
             if (unheard)
                 settle(b, lock, *slot, slot->order.before(Access::read));
