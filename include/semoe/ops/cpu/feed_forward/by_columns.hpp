@@ -41,7 +41,7 @@ struct ColumnPanels {
     static Fetch fetch(HostRows<T> const& next) {
         index_t const half = next.rows / 2, bytes = next.ld * index_t(sizeof(T));
         void const* const regions[2] = {next.data, next.data + half * next.ld};
-        return Fetch(Fetch::most_parts, regions, half, bytes, next.cols * index_t(sizeof(T)));
+        return Fetch(Fetch::most_places, regions, half, bytes, next.cols * index_t(sizeof(T)));
     }
     index_t slab_tiles() const { return slab / form.step * (width / 16) * tile_bytes; }
 };

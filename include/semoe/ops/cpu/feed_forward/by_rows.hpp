@@ -61,7 +61,7 @@ struct DepthParts {
     DepthParts(TileForm form_, WeightRows<T> const& w_, bool several)
       : form(form_)
       , w(w_)
-      , count(several ? (w.row_bytes() + most_bytes - 1) / most_bytes : 1) {}
+      , count(several ? (w.row_bytes() + most_bytes(form) - 1) / most_bytes(form) : 1) {}
     /// Steps of the depth.
     Range steps(index_t part) const { return {form.steps(w.depth), part, count}; }
     /// @param places  that are fetched from in turn, of each stream
@@ -77,7 +77,10 @@ struct DepthParts {
     }
 
 private:
-    static constexpr index_t most_bytes = 2048; ///< of a row
+    /// Of a row: a page, where one place is read at a time.
+    static constexpr index_t most_bytes(TileForm form) {
+        return Fetch::places(form.isa, 1) == 1 ? 4096 : 2048;
+    }
 };
 
 /// Bytes of scratch that multiply_by_rows works in.
@@ -108,7 +111,7 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
     index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
     int const all_lines = pairs == 1 ? 8 : pairs < 4 ? 4 : pairs < 8 ? 2 : 1;
     int const lines = form.widens_rows<T>() ? (all_lines + 1) / 2 : all_lines;
-    int const places = Fetch::parts(form.isa, rows);
+    int const places = Fetch::places(form.isa, rows);
     for (index_t p = first_panel; p < last_panel; ++p)
         for (index_t part = 0; part < parts.count; ++part) {
             bool const in_place = w.is_whole(p) && !prepares;

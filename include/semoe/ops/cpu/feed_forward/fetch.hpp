@@ -9,32 +9,36 @@ namespace semoe::ops::cpu {
 
 /// Weights on their way into L2 while others are multiplied: in what order decides whether memory
 /// and products overlap. A fetch that waits for memory holds a buffer that other loads need, unless
-/// the processor's own prefetcher was there before. That is ahead in several pages at a time: so
-/// each of two regions is cut into parts, of which every line takes the next.
+/// the processor's own prefetcher was there before. On Intel that is ahead in several pages at a
+/// time: so two regions are read from several places, of which every line takes the next. AMD's
+/// gives one place the most.
 class Fetch {
 public:
-    static constexpr int most_parts = 4; ///< of a region
+    static constexpr int most_places = 8;
 
-    /// Of a region, for a product with so many tokens. Where memory alone binds, two places in turn
-    /// are read faster than eight on Zen 3: 14 rather than 11.5 GB/s.
-    static constexpr int parts(Isa isa, index_t tokens) {
-        return (isa == Isa::portable || isa == Isa::avx2) && tokens <= 32 ? 1 : most_parts;
+    /// Of both regions, for a product with so many tokens. Where memory alone binds, Zen 3 reads
+    /// two places in turn faster than eight: 14 rather than 11.5 GB/s.
+    static constexpr int places(Isa isa, index_t tokens) {
+        if (isa == Isa::avx512_bf16) return 1; // Zen 4 and 5
+        return (isa == Isa::portable || isa == Isa::avx2) && tokens <= 32 ? 2 : most_places;
     }
 
     Fetch() = default;
-    /// @param parts      1, 2 or 4
+    /// @param places     2, 4 or 8 in turn; 1: one region after the other
     /// @param regions    `rows` rows each; null: nothing is fetched
     /// @param row_bytes  from row to row
     /// @param width      bytes of a row that are wanted
-    Fetch(int parts, void const* const (&regions)[2], index_t rows, index_t row_bytes,
+    Fetch(int places, void const* const (&regions)[2], index_t rows, index_t row_bytes,
           index_t width)
-      : last_(2 * parts - 1)
+      : last_(places - 1)
       , row_bytes_(row_bytes)
       , width_(width) {
         if (!regions[0]) return;
-        end_ = rows / parts * row_bytes;
-        for (int i = 0; i <= last_; ++i)
-            parts_[i] = static_cast<char const*>(regions[i / parts]) + i % parts * end_;
+        int const each = places > 1 ? places / 2 : 1; // of a region
+        end_ = rows / each * row_bytes;
+        for (int i = 0; i < 2 * each; ++i)
+            parts_[i] = static_cast<char const*>(regions[i / each]) + i % each * end_;
+        if (places == 1) later_ = parts_[1];
     }
 
     bool wanted() const { return row_ < end_; }
@@ -50,14 +54,25 @@ public:
             __builtin_prefetch(line, 0, 2);
 #endif
             part = (part + 1) & last_;
-            if (part == 0 && (at += line_bytes) >= row_ + width_) at = row_ += row_bytes_;
+            if (part == 0 && (at += line_bytes) >= row_ + width_) at = next_row();
         }
         part_ = part;
         at_ = at;
     }
 
 private:
-    char const* parts_[2 * most_parts] = {};
+    SEMOE_INLINE index_t next_row() {
+        row_ += row_bytes_;
+        if (row_ >= end_ && later_) {
+            parts_[0] = later_;
+            later_ = nullptr;
+            row_ = 0;
+        }
+        return row_;
+    }
+
+    char const* parts_[most_places] = {};
+    char const* later_ = nullptr; ///< the region whose turn comes after the other
     int last_ = 0, part_ = 0;
     index_t row_bytes_ = 0, width_ = 0, end_ = 0;
     index_t row_ = 0, at_ = 0; ///< within a part: the row, and the next line

@@ -46,7 +46,7 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
         void const* const upcoming[2] = {more ? w.panel_codes(0, p + 1) : next.codes[0],
                                          more ? w.panel_codes(1, p + 1) : next.codes[1]};
         index_t const quarter = (more ? w : next).code_bytes() / 4;
-        Fetch fetch(Fetch::parts(isa, rows), upcoming, 4, quarter, quarter);
+        Fetch fetch(Fetch::places(isa, rows), upcoming, 4, quarter, quarter);
         if (x.few) {
 #if SEMOE_X86
             if constexpr (may_be_few<Format>) {
