@@ -64,7 +64,7 @@ struct DepthParts {
       , count(several ? (w.row_bytes() + most_bytes(form) - 1) / most_bytes(form) : 1) {}
     /// Steps of the depth.
     Range steps(index_t part) const { return {form.steps(w.depth), part, count}; }
-    /// @param places  that are fetched from in turn, of each stream
+    /// @param places  that are fetched from in turn, of both streams
     Fetch fetch(int places, index_t panel, index_t part) const {
         if (!w.stream[0]) return {};
         Range const s = steps(part);

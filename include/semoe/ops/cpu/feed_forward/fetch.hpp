@@ -10,8 +10,8 @@ namespace semoe::ops::cpu {
 /// Weights on their way into L2 while others are multiplied: in what order decides whether memory
 /// and products overlap. A fetch that waits for memory holds a buffer that other loads need, unless
 /// the processor's own prefetcher was there before. On Intel that is ahead in several pages at a
-/// time: so two regions are read from several places, of which every line takes the next. AMD's
-/// gives one place the most.
+/// time: so two regions are read from several places, of which every line takes the next. On Zen 5
+/// one place at a time is read fastest.
 class Fetch {
 public:
     static constexpr int most_places = 8;
@@ -19,7 +19,7 @@ public:
     /// Of both regions, for a product with so many tokens. Where memory alone binds, Zen 3 reads
     /// two places in turn faster than eight: 14 rather than 11.5 GB/s.
     static constexpr int places(Isa isa, index_t tokens) {
-        if (isa == Isa::avx512_bf16) return 1; // Zen 4 and 5
+        if (isa == Isa::avx512_bf16) return 1; // Zen 5, and Zen 4 taken to be like it
         return (isa == Isa::portable || isa == Isa::avx2) && tokens <= 32 ? 2 : most_places;
     }
 
