@@ -79,9 +79,10 @@ TEST_CASE(
         }
     for (auto const& [kernel, words, chains] :
          {std::array{"VectorKernel", "FloatWords", "<1,"},
-          {"FewKernel", "FloatWords", "<2,"},
-          {"FewKernel", "WidenedWords", "<2,"},
-          {"FewKernel", "DotWords", "<2,"},
+          {"VectorKernel", "DotWords", "<2,"},
+          {"FewKernel", "FloatWords", "<0l, 1l"},
+          {"FewKernel", "WidenedWords", "<0l, 1l"},
+          {"FewKernel", "DotWords", "<0l, 1l"},
           {"LanesKernel", "FloatWords", "<0l, 1l, 2l, 3l, 4l"},
           {"LanesKernel", "DotWords", "<0l, 1l, 2l, 3l, 4l"}}) {
         std::string const name = std::string("avx512::") + kernel +

@@ -47,6 +47,7 @@ struct CpuBackend;
     how class avx512::LanesKernel<avx512::FloatWords>;                                             \
     how class avx512::LanesKernel<avx512::DotWords>;                                               \
     how class avx512::VectorKernel<avx512::FloatWords>;                                            \
+    how class avx512::VectorKernel<avx512::DotWords>;                                              \
     how class avx512::FewKernel<avx512::FloatWords>;                                               \
     how class avx512::FewKernel<avx512::DotWords>;                                                 \
     how class avx512::FewKernel<avx512::WidenedWords>;                                             \

@@ -9,14 +9,24 @@
 
 namespace semoe::ops::cpu::avx512 {
 
-/// How words of rows meet `lines` lines of 16 columns: in `parts` steps, each of which takes so
-/// many elements of a word as there is room for. An element's sum is one chain in order of the
-/// depth. Up to `few` columns rows become lanes, which takes less time than vectors that are partly
-/// empty; one vector of columns meets `rows` at a time, since where rows lie a page apart eight of
-/// them have room in a set of L1.
+/// One of an operand, as instructions take it from memory.
+using Word = char[4];
+
+SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
+    int word;
+    std::memcpy(&word, from, sizeof(word));
+    return _mm512_set1_epi32(word);
+}
+
+/// How words of rows meet `lines` lines of columns: in `parts` steps, each of which takes so many
+/// elements of a word as there is room for. An element's sum is one chain in order of the depth. Up
+/// to `few` columns rows become lanes, which takes less time than vectors that are partly empty;
+/// one vector of columns meets `rows` at a time, since where rows lie a page apart eight of them
+/// have room in a set of L1. Whether it `commutes`: either operand may be the row's.
 struct FloatWords {
     static constexpr int parts = 1, lines = 1, rows = 8;
-    static constexpr index_t few = 6;
+    static constexpr index_t few = 8;
+    static constexpr bool commutes = true;
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return words;
@@ -28,38 +38,37 @@ struct FloatWords {
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
     }
+    /// By one word of a column. Written out, so that words take no registers.
+    template <int>
+    SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
+        __asm__("{vfmadd231ps %2%{1to16%}, %1, %0|vfmadd231ps %0, %1, %2%{1to16%}}"
+                : "+v"(sum)
+                : "v"(a), "m"(*reinterpret_cast<Word const*>(word)));
+    }
 };
 /// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
 /// have.
-struct WidenedWords {
+struct WidenedWords : FloatWords {
     static constexpr int parts = 2, lines = 2;
     static constexpr index_t few = few_columns(Isa::avx512);
     template <int Part>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return Part == 0 ? even_floats(words) : odd_floats(words);
     }
-    template <int>
-    SEMOE_AVX512 SEMOE_INLINE static __m512i column(__m512i floats) {
-        return floats;
-    }
-    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
-        FloatWords::add(a, b, sum);
-    }
 };
 /// Words of two bf16 by the processor's dot product.
 struct DotWords : FloatWords {
-    static constexpr index_t few = 4;
+    // Written out, so that one target serves all kernels of this file.
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
-        // Written out, so that one target serves all kernels of this file.
         __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
     }
+    template <int>
+    SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
+        __asm__("{vdpbf16ps %2%{1to16%}, %1, %0|vdpbf16ps %0, %1, %2%{1to16%}}"
+                : "+v"(sum)
+                : "v"(a), "m"(*reinterpret_cast<Word const*>(word)));
+    }
 };
-
-SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
-    int word;
-    std::memcpy(&word, from, sizeof(word));
-    return _mm512_set1_epi32(word);
-}
 
 /// A tile of results from rows to columns or back, or zeros.
 SEMOE_AVX512 inline void turn(float* results, bool keep = true) {
@@ -69,79 +78,82 @@ SEMOE_AVX512 inline void turn(float* results, bool keep = true) {
     for (index_t i = 0; i < 16; ++i) _mm512_store_si512(results + i * 16, x[i]);
 }
 
-/// Products of few columns: rows become lanes, so that none are empty. Half a step at a time, so
-/// that rows and all sums have room in registers.
+/// Products of few columns: rows become lanes, so that none are empty. Sixteen rows are turned in
+/// registers, whole lines at a time: where rows lie a page apart, L1 has no room for their lines to
+/// be read twice.
 template <class Words>
 class FewKernel final : public BlockKernel {
 public:
     static constexpr index_t most_columns = Words::few;
 
     static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
-        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats, add);
-        if (s.columns <= 2)
-            places<2, 2>(s, s.left[0], fetch, 2 * lines, results);
-        else if (s.columns <= 4)
-            places<2, 4>(s, s.left[0], fetch, 2 * lines, results);
-        else if constexpr (most_columns > 4)
-            for (int p = 0; p < 2; ++p)
-                places<1, most_columns>(s, s.left[p], fetch, lines, results + p * tile_floats);
-        for (int p = 0; p < 2; ++p) turn(results + p * tile_floats);
+        for (int p = 0; p < 2; ++p) {
+            float* const sums = results + p * tile_floats;
+            turn(sums, add);
+            if (s.columns <= 2)
+                columns<2>(s, s.left[p], fetch, lines, sums);
+            else if (s.columns <= 4)
+                columns<4>(s, s.left[p], fetch, lines, sums);
+            else if constexpr (most_columns > 4)
+                columns<most_columns>(s, s.left[p], fetch, lines, sums);
+            turn(sums);
+        }
     }
 
 private:
-    /// One of the rows' places, or both.
-    template <int Places, int Columns>
-    static void places(BlockSteps const& s, char const* left, Fetch& fetch, int lines,
-                       float* results) {
-        chains<Places>(s, left, fetch, lines, results,
-                       std::make_integer_sequence<index_t, Columns>{});
+    template <index_t Columns>
+    static void columns(BlockSteps const& s, char const* left, Fetch& fetch, int lines,
+                        float* sums) {
+        chains(s, left, fetch, 2 * lines, sums, std::make_integer_sequence<index_t, Columns>{});
     }
-    template <int Places, index_t... C>
+    template <index_t... C>
     SEMOE_AVX512 SEMOE_NOINLINE static void chains(BlockSteps const& s, char const* left,
-                                                   Fetch& fetch, int lines, float* results,
+                                                   Fetch& fetch, int lines, float* sums,
                                                    std::integer_sequence<index_t, C...>) {
-        index_t const row = s.row_bytes, other = s.left[1] - s.left[0];
-        // So few columns of widened bf16 have narrow lines; to know that keeps rows in registers.
-        bool const narrow = Words::lines == 2 && sizeof...(C) <= narrow_columns;
-        index_t const line = narrow ? narrow_columns * 4 : s.word_line;
+        index_t const row = s.row_bytes, line = s.word_line;
         char const* right = s.right;
-        float* const second = results + (Places - 1) * tile_floats;
-        __m512 low[] = {_mm512_load_ps(results + C * 16)...};
-        __m512 high[] = {_mm512_load_ps(second + C * 16)...};
-        for (index_t n = s.steps; n > 0; --n, left += s.step_bytes)
-            for (index_t half = 0; half < 2; ++half, right += 8 * Words::lines * line) {
-                fetch.some(lines);
-                __m512i x[8], y[8] = {};
-                transpose_words(left + half * 32, row, x);
-                if constexpr (Places == 2) transpose_words(left + other + half * 32, row, y);
-                words<Places, C...>(x, y, right, line, low, high,
-                                    std::make_integer_sequence<int, 8>{});
-            }
-        if constexpr (Places == 2) (_mm512_store_ps(second + C * 16, high[C]), ...);
-        (_mm512_store_ps(results + C * 16, low[C]), ...);
+        __m512 sum[] = {_mm512_load_ps(sums + C * 16)...};
+        // Four rows from each, so that the places of all take few registers.
+        char const *second = left + 4 * row, *third = second + 4 * row, *fourth = third + 4 * row;
+        for (index_t n = s.steps; n > 0; --n) {
+            fetch.some(lines);
+            __m512i x[16];
+            load_rows(left, row, x);
+            load_rows(second, row, x + 4);
+            load_rows(third, row, x + 8);
+            load_rows(fourth, row, x + 12);
+            left += s.step_bytes, second += s.step_bytes;
+            third += s.step_bytes, fourth += s.step_bytes;
+            transpose_words(x);
+            words<C...>(x, right, line, sum, std::make_integer_sequence<int, 16>{});
+        }
+        (_mm512_store_ps(sums + C * 16, sum[C]), ...);
     }
-    template <int Places, index_t... C, int... I>
-    SEMOE_AVX512 SEMOE_INLINE static void
-    words(__m512i const (&x)[8], __m512i const (&y)[8], char const* right, index_t line,
-          __m512 (&low)[sizeof...(C)], __m512 (&high)[sizeof...(C)],
-          std::integer_sequence<int, I...>) {
-        (word<Places, C...>(x[I], y[I], right + I * Words::lines * line, line, low, high), ...);
+    SEMOE_AVX512 SEMOE_INLINE static void load_rows(char const* from, index_t ld, __m512i* x) {
+        x[0] = _mm512_loadu_si512(from);
+        x[1] = _mm512_loadu_si512(from + ld);
+        x[2] = _mm512_loadu_si512(from + 2 * ld);
+        x[3] = _mm512_loadu_si512(from + 3 * ld);
     }
-    template <int Places, index_t... C>
-    SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, __m512i y, char const* columns,
-                                               index_t line, __m512 (&low)[sizeof...(C)],
-                                               __m512 (&high)[sizeof...(C)]) {
-        (step<0, Places>(x, y, columns + C * 4, low[C], high[C]), ...);
-        if constexpr (Words::parts == 2)
-            (step<1, Places>(x, y, columns + (Words::lines - 1) * line + C * 4, low[C], high[C]),
-             ...);
+    template <index_t... C, int... I>
+    SEMOE_AVX512 SEMOE_INLINE static void words(__m512i const (&x)[16], char const*& right,
+                                                index_t line, __m512 (&sum)[sizeof...(C)],
+                                                std::integer_sequence<int, I...>) {
+        (word<C...>(x[I], right, line, sum), ...);
     }
-    template <int Part, int Places>
-    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, char const* column,
-                                               __m512& low, __m512& high) {
-        __m512i const b = Words::template column<Part>(spread(column));
-        Words::add(Words::template row<Part>(x), b, low);
-        if constexpr (Places == 2) Words::add(Words::template row<Part>(y), b, high);
+    template <index_t... C>
+    SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, char const*& right, index_t line,
+                                               __m512 (&sum)[sizeof...(C)]) {
+        part<0, C...>(x, right, sum);
+        if constexpr (Words::lines == 2) right += line;
+        if constexpr (Words::parts == 2) part<1, C...>(x, right, sum);
+        right += line;
+    }
+    template <int Part, index_t... C>
+    SEMOE_AVX512 SEMOE_INLINE static void part(__m512i x, char const* right,
+                                               __m512 (&sum)[sizeof...(C)]) {
+        __m512i const rows = Words::template row<Part>(x);
+        (Words::template add_word<Part>(rows, right + C * 4, sum[C]), ...);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
@@ -220,16 +232,20 @@ class LanesKernel final : public BlockKernel {
 /// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
 template <class Words>
 class VectorKernel final : public BlockKernel {
+    using Few = FewKernel<Words>;
+    static constexpr index_t second_column = 2 * tile_floats;
+
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if (s.columns <= Words::few)
-            FewKernel<Words>::multiply(s, fetch, lines, add, results);
-        else if (s.columns > 16)
-            multiply<2, 8>(s, fetch, lines, add, results);
-        else
-            multiply<1, Words::rows>(s, fetch, lines, add, results);
+        if (s.columns <= Words::few) return Few::multiply(s, fetch, lines, add, results);
+        if (s.columns > 16 + Words::few) return multiply<2, 8>(s, fetch, lines, add, results);
+        multiply<1, Words::rows>(s, fetch, lines, add, results);
+        if (s.columns <= 16) return;
+        BlockSteps second = s;
+        second.right += s.right_tile, second.columns -= 16;
+        Few::multiply(second, fetch, 0, add, results + second_column);
     }
     template <int Columns, int Rows>
-    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
+    static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
         index_t const wanted = min(s.rows, index_t(32));
         int const fetched = lines_of_pass(lines, (wanted + Rows - 1) / Rows);
         for (index_t row = 0; row < wanted; row += Rows)
@@ -240,7 +256,6 @@ class VectorKernel final : public BlockKernel {
     SEMOE_AVX512 SEMOE_NOINLINE static void
     chains(BlockSteps const& s, char const* left, Fetch& fetch, int lines, bool add, float* results,
            std::integer_sequence<index_t, R...>) {
-        constexpr index_t second_column = 2 * tile_floats;
         __m512 first[sizeof...(R)], second[sizeof...(R)];
         ((first[R] = add ? _mm512_loadu_ps(results + R * 16) : _mm512_setzero_ps()), ...);
         if constexpr (Columns == 2)
@@ -266,8 +281,12 @@ class VectorKernel final : public BlockKernel {
     template <int Columns>
     SEMOE_AVX512 SEMOE_INLINE static void step(char const* word, char const* line0,
                                                char const* line1, __m512& sum0, __m512& sum1) {
-        part<0, Columns>(word, line0, line1, sum0, sum1);
-        if constexpr (Words::parts == 2) part<1, Columns>(word, line0, line1, sum0, sum1);
+        if constexpr (Columns == 1 && Words::commutes) {
+            Words::template add_word<0>(_mm512_load_si512(line0), word, sum0);
+        } else {
+            part<0, Columns>(word, line0, line1, sum0, sum1);
+            if constexpr (Words::parts == 2) part<1, Columns>(word, line0, line1, sum0, sum1);
+        }
     }
     template <int Part, int Columns>
     SEMOE_AVX512 SEMOE_INLINE static void part(char const* word, char const* line0,

@@ -75,13 +75,6 @@ SEMOE_AVX512 SEMOE_INLINE void store_16(bf16* p, index_t n, __m512 x) {
     _mm256_mask_storeu_epi16(p, __mmask16(first<float>(n)), narrow(x));
 }
 
-/// Half a line, and that `ld` bytes on.
-SEMOE_AVX512 SEMOE_INLINE __m512i two_halves(char const* from, index_t ld) {
-    auto const* const low = reinterpret_cast<__m256i const*>(from);
-    auto const* const high = reinterpret_cast<__m256i const*>(from + ld);
-    return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(_mm256_loadu_si256(low)),
-                                    _mm256_loadu_si256(high), 1);
-}
 template <int... I>
 SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16], std::integer_sequence<int, I...>) {
     // Exchanges between lines 1, 2, 4 and 8 apart.
@@ -94,32 +87,16 @@ SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16], std::integer_se
                    : _mm512_maskz_unpacklo_epi64(0xff, t[(I & ~3) + I / 2 % 2],
                                                  t[(I & ~3) + I / 2 % 2 + 2])),
      ...);
-    ((t[I] = _mm512_maskz_shuffle_i32x4(0xffff, x[(I & ~7) + I % 4], x[(I & ~7) + I % 4 + 4],
-                                        I / 4 % 2 ? 0xdd : 0x88)),
+    // Both results of two lines one after another, so that no more than 17 are in registers.
+    ((t[I / 8 * 8 + I / 2 % 4 + I % 2 * 4] = _mm512_maskz_shuffle_i32x4(
+          0xffff, x[I / 8 * 8 + I / 2 % 4], x[I / 8 * 8 + I / 2 % 4 + 4], I % 2 ? 0xdd : 0x88)),
      ...);
-    ((x[I] = _mm512_maskz_shuffle_i32x4(0xffff, t[I % 8], t[I % 8 + 8], I / 8 % 2 ? 0xdd : 0x88)),
+    ((x[I / 2 + I % 2 * 8] =
+          _mm512_maskz_shuffle_i32x4(0xffff, t[I / 2], t[I / 2 + 8], I % 2 ? 0xdd : 0x88)),
      ...);
 }
 SEMOE_AVX512 SEMOE_INLINE void transpose_words(__m512i (&x)[16]) {
     transpose_words(x, std::make_integer_sequence<int, 16>{});
-}
-template <int... I>
-SEMOE_AVX512 SEMOE_INLINE void transpose_words(char const* from, index_t ld, __m512i (&x)[8],
-                                               std::integer_sequence<int, I...>) {
-    __m512i t[] = {two_halves(from + (I % 4 + I / 4 * 8) * ld, 4 * ld)...}, u[8] = {};
-    ((u[I] = I % 2 ? _mm512_maskz_unpackhi_epi32(0xffff, t[I & ~1], t[I | 1])
-                   : _mm512_maskz_unpacklo_epi32(0xffff, t[I & ~1], t[I | 1])),
-     ...);
-    ((t[I] = I % 2 ? _mm512_maskz_unpackhi_epi64(0xff, u[(I & ~3) + I / 2 % 2],
-                                                 u[(I & ~3) + I / 2 % 2 + 2])
-                   : _mm512_maskz_unpacklo_epi64(0xff, u[(I & ~3) + I / 2 % 2],
-                                                 u[(I & ~3) + I / 2 % 2 + 2])),
-     ...);
-    ((x[I] = _mm512_maskz_shuffle_i32x4(0xffff, t[I % 4], t[I % 4 + 4], I / 4 ? 0xdd : 0x88)), ...);
-}
-/// Eight words of 16 rows, `ld` bytes apart, to lines.
-SEMOE_AVX512 SEMOE_INLINE void transpose_words(char const* from, index_t ld, __m512i (&x)[8]) {
-    transpose_words(from, ld, x, std::make_integer_sequence<int, 8>{});
 }
 /// Rows 2i and 2i + 1 of 32 bf16 to their words: columns 0 to 15 in low, 16 to 31 in high.
 SEMOE_AVX512 SEMOE_INLINE void interleave(__m512i even, __m512i odd, __m512i& low, __m512i& high) {

@@ -39,7 +39,7 @@ void with_block_kernel(TileForm form, F const& f) {
         with(amx::TileKernel<amx::HardwareTiles>{});
     else if (form.isa == Isa::avx512_bf16)
         form.lanes ? with(avx512::LanesKernel<avx512::DotWords>{})
-                   : with(avx512::FewKernel<avx512::DotWords>{});
+                   : with(avx512::VectorKernel<avx512::DotWords>{});
     else
         form.lanes ? with(avx512::LanesKernel<avx512::FloatWords>{})
                    : with(avx512::FewKernel<avx512::WidenedWords>{});

@@ -64,8 +64,9 @@ struct TileForm {
             return {isa, step_depth<T>, step_depth<T> / many.step, false,
                     narrow ? narrow_columns : tile_rows};
         }
-        // Up to 16 columns fill lanes by themselves, which rows of floats meet as they lie.
-        bool const turned = sizeof(T) == 2 || columns > tile_rows;
+        // Up to 16 columns fill lanes by themselves, which rows of floats meet as they lie. On Zen
+        // 4 turning rows takes the time of products: so any number of columns does.
+        bool const turned = isa != Isa::avx512_bf16 && (sizeof(T) == 2 || columns > tile_rows);
         return {isa, many.step, 1, turned && many.lanes};
     }
     template <class T>
