@@ -36,7 +36,7 @@ public:
     }
 
 private:
-    static constexpr int lines = Decode<Format>::lines;
+    static_assert(Decode<Format>::lines == 2);
 
     /// As many rows at a time as there are registers for.
     template <index_t Tokens>
@@ -50,50 +50,52 @@ private:
     template <index_t Tokens, index_t... R>
     SEMOE_AVX512 SEMOE_NOINLINE void rows(std::uint8_t const* codes, std::uint8_t const* scales,
                                           Fetch& shared_fetch, float* results,
-                                          std::integer_sequence<index_t, R...>) const {
+                                          std::integer_sequence<index_t, R...> all) const {
         Fetch fetch = shared_fetch;
-        bool const fetched = fetch.wanted();
+        int const fetched = fetch.wanted() ? int(sizeof...(R)) : 0;
         __m512i sums[sizeof...(R)][Tokens] = {};
         char const* tokens = tokens_;
         for (index_t c = Format::chunks(w_.depth); c > 0; --c) {
-            (row<Tokens>(codes + R * line_bytes, scales + R * 4, tokens, fetch, fetched, sums[R]),
-             ...);
+            fetch.some(fetched);
+            line<0>(codes, scales, tokens, sums, all,
+                    std::make_integer_sequence<index_t, Tokens>{});
+            line<1>(codes, scales, tokens + Tokens * line_bytes, sums, all,
+                    std::make_integer_sequence<index_t, Tokens>{});
             codes += tile_bytes;
             scales += line_bytes;
-            tokens += lines * Tokens * line_bytes;
+            tokens += 2 * Tokens * line_bytes;
         }
-        for (index_t r = 0; r < index_t(sizeof...(R)); ++r)
-            for (index_t t = 0; t < Tokens; ++t) {
-                std::int32_t const sum = total(sums[r][t]);
-                std::memcpy(results + r * 16 + t, &sum, sizeof(sum));
-            }
+        (store_totals(sums[R], results + R * 16, std::make_integer_sequence<index_t, Tokens>{}),
+         ...);
         shared_fetch = fetch;
     }
-    template <index_t Tokens>
-    SEMOE_AVX512 SEMOE_INLINE static void row(std::uint8_t const* codes, std::uint8_t const* scales,
-                                              char const* tokens, Fetch& fetch, bool fetched,
-                                              __m512i (&sums)[Tokens]) {
-        if (fetched) fetch.some(1);
-        row_lines(codes, scales, tokens, sums, std::make_integer_sequence<int, lines>{});
-    }
-    template <index_t Tokens, int... I>
+    /// Line I of the rows by that of every token, which is loaded once for them all.
+    template <int I, index_t... R, index_t... T>
     SEMOE_AVX512 SEMOE_INLINE static void
-    row_lines(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
-              __m512i (&sums)[Tokens], std::integer_sequence<int, I...>) {
-        (add(detail::decoded<Format, I>(codes, scales), tokens + I * Tokens * line_bytes, sums,
-             std::make_integer_sequence<index_t, Tokens>{}),
-         ...);
+    line(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
+         __m512i (&sums)[sizeof...(R)][sizeof...(T)], std::integer_sequence<index_t, R...> rows,
+         std::integer_sequence<index_t, T...>) {
+        __m512i const weights[] = {
+            detail::decoded<Format, I>(codes + R * line_bytes, scales + R * 4)...};
+        (token<T>(weights, _mm512_load_si512(tokens + T * line_bytes), sums, rows), ...);
     }
-    template <index_t... T>
-    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens,
-                                              __m512i (&sums)[sizeof...(T)],
-                                              std::integer_sequence<index_t, T...>) {
-        (add(weights, tokens + T * line_bytes, sums[T]), ...);
+    template <index_t T, index_t Tokens, index_t... R>
+    SEMOE_AVX512 SEMOE_INLINE static void token(__m512i const (&weights)[sizeof...(R)],
+                                                __m512i line, __m512i (&sums)[sizeof...(R)][Tokens],
+                                                std::integer_sequence<index_t, R...>) {
+        (add(weights[R], line, sums[R][T]), ...);
     }
-    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, char const* tokens, __m512i& sum) {
-        __m512i const line = _mm512_load_si512(tokens);
+    SEMOE_AVX512 SEMOE_INLINE static void add(__m512i weights, __m512i token, __m512i& sum) {
         // Written out, so that one target serves all kernels.
-        __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}" : "+v"(sum) : "v"(weights), "v"(line));
+        __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}" : "+v"(sum) : "v"(weights), "v"(token));
+    }
+    /// Of a row by every token. No loop, whose index would keep sums in memory.
+    template <index_t... T>
+    SEMOE_AVX512 SEMOE_INLINE static void store_totals(__m512i const (&sums)[sizeof...(T)],
+                                                       float* to,
+                                                       std::integer_sequence<index_t, T...>) {
+        std::int32_t const totals[] = {total(sums[T])...};
+        std::memcpy(to, totals, sizeof(totals));
     }
     SEMOE_AVX512 SEMOE_INLINE static std::int32_t total(__m512i sums) {
         alignas(64) std::int32_t lanes[16];
