@@ -4,6 +4,7 @@
 #include "semoe/ops/cpu/quantized/weights.hpp"
 
 #if SEMOE_X86
+#include <utility>
 
 namespace semoe::ops::cpu::avx2 {
 
@@ -49,11 +50,8 @@ private:
             scales += line_bytes;
             tokens += 2 * Tokens * line_bytes;
         }
-        for (index_t r = 0; r < height; ++r)
-            for (index_t t = 0; t < Tokens; ++t) {
-                std::int32_t const sum = total(sums[r][t]) + tokens_.offsets[t];
-                std::memcpy(results + r * 16 + t, &sum, sizeof(sum));
-            }
+        store_totals(sums[0], results, std::make_integer_sequence<index_t, Tokens>{});
+        store_totals(sums[1], results + 16, std::make_integer_sequence<index_t, Tokens>{});
         shared_fetch = fetch;
     }
     /// Two lines of a row, in halves.
@@ -83,6 +81,13 @@ private:
         __m256i const pairs =
             _mm256_maddubs_epi16(size, _mm256_sign_epi8(load_half(tokens), weights));
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    /// Of a row by every token. No loop, whose index would keep sums in memory.
+    template <index_t... T>
+    SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[sizeof...(T)], float* to,
+                                              std::integer_sequence<index_t, T...>) const {
+        std::int32_t const totals[] = {total(sums[T]) + tokens_.offsets[T]...};
+        std::memcpy(to, totals, sizeof(totals));
     }
     SEMOE_AVX2 SEMOE_INLINE static std::int32_t total(__m256i sums) {
         alignas(32) std::int32_t lanes[8];
