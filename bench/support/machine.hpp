@@ -49,8 +49,12 @@ inline char const* machine_kind() {
     switch (semoe::selected_isa()) {
     case semoe::Isa::amx:
         return "Intel, AMX";
-    case semoe::Isa::avx512_bf16:
-        return "AMD Zen 5, AVX512_BF16";
+    case semoe::Isa::avx512_bf16: {
+        std::string const family = system_value("/proc/cpuinfo", "cpu family");
+        return family == "25"   ? "AMD Zen 4, AVX512_BF16"
+               : family == "26" ? "AMD Zen 5, AVX512_BF16"
+                                : "Intel, AVX512_BF16";
+    }
     case semoe::Isa::avx512_vnni:
         return "Intel, AVX-512 VNNI";
     case semoe::Isa::avx2:

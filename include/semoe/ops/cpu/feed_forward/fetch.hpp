@@ -19,7 +19,7 @@ public:
     /// Of both regions, for a product with so many tokens. Where memory alone binds, Zen 3 reads
     /// two places in turn faster than eight: 14 rather than 11.5 GB/s.
     static constexpr int places(Isa isa, index_t tokens) {
-        if (isa == Isa::avx512_bf16) return 1; // Zen 5, and Zen 4 taken to be like it
+        if (isa == Isa::avx512_bf16) return 1; // Zen 5; to Zen 4 it is all one
         return (isa == Isa::portable || isa == Isa::avx2) && tokens <= 32 ? 2 : most_places;
     }
 
