@@ -76,7 +76,7 @@ struct ByteBlock {
     template <class Kernel>
     void check() {
         for (bool const add : {false, true})
-            for (index_t const wanted : {1, 2, 4, 5, 16, 17, 32}) {
+            for (index_t const wanted : {1, 2, 4, 5, 8, 9, 16, 17, 20, 21, 24, 25, 32}) {
                 auto const got = run<Kernel>(wanted, add);
                 bool same = true;
                 for (index_t i = 0; i < 4 * tile_floats; ++i) {

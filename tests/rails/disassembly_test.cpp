@@ -79,6 +79,7 @@ TEST_CASE(
         }
     for (auto const& [kernel, words, chains] :
          {std::array{"VectorKernel", "FloatWords", "<1,"},
+          {"VectorKernel", "DotWords", "<1,"},
           {"VectorKernel", "DotWords", "<2,"},
           {"FewKernel", "FloatWords", "<0l, 1l"},
           {"FewKernel", "WidenedWords", "<0l, 1l"},

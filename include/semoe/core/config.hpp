@@ -34,6 +34,14 @@
 #define SEMOE_ARM 0
 #endif
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SEMOE_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#define SEMOE_ADDRESS_SANITIZER __has_feature(address_sanitizer)
+#else
+#define SEMOE_ADDRESS_SANITIZER 0
+#endif
+
 /// Before a loop whose turns touch different elements: it becomes vector code without a question
 /// at run time whether its pointers overlap, which GCC's -O2 would not ask. Others need no word.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)

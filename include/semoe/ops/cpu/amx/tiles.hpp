@@ -34,7 +34,7 @@ public:
 
     template <int Tile>
     SEMOE_INLINE void zero() {
-        __asm__ volatile("tilezero %%tmm%c0" ::"i"(Tile));
+        __asm__ volatile("{tilezero %%tmm%c0|tilezero tmm%c0}" ::"i"(Tile));
     }
     /// 16 rows of 64 bytes, `stride` bytes apart.
     template <int Tile>

@@ -32,7 +32,7 @@ public:
     }
 
 private:
-    static constexpr index_t height = 2; ///< rows at a time, whose sums all fit into registers
+    static constexpr index_t height = 2; ///< rows at a time
 
     template <index_t Tokens>
     SEMOE_AVX2 SEMOE_NOINLINE void rows(std::uint8_t const* codes, std::uint8_t const* scales,

@@ -9,8 +9,16 @@
 
 namespace semoe::ops::cpu::avx512 {
 
-/// One of an operand, as instructions take it from memory.
+/// Four bytes of an operand that an instruction takes from memory, whatever type they have.
 using Word = char[4];
+/// Where assembly reads a word a sanitizer would not look.
+SEMOE_INLINE void show_word([[maybe_unused]] char const* word) {
+#if SEMOE_ADDRESS_SANITIZER
+    int read;
+    std::memcpy(&read, word, sizeof(read));
+    __asm__ volatile("" ::"r"(read));
+#endif
+}
 
 SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
     int word;
@@ -22,7 +30,8 @@ SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
 /// elements of a word as there is room for. An element's sum is one chain in order of the depth. Up
 /// to `few` columns rows become lanes, which takes less time than vectors that are partly empty;
 /// one vector of columns meets `rows` at a time, since where rows lie a page apart eight of them
-/// have room in a set of L1. Whether it `commutes`: either operand may be the row's.
+/// have room in a set of L1. Whether it `commutes`: one step takes a word as it is, and either
+/// operand may be the row's.
 struct FloatWords {
     static constexpr int parts = 1, lines = 1, rows = 8;
     static constexpr index_t few = 8;
@@ -41,6 +50,7 @@ struct FloatWords {
     /// By one word of a column. Written out, so that words take no registers.
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
+        show_word(word);
         __asm__("{vfmadd231ps %2%{1to16%}, %1, %0|vfmadd231ps %0, %1, %2%{1to16%}}"
                 : "+v"(sum)
                 : "v"(a), "m"(*reinterpret_cast<Word const*>(word)));
@@ -51,6 +61,7 @@ struct FloatWords {
 struct WidenedWords : FloatWords {
     static constexpr int parts = 2, lines = 2;
     static constexpr index_t few = few_columns(Isa::avx512);
+    static constexpr bool commutes = false;
     template <int Part>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return Part == 0 ? even_floats(words) : odd_floats(words);
@@ -64,6 +75,7 @@ struct DotWords : FloatWords {
     }
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
+        show_word(word);
         __asm__("{vdpbf16ps %2%{1to16%}, %1, %0|vdpbf16ps %0, %1, %2%{1to16%}}"
                 : "+v"(sum)
                 : "v"(a), "m"(*reinterpret_cast<Word const*>(word)));
@@ -229,7 +241,8 @@ class LanesKernel final : public BlockKernel {
     }
 };
 
-/// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step.
+/// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step. So
+/// few columns as FewKernel takes it does, alone or beside a whole vector.
 template <class Words>
 class VectorKernel final : public BlockKernel {
     using Few = FewKernel<Words>;

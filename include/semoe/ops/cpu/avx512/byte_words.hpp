@@ -19,6 +19,7 @@ struct ByteDotWords : FloatWords {
     }
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
+        show_word(word);
         __asm__("{vpdpbusd %2%{1to16%}, %1, %0|vpdpbusd %0, %1, %2%{1to16%}}"
                 : "+v"(sum)
                 : "v"(a), "m"(*reinterpret_cast<Word const*>(word)));

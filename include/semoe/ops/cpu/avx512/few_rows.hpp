@@ -38,11 +38,11 @@ public:
 private:
     static_assert(Decode<Format>::lines == 2);
 
-    /// As many rows at a time as there are registers for.
+    /// As many rows at a time as there are registers for, beside their sums.
     template <index_t Tokens>
     void tile(std::uint8_t const* codes, std::uint8_t const* scales, Fetch& fetch,
               float* results) const {
-        constexpr index_t height = 16 / Tokens;
+        constexpr index_t height = min(16 / Tokens, index_t(8));
         for (index_t r = 0; r < tile_rows; r += height)
             rows<Tokens>(codes + r * line_bytes, scales + r * 4, fetch, results + r * 16,
                          std::make_integer_sequence<index_t, height>{});

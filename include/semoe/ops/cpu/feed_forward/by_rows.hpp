@@ -104,7 +104,9 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                       WeightRows<T> const& next, char* scratch, Finish const& finish) {
     index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
     index_t const right_block = form.block_bytes(w.depth);
-    bool const prepares = form.prepares_rows<T>(), several = pairs == 1 || prepares;
+    bool const prepares = form.prepares_rows<T>();
+    // Many columns by AMX take a panel whole: results of tiles go through memory after each part.
+    bool const several = pairs == 1 || !form.takes_whole_tiles<T>(form.isa);
     DepthParts<T> const parts(form, w, several), next_parts(form, next, several);
     index_t const slab = prepares ? prepared_steps : (steps + parts.count - 1) / parts.count;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);

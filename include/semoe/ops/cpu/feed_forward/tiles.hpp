@@ -25,7 +25,7 @@ inline constexpr index_t step_depth = line_bytes / index_t(sizeof(T));
 constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 
 /// Up to so many columns of a product meet rows of 16 bits as those lie; more of them share the
-/// work of widening rows to floats.
+/// work of widening rows to floats. Where nothing is widened they are those of narrow lines.
 constexpr index_t few_columns(Isa isa) {
     return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 6 : isa == Isa::avx2 ? 8 : 4;
 }
@@ -40,7 +40,7 @@ constexpr std::array<index_t, 3> columns_of_forms(Isa isa, index_t all) {
 }
 
 /// How operands lie in tiles on an instruction set: as they are or, where products are of floats,
-/// widened. Few columns meet rows as those are.
+/// widened. Few columns meet rows as those are; with AVX512_BF16 all do.
 struct TileForm {
     Isa isa;            ///< whose code makes the tiles
     index_t step;       ///< elements of the depth that a line of rows holds: what one step takes
@@ -64,8 +64,9 @@ struct TileForm {
             return {isa, step_depth<T>, step_depth<T> / many.step, false,
                     narrow ? narrow_columns : tile_rows};
         }
-        // Up to 16 columns fill lanes by themselves, which rows of floats meet as they lie. On Zen
-        // 4 turning rows takes the time of products: so any number of columns does.
+        // Up to 16 columns fill lanes by themselves, and meet rows of floats as those lie. With
+        // AVX512_BF16 any number does, of either type: turning rows takes Zen 4 the time of
+        // products, and gains Zen 5 nothing.
         bool const turned = isa != Isa::avx512_bf16 && (sizeof(T) == 2 || columns > tile_rows);
         return {isa, many.step, 1, turned && many.lanes};
     }
