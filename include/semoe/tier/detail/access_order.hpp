@@ -12,13 +12,16 @@ class AccessOrder {
 public:
     static constexpr int max_readers = 4;
 
-    /// Some events, by value, so that they can be waited for without the lock. One more than
-    /// before() returns fits in.
+    /// Some events, by value, so that they can be waited for without the lock. Two more than
+    /// before() returns fit in.
     struct Events {
-        Event at[max_readers + 2] = {};
+        Event at[max_readers + 3] = {};
         int size = 0;
 
         void add(Event const& event) { at[size++] = event; }
+        void add(Events const& events) {
+            for (int i = 0; i < events.size; ++i) add(events.at[i]);
+        }
         /// Where nobody can ask, as if they were.
         template <class B>
         bool reached(B const& b) const {

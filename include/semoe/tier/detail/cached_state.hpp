@@ -406,15 +406,18 @@ private:
         if (!slot.settled) --in_flight_;
         pool_of(slot.block->key).remove(slot);
     }
-    /// Starts writing a dirty slot back. Later transfers start after it. Our queue never waits for
-    /// this event of its own: an error would move on, past those who wait to hear of it.
+    /// Starts writing a dirty slot back. Later transfers start after it. Our queue does not wait
+    /// for it: an error would move on, past those who wait to hear of it.
     void write_back(Slot& slot) {
         slot.store_failed = true;
         try {
             slot.order.before(Access::read).wait(copies_);
             Store& store = stores_ ? *stores_ : store_;
-            copies_.wait(store.store(copies_, slot.block->key, slot.bytes()));
-            slot.stored = copies_.record();
+            Events stored;
+            stored.add(store.store(copies_, slot.block->key, slot.bytes()));
+            stored.follow(copies_);
+            stored.add(copies_.record()); // what the block's writers threw
+            slot.stored = stored;
         } catch (...) {
             throw store_error(failure_of(*slot.block, "could not be written back"));
         }
@@ -427,8 +430,7 @@ private:
     /// @pre settling_ and lock are held; the lock is let go while b waits
     void clean(B& b, Lock& lock, Slot& slot, bool on_host) {
         write_back(slot);
-        Events stored;
-        stored.add(slot.stored);
+        Events const stored = slot.stored;
         ++slot.pins;
         lock.unlock();
         try {
@@ -454,8 +456,7 @@ private:
         if (slot.block != block) return;
         Block const* const displaced = slot.displaced;
         std::exception_ptr const refused = slot.refused;
-        Events stored;
-        stored.add(slot.stored);
+        Events const stored = slot.stored;
         ++slot.pins;
         lock.unlock();
         bool written_back = !displaced, told = false;

@@ -41,13 +41,13 @@ public:
         typename Eviction::SlotState use = {};
         Block* block = nullptr;
         int pins = 0, writers = 0;
-        bool dirty = false;              ///< the store lacks what a released writer wrote
-        bool settled = true;             ///< the load is known to have succeeded, or there was none
-        bool heard = true;               ///< nobody has to be told any more whether the load failed
-        bool store_failed = false;       ///< the last write-back was refused; prefetch keeps off
-        Block* displaced = nullptr;      ///< written back just ahead of an unsettled load
-        Event stored = {};               ///< of the last write-back
-        std::exception_ptr refused = {}; ///< why the store did not take the load
+        bool dirty = false;         ///< the store lacks what a released writer wrote
+        bool settled = true;        ///< the load is known to have succeeded, or there was none
+        bool heard = true;          ///< nobody has to be told any more whether the load failed
+        bool store_failed = false;  ///< the last write-back was refused; prefetch keeps off
+        Block* displaced = nullptr; ///< written back just ahead of an unsettled load
+        typename AccessOrder<Event>::Events stored = {}; ///< of the last write-back
+        std::exception_ptr refused = {};                 ///< why the store did not take the load
 
         Bytes<space_of<B>> bytes() const { return memory.view().part(0, block->info.bytes); }
     };
