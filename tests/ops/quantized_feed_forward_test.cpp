@@ -205,35 +205,49 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bits do not depend on threads, s
         g.add(r, min(1 + r % 5, 41 - r), reinterpret_cast<std::byte const*>(x.blocks[0].data()));
         x.forward(g);
     }
-    auto const rows = x.result(), all = first.result();
-    for (std::size_t i = 96; i < 41 * 96; ++i) REQUIRE(float(rows[i]) == float(all[i]));
+    auto const all = first.result();
+    auto const check = [&](index_t first_row, index_t n) {
+        auto const rows = x.result();
+        for (index_t i = first_row * 96; i < (first_row + n) * 96; ++i)
+            REQUIRE(float(rows[std::size_t(i)]) == float(all[std::size_t(i)]));
+    };
+    check(1, 40);
+    for (index_t n = 1; n < 40; ++n) { // together, from a row that moves
+        ops::Group<std::byte const> g;
+        g.add(41 - n, n, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
+        x.forward(g);
+        check(41 - n, n);
+    }
 }
 
-TEST_CASE("ops/quantized_feed_forward: bytes have the same bits on every instruction set") {
+TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bytes have the same bits on every instruction set",
+                   Format, quant::Int8, quant::Int4) {
 #if SEMOE_X86
-    using Format = quant::Int4;
     if (!is_available(Isa::avx512)) {
         MESSAGE("skipped: this machine lacks avx512");
         return;
     }
-    QuantizedExperts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {40}, true);
-    std::vector<bf16> first;
-    for (Isa const isa : {Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
-        if (!is_available(isa)) continue;
-        using Tasks = ops::cpu::QuantizedTasks<Format, bf16, decltype(x.block)>;
-        ops::Group<std::byte const> g;
-        g.add(1, 40, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
-        x.b.parallel_tasks(1, Tasks{isa,
-                                    g,
-                                    x.block,
-                                    x.view(x.in, 130),
-                                    {},
-                                    x.view(x.out, 130),
-                                    1,
-                                    1,
-                                    Tasks::Part::all});
-        if (first.empty()) first = x.result();
-        CHECK(same_bits(x.result(), first));
+    for (index_t const rows : {3, 7, 12, 19, 24, 40}) {
+        QuantizedExperts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {rows}, true);
+        std::vector<bf16> first;
+        for (Isa const isa : {Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
+            if (!is_available(isa)) continue;
+            using Tasks = ops::cpu::QuantizedTasks<Format, bf16, decltype(x.block)>;
+            ops::Group<std::byte const> g;
+            g.add(1, rows, reinterpret_cast<std::byte const*>(x.blocks[0].data()));
+            x.b.parallel_tasks(1, Tasks{isa,
+                                        g,
+                                        x.block,
+                                        x.view(x.in, 130),
+                                        {},
+                                        x.view(x.out, 130),
+                                        1,
+                                        1,
+                                        Tasks::Part::all});
+            if (first.empty()) first = x.result();
+            CAPTURE(rows);
+            CHECK(same_bits(x.result(), first));
+        }
     }
 #endif
 }

@@ -220,6 +220,6 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
     for (Isa const isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon}) {
         if (lacks(isa)) continue;
         for (index_t const depth : {1, 63, 64, 130})
-            for (index_t const rows : {1, 3, 6, 16, 19}) check(isa, depth, rows);
+            for (index_t const rows : {1, 3, 6, 16, 19, 24, 40}) check(isa, depth, rows);
     }
 }

@@ -56,17 +56,22 @@ int count_spills(std::string const& code) {
     return count_lines(code, "%zmm", "(%rsp") + count_lines(code, "%zmm", "(%rbp)");
 }
 
+/// Of a translation unit of this folder; none, and a message, where nothing can be looked at.
+std::map<std::string, std::string> functions_of_unit(char const* name) {
+    if (!SEMOE_X86 || run("objdump --version > /dev/null 2>&1").status != 0) {
+        MESSAGE("skipped: not x86-64, or no objdump");
+        return {};
+    }
+    Compiled const unit(name);
+    REQUIRE(unit.cost.status == 0);
+    return functions_of(output_of("objdump -dr -C --no-show-raw-insn " + unit.object));
+}
+
 TEST_CASE(
     "rails/disassembly: a user's own activation leaves no call in the fused loops, and no sum "
     "of a product leaves its register") {
-    if (!SEMOE_X86 || run("objdump --version > /dev/null 2>&1").status != 0) {
-        MESSAGE("skipped: not x86-64, or no objdump");
-        return;
-    }
-    Compiled const expert("own_activation");
-    REQUIRE(expert.cost.status == 0);
-    auto const functions =
-        functions_of(output_of("objdump -dr -C --no-show-raw-insn " + expert.object));
+    auto const functions = functions_of_unit("own_activation");
+    if (functions.empty()) return;
     for (auto const& [kernels, registers] :
          {std::pair{"Avx2Kernels", "%ymm"}, std::pair{"Avx512Kernels", "%zmm"}})
         for (char const* tile : {"UnitTile<", "UnitTileBackward<"}) {
@@ -94,6 +99,31 @@ TEST_CASE(
         CHECK(count_lines(code, "%zmm") > 0);
         CHECK(count_spills(code) == 0);
     }
+}
+
+TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memory") {
+    auto const functions = functions_of_unit("quantized_experts");
+    if (functions.empty()) return;
+    auto const check = [&](std::string const& name, char const* product, int copies) {
+        CAPTURE(name);
+        std::string const code = code_of(functions, name);
+        CHECK(count_calls(code) == 0);
+        CHECK(count_lines(code, product, "%zmm") >= 16);
+        CHECK(count_spills(code) <= copies);
+    };
+    for (auto const& [kernel, words, chains, product] :
+         {std::array{"VectorKernel", "ByteDotWords", "<1,", "vpdpbusd"},
+          {"VectorKernel", "ByteDotWords", "<2,", "vpdpbusd"},
+          {"VectorKernel", "WidenedByteWords", "<2,", "vpmaddwd"},
+          {"FewKernel", "ByteDotWords", "<0l, 1l", "vpdpbusd"}})
+        check(std::string("avx512::") + kernel + "<semoe::ops::cpu::avx512::" + words +
+                  ">::chains" + chains,
+              product, 0);
+    // A Fetch is copied by whole vectors, five times at most; sums in memory would be sixteen.
+    for (char const* format : {"Int8", "Int4"})
+        for (char const* tokens : {"4l", "8l"})
+            check(std::string("avx512::FewRows<semoe::quant::") + format + ">::tile<" + tokens,
+                  "vpdpbusd", 5);
 }
 
 TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {

@@ -109,7 +109,7 @@ struct ByteLines {
             }
             store_offsets(to, block, sums);
         }
-        spread(to, byte_steps(m.cols));
+        spread(to, m.rows, byte_steps(m.cols));
     }
     template <class T>
     SEMOE_AVX512 static void pack(TokenLanes<T> const& m, index_t rows, TokenTiles const& to) {
@@ -136,7 +136,7 @@ struct ByteLines {
             }
             store_offsets(to, block, sums);
         }
-        spread(to, byte_steps(m.depth));
+        spread(to, rows, byte_steps(m.depth));
     }
     SEMOE_AVX512 static void numbers_of(SumScales const& s, index_t rows, float* sums) {
         for (index_t r = 0; r < rows; ++r, sums += 16) {
@@ -172,17 +172,24 @@ struct ByteLines {
     }
 
 private:
-    /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
-    SEMOE_AVX512 static void spread(TokenTiles const& t, index_t steps) {
+    /// Words to lines, where they are wanted; zeros beyond the last step.
+    SEMOE_AVX512 static void spread(TokenTiles const& t, index_t rows, index_t steps) {
         if (!t.few) return;
-        char* to = t.few;
-        for (index_t s = 0; s < TokenTiles::padded(steps); ++s, to += t.few_lines * line_bytes) {
-            __m512i x[16] = {};
-            for (index_t i = 0; i < 16 && s < steps; ++i)
-                x[i] = _mm512_load_si512(t.words + s * tile_bytes + i * line_bytes);
-            transpose_words(x);
-            for (index_t n = 0; n < t.few_lines; ++n) _mm512_store_si512(to + n * line_bytes, x[n]);
-        }
+        index_t const padded = TokenTiles::padded(steps);
+        for (index_t block = 0; block < blocks_of_16(rows); ++block)
+            for (index_t s = 0; s < padded; ++s) {
+                __m512i x[16] = {};
+                char const* const words = t.words + (block * steps + s) * tile_bytes;
+                for (index_t i = 0; i < 16 && s < steps; ++i)
+                    x[i] = _mm512_load_si512(words + i * line_bytes);
+                transpose_words(x);
+                for (index_t half = 0; half < 2 && block * 16 + half * 8 < rows; ++half) {
+                    index_t const group = 2 * block + half, lines = few_lines(rows, group);
+                    char* const to = t.few_group(group) + s * lines * line_bytes;
+                    for (index_t n = 0; n < lines; ++n)
+                        _mm512_store_si512(to + n * line_bytes, x[half * 8 + n]);
+                }
+            }
     }
     template <class T>
     SEMOE_AVX512 SEMOE_INLINE static __m512i line(T const* row, index_t n, __m512 inverse) {

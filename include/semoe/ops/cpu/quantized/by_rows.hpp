@@ -13,10 +13,6 @@ inline constexpr index_t slab_steps = 12;
 
 constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 
-/// Whether few tokens of a format may be multiplied line by line.
-template <class Format>
-inline constexpr bool may_be_few = Decode<Format>::lines > 1;
-
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {
     return (4 * pairs_of(rows) + 2 * slab_steps) * tile_bytes;
@@ -49,14 +45,12 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
         Fetch fetch(Fetch::places(isa, rows), upcoming, 4, quarter, quarter);
         if (x.few) {
 #if SEMOE_X86
-            if constexpr (may_be_few<Format>) {
-                if (isa == Isa::avx2)
-                    avx2::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
-                else
-                    avx512::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
-            }
+            if (isa != Isa::avx2)
+                avx512::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
+            else if constexpr (decoded == 2)
+                avx2::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
 #endif
-            finish(p, 0, 1, results);
+            finish(p, 0, blocks_of_16(rows), results);
             continue;
         }
         // Where the second stream has ended, its results are nobody's.

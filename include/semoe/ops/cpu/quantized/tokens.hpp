@@ -1,7 +1,9 @@
 #pragma once
 
+#include "semoe/backend/cpu/isa.hpp"
 #include "semoe/core/math.hpp"
 #include "semoe/ops/cpu/feed_forward/tiles.hpp"
+#include "semoe/ops/cpu/quantized/decode.hpp"
 
 #include <bit>
 #include <cstdint>
@@ -10,16 +12,27 @@
 
 namespace semoe::ops::cpu {
 
-/// So few tokens are multiplied line by line where codes need decoding, but by AVX-512 without dot
-/// products of bytes. Beside AMX, from L2, 1, 2 and 4 tokens took 1.26, 1.40 and 1.80 ns a line,
-/// and tiles 2.3; on AVX2 a layer of one token takes half the time. On AVX-512 with VNNI a layer of
-/// four tokens an expert on average takes a sixth less with eight here than with four.
-constexpr index_t few_tokens(Isa isa) {
-    return isa == Isa::avx512_vnni || isa == Isa::avx512_bf16 ? 8
-           : isa == Isa::avx2 || isa == Isa::amx              ? 4
-                                                              : 0;
+inline constexpr index_t most_few_tokens = 24;
+
+/// Whether that many tokens are multiplied line by line, as FewRows does.
+///
+/// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
+/// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
+/// Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and tiles 2.3; on AVX2 a
+/// layer of one token takes half the time.
+template <class Format>
+constexpr bool by_lines(Isa isa, index_t rows) {
+    bool const decodes = Decode<Format>::lines > 1;
+    if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
+        return rows <= most_few_tokens && (decodes || rows > 4);
+    return decodes && (isa == Isa::avx2 || isa == Isa::amx) && rows <= 4;
 }
-inline constexpr index_t most_few_tokens = 8;
+/// Of so few tokens, groups of eight.
+constexpr index_t few_groups(index_t rows) { return (rows + 7) / 8; }
+/// Lines of such a group, a power of two.
+constexpr index_t few_lines(index_t rows, index_t group) {
+    return index_t(std::bit_ceil(std::size_t(min(rows - group * 8, index_t(8)))));
+}
 
 /// Steps of 64 bytes that a depth takes.
 constexpr index_t byte_steps(index_t depth) { return (depth + line_bytes - 1) / line_bytes; }
@@ -43,20 +56,22 @@ struct TokenTiles {
     float* scales;         ///< [blocks * 16]
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
-    char* few;         ///< few tokens as lines, [steps][few_lines][64], or null
-    index_t few_lines; ///< a power of two
+    char* few;           ///< few tokens as lines, [few_groups][padded][few_lines][64], or null
+    index_t group_bytes; ///< from one group to the next
+
+    char* few_group(index_t g) const { return few + g * group_bytes; }
 
     /// Bytes for that many tokens.
     static constexpr index_t bytes(index_t rows, index_t steps) {
         return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes) +
-               padded(steps) * most_few_tokens * line_bytes;
+               padded(steps) * few_groups(min(rows, most_few_tokens)) * 8 * line_bytes;
     }
     static TokenTiles in(char* memory, index_t rows, index_t steps, bool few) {
         index_t const numbers = blocks_of_16(rows) * line_bytes;
         char* const words = memory + 2 * numbers;
         return {reinterpret_cast<float*>(memory), reinterpret_cast<std::int32_t*>(memory + numbers),
                 words, few ? words + blocks_of_16(rows) * steps * tile_bytes : nullptr,
-                few ? index_t(std::bit_ceil(std::size_t(rows))) : 0};
+                padded(steps) * 8 * line_bytes};
     }
     /// To whole lines of codes.
     static constexpr index_t padded(index_t steps) { return (steps + 3) / 4 * 4; }
