@@ -7,6 +7,7 @@
 
 #include <semoe/checkpoint/checkpoint.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -59,7 +60,9 @@ public:
         first_step_ = step_;
         std::string saved;
         while (!finished()) {
+            double const start = elapsed();
             train_step();
+            step_seconds_.push_back(elapsed() - start);
             progress();
             if (options_.flush > 0 && step_ % options_.flush == 0) flush();
             if (step_ % options_.every == 0) saved = save();
@@ -68,8 +71,10 @@ public:
         double const seconds = elapsed();
         if constexpr (on_disk)
             std::printf("storage: %s\n", place_.traffic(seconds, step_ - first_step_).c_str());
-        std::printf("%lld steps, %.0f tokens/s\n", static_cast<long long>(step_),
-                    double((step_ - first_step_) * batch * window) / std::max(seconds, 1e-9));
+        std::printf("%lld steps, %.0f tokens/s, %.0f in the median step\n",
+                    static_cast<long long>(step_),
+                    double((step_ - first_step_) * batch * window) / std::max(seconds, 1e-9),
+                    double(batch * window) / std::max(median_step(), 1e-9));
         return step_ % options_.every == 0 && !saved.empty() ? saved : save();
     }
     double validate() override {
@@ -146,6 +151,13 @@ private:
         }
         ++step_;
     }
+    /// Seconds; unlike the mean of a short run without the first steps, which touch fresh memory.
+    double median_step() {
+        if (step_seconds_.empty()) return 0;
+        auto const middle = step_seconds_.begin() + std::ptrdiff_t(step_seconds_.size() / 2);
+        std::nth_element(step_seconds_.begin(), middle, step_seconds_.end());
+        return *middle;
+    }
     /// loss, speed, time left and a bar an expert: its load relative to the busiest.
     void progress() {
         double const now = elapsed();
@@ -190,7 +202,7 @@ private:
     Place place_;
     Transformer<typename Place::Tier> model_;
     std::vector<std::uint8_t> inputs_, targets_;
-    std::vector<double> load_;
+    std::vector<double> load_, step_seconds_;
     index_t step_ = 0, first_step_ = 0;
     double smooth_ = 0, shown_ = -1;
     std::chrono::steady_clock::time_point begin_;
