@@ -108,6 +108,89 @@ TEST_CASE("checkpoint/import: other names and types, through a tier of one slot"
     CHECK(seen == index_t(tensors.size()) - 1);
 }
 
+TEST_CASE("checkpoint/import: all experts in one tensor, whichever way it lies") {
+    test::ScratchDirectory directory;
+    std::string const path = directory / "fused.safetensors";
+    auto source = make_layer();
+    source.initialize(1);
+    for (bool const transposed : {false, true})
+        for (bool const interleaved : {false, true}) {
+            /// "layers.4.experts.1.up_proj" is half of slice 1: its second half, or every other
+            /// row.
+            auto const part_of = [&](std::string const& name) -> TensorPart {
+                if (name.find(".experts.") == std::string::npos) return {.name = published(name)};
+                std::string const matrix = name.substr(19);
+                bool const down = matrix == "down_proj";
+                return {.name = down ? "down" : "gate_up",
+                        .slice = name[17] - '0',
+                        .slices = E,
+                        .part = matrix == "up_proj" ? 1 : 0,
+                        .parts = down ? 1 : 2,
+                        .interleaved = interleaved,
+                        .transposed = transposed};
+            };
+            Tensors tensors;
+            source.for_each_parameter([&](std::string const& name, auto view, Shape) {
+                TensorPart const p = part_of("layers.4." + name);
+                bool const one = p.slices == 0, turned = p.transposed;
+                index_t const all = view.rows * p.parts, slice = all * view.cols;
+                Tensor& t = tensors[p.name];
+                t.dtype = p.name == "down" ? Dtype::BF16 : Dtype::F32;
+                t.shape = turned ? Index{view.cols, all} : Index{all, view.cols};
+                if (!one) t.shape.insert(t.shape.begin(), E);
+                t.values.resize(std::size_t(one ? slice : E * slice));
+                for (index_t r = 0; r < view.rows; ++r)
+                    for (index_t c = 0; c < view.cols; ++c) {
+                        index_t const row =
+                            p.interleaved ? r * p.parts + p.part : p.part * view.rows + r;
+                        index_t const at = turned ? c * all + row : row * view.cols + c;
+                        t.values[std::size_t(p.slice * slice + at)] = float(view.row(r)[c]);
+                    }
+            });
+            CHECK(tensors.at("gate_up").shape ==
+                  (transposed ? Index{E, H, 2 * I} : Index{E, 2 * I, H}));
+            write(path, tensors);
+            auto layer = make_layer();
+            import_weights(path, part_of, layer);
+            CHECK(test::parameters_of(layer) == test::parameters_of(source));
+
+            auto const fewer = [&](std::string const& name) {
+                TensorPart part = part_of(name);
+                part.slices -= part.slices > 0;
+                return part;
+            };
+            CHECK_THROWS_WITH_AS(import_weights(path, fewer, layer),
+                                 doctest::Contains("'gate_up': shape is [3,"), store_error);
+            tensors.at("down").shape = {E, H, I, 1};
+            write(path, tensors);
+            CHECK_THROWS_AS(import_weights(path, part_of, layer), store_error);
+            CHECK(test::parameters_of(layer) == test::parameters_of(source));
+        }
+}
+
+TEST_CASE("checkpoint/import: part of a vector, and parts that no tensor has") {
+    test::ScratchDirectory directory;
+    std::string const path = directory / "biases.safetensors";
+    write(path, {{"bias", {Dtype::F32, {2, 6}, {0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15}}}});
+    CpuBackend b{.threads = 1};
+    Reader reader{path};
+    float bias[3] = {};
+    VectorView<float, HostSpace> const view{bias, 3};
+    reader.read_values(b, {.name = "bias", .slice = 1, .slices = 2, .part = 1, .parts = 2}, view);
+    CHECK(std::vector<float>(bias, bias + 3) == std::vector<float>{13, 14, 15});
+    reader.read_values(
+        b, {.name = "bias", .slice = 1, .slices = 2, .part = 0, .parts = 2, .interleaved = true},
+        view);
+    CHECK(std::vector<float>(bias, bias + 3) == std::vector<float>{10, 12, 14});
+    for (TensorPart const& part : {TensorPart{.name = "bias", .slice = 2, .slices = 2, .parts = 2},
+                                   TensorPart{.name = "bias", .slice = -1, .slices = 2},
+                                   TensorPart{.name = "bias", .slice = 1},
+                                   TensorPart{.name = "bias", .slices = 2, .part = 2, .parts = 2},
+                                   TensorPart{.name = "bias", .slices = 2, .parts = 0}})
+        CHECK_THROWS_WITH_AS(reader.check_values(part, view), doctest::Contains("'bias'"),
+                             precondition_error);
+}
+
 TEST_CASE("checkpoint/import: a flush makes a file of blocks of them") {
     test::ScratchDirectory directory;
     std::string const path = directory / "model.safetensors", blocks = directory / "model.semoe";

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/checkpoint/checkpoint.hpp"
+#include "semoe/checkpoint/tensor_part.hpp"
 
 #include <concepts>
 #include <string>
@@ -39,14 +40,19 @@ struct Importing {
 ///     };
 ///     checkpoint::import_weights("model.safetensors", names, layer);
 ///
+/// Where one tensor of the file holds several of ours, all experts' for instance, `names` returns a
+/// TensorPart.
+///
 /// Into layers over a tier::FileStore one block at a time is in memory, and a flush of the tier
 /// makes a file of blocks of it.
 /// @param paths    as of load(): a model in several files is one list
-/// @param name_of  name_of(name), the file's name for a tensor that visit_layer or `tensors` names
+/// @param name_of  name_of(name), the file's name for a tensor that visit_layer or `tensors` names,
+///                 or the TensorPart that it is
 /// @param tensors  as of load()
 /// @throws store_error naming the file and a tensor that is missing, of another shape, or of a type
-///         that does not convert: checked for every tensor before the first is written. A matrix of
-///         one row may be a vector in the file
+///         that does not convert; precondition_error for a part that no tensor has: all checked for
+///         every tensor before the first is written. A matrix of one row may be a vector in the
+///         file
 /// @sync waits for the backends
 /// @cost reads every tensor once; host memory for the largest, converted
 template <class Tensors, std::invocable<std::string const&> Names>

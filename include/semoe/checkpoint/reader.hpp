@@ -3,6 +3,7 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/checkpoint/dtype.hpp"
 #include "semoe/checkpoint/safetensors.hpp"
+#include "semoe/checkpoint/tensor_part.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/view.hpp"
 
@@ -89,36 +90,35 @@ public:
         b.synchronize();
     }
 
-    /// That the tensor is there, as long as the view, and of numbers that convert to T.
-    /// @throws store_error naming the tensor, and of shapes or types both
-    template <class T, class Space>
-    void check_values(std::string const& name, MatrixView<T, Space> view) {
-        index_t const shape[] = {view.rows, view.cols};
-        // A matrix of one row may be a vector.
-        bool const vector = view.rows == 1 && file_of(name).tensor(name).shape.size() == 1;
-        check_values<T>(name, std::span<index_t const>(shape).subspan(vector ? 1 : 0));
+    /// That the tensor is there, with as many parts like the view as it should have, of numbers
+    /// that convert to T. A matrix of one row may be a vector.
+    /// @param view  a MatrixView or VectorView
+    /// @throws store_error naming the tensor, and of shapes or types both; precondition_error for a
+    ///         part that no tensor has
+    template <class View>
+    void check_values(TensorPart const& part, View view) {
+        (void)elements_of(part, matrix_of(view));
     }
-    template <class T, class Space>
-    void check_values(std::string const& name, VectorView<T, Space> view) {
-        index_t const shape[] = {view.size};
-        check_values<T>(name, std::span<index_t const>(shape));
+    template <class View>
+    void check_values(std::string const& name, View view) {
+        check_values(TensorPart{.name = name}, view);
     }
     /// Overwrites the view with the tensor's numbers, converted as by SafetensorsFile::values.
-    /// @throws store_error as check_values() and values() do, with nothing written
+    /// @throws as check_values() and values() do, with nothing written
     /// @sync waits for b
-    template <Backend B, class T, class Space>
-        requires(!std::is_const_v<T>)
-    void read_values(B& b, std::string const& name, MatrixView<T, Space> view) {
-        check_values(name, view);
-        auto const values = file_of(name).template values<T>(name);
-        for (index_t r = 0; r < view.rows && view.cols > 0; ++r)
-            b.copy(view.row(r), values.data() + r * view.cols, std::size_t(view.cols) * sizeof(T));
+    template <Backend B, class View>
+    void read_values(B& b, TensorPart const& part, View view) {
+        auto const to = matrix_of(view);
+        auto const elements = elements_of(part, to);
+        using T = std::remove_pointer_t<decltype(to.data)>;
+        auto const values = file_of(part.name).template values<T>(part.name, elements);
+        for (index_t r = 0; r < to.rows && to.cols > 0; ++r)
+            b.copy(to.row(r), values.data() + r * to.cols, std::size_t(to.cols) * sizeof(T));
         b.synchronize();
     }
-    template <Backend B, class T, class Space>
-        requires(!std::is_const_v<T>)
-    void read_values(B& b, std::string const& name, VectorView<T, Space> view) {
-        read_values(b, name, MatrixView<T, Space>(view.data, 1, view.size));
+    template <Backend B, class View>
+    void read_values(B& b, std::string const& name, View view) {
+        read_values(b, TensorPart{.name = name}, view);
     }
 
     /// Tensors with this beginning may stay unread.
@@ -148,12 +148,26 @@ public:
     }
 
 private:
-    template <class T>
-    void check_values(std::string const& name, std::span<index_t const> shape) {
-        Dtype const found = file_of(name).tensor(name).dtype;
-        check(name,
-              converts<std::remove_const_t<T>>(found) ? found : dtype_of<std::remove_const_t<T>>,
-              shape);
+    template <class T, class Space>
+    static MatrixView<T, Space> matrix_of(MatrixView<T, Space> view) {
+        return view;
+    }
+    template <class T, class Space>
+    static MatrixView<T, Space> matrix_of(VectorView<T, Space> view) {
+        return {view.data, 1, view.size};
+    }
+    /// Where the view's elements lie in the tensor, which is checked.
+    template <class T, class Space>
+    ElementRows elements_of(TensorPart const& part, MatrixView<T, Space> view) {
+        detail::expect_part(part);
+        auto const found = file_of(part.name).tensor(part.name);
+        std::size_t const dimensions = found.shape.size() - std::size_t(part.slices > 0);
+        bool const vector = view.rows == 1 && dimensions == 1;
+        index_t const rows = vector ? view.cols : view.rows, cols = vector ? 0 : view.cols;
+        using To = std::remove_const_t<T>;
+        check(part.name, converts<To>(found.dtype) ? found.dtype : dtype_of<To>,
+              detail::shape_of(part, rows, cols));
+        return detail::elements_of(part, rows, cols);
     }
     void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
         (void)file_of(name).tensor(name, dtype, shape);

@@ -2,6 +2,7 @@
 
 #include "semoe/checkpoint/detail/safetensors_header.hpp"
 #include "semoe/checkpoint/dtype.hpp"
+#include "semoe/checkpoint/tensor_part.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/space.hpp"
 #include "semoe/core/view.hpp"
@@ -114,46 +115,54 @@ public:
         requires(!std::same_as<T, bool>)
     std::vector<T> values(std::string_view name)
     const {
+        index_t const n = tensor(name).elements();
+        return values<T>(name, {0, 1, n, n, 1});
+    }
+    /// Some of a tensor's, row after row. @pre they lie within the tensor @throws as above
+    template <Storable T>
+        requires(!std::same_as<T, bool>)
+    std::vector<T> values(std::string_view name, ElementRows const& elements)
+    const {
         StoredTensor const t = tensor(name);
         if (!converts<T>(t.dtype)) mismatch(name, t.dtype, to_string(dtype_of<T>));
-        std::vector<T> to(std::size_t(t.elements()));
+        std::vector<T> to(std::size_t(elements.rows * elements.cols));
         switch (t.dtype) {
         case Dtype::F64:
-            convert<double>(name, t, to);
+            convert<double>(name, t, elements, to);
             break;
         case Dtype::F32:
-            convert<float>(name, t, to);
+            convert<float>(name, t, elements, to);
             break;
         case Dtype::F16:
-            convert<f16>(name, t, to);
+            convert<f16>(name, t, elements, to);
             break;
         case Dtype::BF16:
-            convert<bf16>(name, t, to);
+            convert<bf16>(name, t, elements, to);
             break;
         case Dtype::I64:
-            convert<std::int64_t>(name, t, to);
+            convert<std::int64_t>(name, t, elements, to);
             break;
         case Dtype::I32:
-            convert<std::int32_t>(name, t, to);
+            convert<std::int32_t>(name, t, elements, to);
             break;
         case Dtype::I16:
-            convert<std::int16_t>(name, t, to);
+            convert<std::int16_t>(name, t, elements, to);
             break;
         case Dtype::I8:
-            convert<std::int8_t>(name, t, to);
+            convert<std::int8_t>(name, t, elements, to);
             break;
         case Dtype::U8:
         case Dtype::BOOL:
-            convert<std::uint8_t>(name, t, to);
+            convert<std::uint8_t>(name, t, elements, to);
             break;
         case Dtype::U64:
-            convert<std::uint64_t>(name, t, to);
+            convert<std::uint64_t>(name, t, elements, to);
             break;
         case Dtype::U32:
-            convert<std::uint32_t>(name, t, to);
+            convert<std::uint32_t>(name, t, elements, to);
             break;
         case Dtype::U16:
-            convert<std::uint16_t>(name, t, to);
+            convert<std::uint16_t>(name, t, elements, to);
             break;
         default:
             break;
@@ -171,26 +180,35 @@ private:
     }
 
     template <class From, class T>
-    void convert(std::string_view name, StoredTensor const& t, std::vector<T>& to) const {
-        if constexpr (Element<From> == Element<T>)
-            for (std::size_t i = 0; i < to.size(); ++i) {
-                From from;
-                std::memcpy(&from, t.bytes.data() + i * sizeof(From), sizeof(From));
-                if constexpr (std::same_as<From, T>) {
-                    to[i] = from;
-                } else if constexpr (!Element<T>) {
-                    if (!std::in_range<T>(from))
-                        throw store_error(path_ + ": tensor " + detail::in_quotes(name) +
-                                          ": element " + std::to_string(i) + " is " +
-                                          std::to_string(from) + ", too large for " +
-                                          to_string(dtype_of<T>));
-                    to[i] = T(from); // NOLINT(bugprone-signed-char-misuse): a number, no letter
-                } else if constexpr (sizeof(T) == 2) {
-                    to[i] = T(float(from));
-                } else {
-                    to[i] = T(from);
-                }
-            }
+    void convert(std::string_view name, StoredTensor const& t, ElementRows const& e,
+                 std::vector<T>& to) const {
+        if constexpr (Element<From> == Element<T>) {
+            // Where columns are rows of the file, some at a time share its lines.
+            index_t const height = e.column_step == 1 ? 1 : 32;
+            for (index_t first = 0; first < e.rows; first += height)
+                for (index_t c = 0; c < e.cols; ++c)
+                    for (index_t r = first; r < std::min(first + height, e.rows); ++r)
+                        to[std::size_t(r * e.cols + c)] = converted<From, T>(
+                            name, t, e.first + r * e.row_step + c * e.column_step);
+        }
+    }
+    template <class From, class T>
+    T converted(std::string_view name, StoredTensor const& t, index_t i) const {
+        From from;
+        std::memcpy(&from, t.bytes.data() + i * index_t(sizeof(From)), sizeof(From));
+        if constexpr (std::same_as<From, T>) {
+            return from;
+        } else if constexpr (!Element<T>) {
+            if (!std::in_range<T>(from))
+                throw store_error(path_ + ": tensor " + detail::in_quotes(name) + ": element " +
+                                  std::to_string(i) + " is " + std::to_string(from) +
+                                  ", too large for " + to_string(dtype_of<T>));
+            return T(from); // NOLINT(bugprone-signed-char-misuse): a number, no letter
+        } else if constexpr (sizeof(T) == 2) {
+            return T(float(from));
+        } else {
+            return T(from);
+        }
     }
 
     [[noreturn]] void mismatch(std::string_view name, Dtype found, char const* asked) const {
