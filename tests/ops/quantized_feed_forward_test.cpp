@@ -227,7 +227,7 @@ TEST_CASE_TEMPLATE("ops/quantized_feed_forward: bytes have the same bits on ever
         MESSAGE("skipped: this machine lacks avx512");
         return;
     }
-    for (index_t const rows : {3, 7, 12, 19, 24, 40}) {
+    for (index_t const rows : {3, 7, 12, 19, 24, 40, 77}) {
         QuantizedExperts<Format, bf16, Gated, CpuBackend> x({.threads = 1}, 130, 80, {rows}, true);
         std::vector<bf16> first;
         for (Isa const isa : {Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {

@@ -71,7 +71,7 @@ struct ByteLines {
             }
             store_offsets(to, block, steps);
         }
-        spread(to, m.rows, steps);
+        spread(to, steps);
     }
     template <class T>
     SEMOE_AVX2 static void pack(TokenLanes<T> const& m, index_t rows, TokenTiles const& to) {
@@ -100,7 +100,7 @@ struct ByteLines {
             }
             store_offsets(to, block, steps);
         }
-        spread(to, rows, steps);
+        spread(to, steps);
     }
     SEMOE_AVX2 static void numbers_of(SumScales const& s, index_t rows, float* sums) {
         for (index_t r = 0; r < rows; ++r, sums += 16) {
@@ -141,14 +141,14 @@ struct ByteLines {
 
 private:
     /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
-    SEMOE_AVX2 static void spread(TokenTiles const& t, index_t rows, index_t steps) {
+    SEMOE_AVX2 static void spread(TokenTiles const& t, index_t steps) {
         if (!t.few) return;
-        index_t const bytes = few_lines(rows, 0) * line_bytes;
-        std::memset(t.few, 0, std::size_t(TokenTiles::padded(steps) * bytes));
+        index_t const bytes = lines_of_group(t.few, 0) * line_bytes;
+        std::memset(t.few_lines, 0, std::size_t(TokenTiles::padded(steps) * bytes));
         for (index_t s = 0; s < steps; ++s) {
             alignas(64) char lines[tile_bytes];
             transpose_words(t.words + s * tile_bytes, line_bytes, lines);
-            std::memcpy(t.few + s * bytes, lines, std::size_t(bytes));
+            std::memcpy(t.few_lines + s * bytes, lines, std::size_t(bytes));
         }
     }
     /// The first n numbers of a row as 64 bytes.

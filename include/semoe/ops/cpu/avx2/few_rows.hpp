@@ -13,10 +13,9 @@ namespace semoe::ops::cpu::avx2 {
 template <class Format>
 class FewRows {
 public:
-    FewRows(QuantizedRows<Format> const& w, TokenTiles const& x, index_t rows)
+    FewRows(QuantizedRows<Format> const& w, TokenTiles const& x)
       : w_(w)
-      , tokens_(x)
-      , rows_(rows) {}
+      , tokens_(x) {}
 
     /// Sums of both streams with the tokens, as a BlockKernel leaves them.
     void multiply(index_t panel, Fetch& fetch, float* results) const {
@@ -25,9 +24,9 @@ public:
                 auto const* codes = w_.panel_codes(s, panel) + r * line_bytes;
                 auto const* scales = w_.group_scales(s, panel) + r * 4;
                 float* const to = results + s * tile_floats + r * 16;
-                rows_ == 1   ? rows<1>(codes, scales, fetch, to)
-                : rows_ == 2 ? rows<2>(codes, scales, fetch, to)
-                             : rows<4>(codes, scales, fetch, to);
+                tokens_.few == 1   ? rows<1>(codes, scales, fetch, to)
+                : tokens_.few == 2 ? rows<2>(codes, scales, fetch, to)
+                                   : rows<4>(codes, scales, fetch, to);
             }
     }
 
@@ -40,7 +39,7 @@ private:
         Fetch fetch = shared_fetch;
         int const fetched = fetch.wanted() ? 1 : 0;
         __m256i sums[height][Tokens] = {};
-        char const* tokens = tokens_.few;
+        char const* tokens = tokens_.few_lines;
         for (index_t c = Format::chunks(w_.depth); c > 0; --c) {
             fetch.some(fetched);
             row<Tokens>(codes, scales, tokens, sums[0]);
@@ -99,7 +98,6 @@ private:
 
     QuantizedRows<Format> const& w_;
     TokenTiles const& tokens_;
-    index_t rows_;
 };
 
 } // namespace semoe::ops::cpu::avx2

@@ -172,19 +172,18 @@ struct ByteLines {
     }
 
 private:
-    /// Words to lines, where they are wanted; zeros beyond the last step.
+    /// Words of the last, few tokens to lines; zeros beyond the last step.
     SEMOE_AVX512 static void spread(TokenTiles const& t, index_t rows, index_t steps) {
-        if (!t.few) return;
-        index_t const padded = TokenTiles::padded(steps);
-        for (index_t block = 0; block < blocks_of_16(rows); ++block)
+        index_t const padded = TokenTiles::padded(steps), first = (rows - t.few) / 16;
+        for (index_t block = 0; block < blocks_of_16(t.few); ++block)
             for (index_t s = 0; s < padded; ++s) {
                 __m512i x[16] = {};
-                char const* const words = t.words + (block * steps + s) * tile_bytes;
+                char const* const words = t.words + ((first + block) * steps + s) * tile_bytes;
                 for (index_t i = 0; i < 16 && s < steps; ++i)
                     x[i] = _mm512_load_si512(words + i * line_bytes);
                 transpose_words(x);
-                for (index_t half = 0; half < 2 && block * 16 + half * 8 < rows; ++half) {
-                    index_t const group = 2 * block + half, lines = few_lines(rows, group);
+                for (index_t half = 0; half < 2 && block * 16 + half * 8 < t.few; ++half) {
+                    index_t const group = 2 * block + half, lines = lines_of_group(t.few, group);
                     char* const to = t.few_group(group) + s * lines * line_bytes;
                     for (index_t n = 0; n < lines; ++n)
                         _mm512_store_si512(to + n * line_bytes, x[half * 8 + n]);

@@ -13,20 +13,19 @@ namespace semoe::ops::cpu::avx512 {
 template <class Format>
 class FewRows {
 public:
-    FewRows(QuantizedRows<Format> const& w, TokenTiles const& x, index_t rows)
+    FewRows(QuantizedRows<Format> const& w, TokenTiles const& x)
       : w_(w)
-      , x_(x)
-      , rows_(rows) {}
+      , x_(x) {}
 
     /// Sums of both streams with the tokens, as a BlockKernel leaves them.
     void multiply(index_t panel, Fetch& fetch, float* results) const {
-        for (index_t g = 0; g < few_groups(rows_); ++g)
+        for (index_t g = 0; g < few_groups(x_.few); ++g)
             for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s) {
                 auto const* codes = w_.panel_codes(s, panel);
                 auto const* scales = w_.group_scales(s, panel);
                 char const* const tokens = x_.few_group(g);
                 float* const to = results + (g / 2 * 2 + s) * tile_floats + g % 2 * 8;
-                switch (few_lines(rows_, g)) {
+                switch (lines_of_group(x_.few, g)) {
                 case 1:
                     tile<1>(codes, scales, tokens, fetch, to);
                     break;
@@ -55,7 +54,7 @@ private:
         constexpr std::make_integer_sequence<index_t, Tokens> columns;
         index_t const chunks = Format::chunks(w_.depth);
         Fetch fetch = shared_fetch;
-        int const fetched = fetch.wanted() ? int(max(index_t(1), height / few_groups(rows_))) : 0;
+        int const fetched = fetch.wanted() ? int(max(index_t(1), height / few_groups(x_.few))) : 0;
         for (index_t r = 0; r < tile_rows; r += height) {
             __m512i sums[height][Tokens] = {};
             std::uint8_t const *code = codes + r * line_bytes, *scale = scales + r * 4;
@@ -131,7 +130,6 @@ private:
 
     QuantizedRows<Format> const& w_;
     TokenTiles const& x_;
-    index_t rows_;
 };
 
 } // namespace semoe::ops::cpu::avx512

@@ -32,9 +32,9 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
     constexpr index_t decoded = Decode<Format>::lines;
     constexpr index_t pair_floats = 4 * tile_floats;
-    index_t const steps = byte_steps(w.depth), pairs = pairs_of(rows);
+    index_t const steps = byte_steps(w.depth), pairs = pairs_of(rows - x.few);
     float* const results = reinterpret_cast<float*>(scratch);
-    char* const tiles = reinterpret_cast<char*>(results + pairs * pair_floats);
+    char* const tiles = reinterpret_cast<char*>(results + pairs_of(rows) * pair_floats);
     int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
     index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps;
     for (index_t p = first_panel; p < last_panel; ++p) {
@@ -43,19 +43,9 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
                                          more ? w.panel_codes(1, p + 1) : next.codes[1]};
         index_t const quarter = (more ? w : next).code_bytes() / 4;
         Fetch fetch(Fetch::places(isa, rows), upcoming, 4, quarter, quarter);
-        if (x.few) {
-#if SEMOE_X86
-            if (isa != Isa::avx2)
-                avx512::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
-            else if constexpr (decoded == 2)
-                avx2::FewRows<Format>(w, x, rows).multiply(p, fetch, results);
-#endif
-            finish(p, 0, blocks_of_16(rows), results);
-            continue;
-        }
         // Where the second stream has ended, its results are nobody's.
         int const second = w.panel_rows(1, p) > 0 ? 1 : 0;
-        for (index_t first = 0; first < steps; first += slab) {
+        for (index_t first = 0; first < steps && pairs > 0; first += slab) {
             index_t const n = min(slab, steps - first);
             char const* left[2];
             if constexpr (decoded == 1) {
@@ -75,7 +65,16 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
                 kernel.multiply(block, fetch, lines, first > 0, results + c * pair_floats);
             }
         }
-        for (index_t c = 0; c < pairs; ++c)
+#if SEMOE_X86
+        if (x.few > 0) {
+            float* const rest = results + pairs * pair_floats;
+            if (isa != Isa::avx2)
+                avx512::FewRows<Format>(w, x).multiply(p, fetch, rest);
+            else if constexpr (decoded == 2)
+                avx2::FewRows<Format>(w, x).multiply(p, fetch, rest);
+        }
+#endif
+        for (index_t c = 0; c < pairs_of(rows); ++c)
             finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)),
                    results + c * pair_floats);
     }

@@ -34,7 +34,7 @@ template <class Format>
 TokenTiles take_tokens(Isa isa, Parts& parts, index_t rows, index_t depth) {
     index_t const steps = byte_steps(depth);
     return TokenTiles::in(parts.take(TokenTiles::bytes(rows, steps)), rows, steps,
-                          by_lines<Format>(isa, rows));
+                          few_tokens<Format>(isa, rows));
 }
 
 /// Sums of both streams' rows by a block of 16 tokens to numbers, in place. A bias begins at the

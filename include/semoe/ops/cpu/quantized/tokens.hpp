@@ -14,24 +14,26 @@ namespace semoe::ops::cpu {
 
 inline constexpr index_t most_few_tokens = 24;
 
-/// Whether that many tokens are multiplied line by line, as FewRows does.
+/// How many of the last tokens are multiplied line by line, as FewRows does: the others fill pairs
+/// of blocks.
 ///
 /// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
 /// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
 /// Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and tiles 2.3; on AVX2 a
 /// layer of one token takes half the time.
 template <class Format>
-constexpr bool by_lines(Isa isa, index_t rows) {
+constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const decodes = Decode<Format>::lines > 1;
+    index_t const rest = rows % 32;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
-        return rows <= most_few_tokens && (decodes || rows > 4);
-    return decodes && (isa == Isa::avx2 || isa == Isa::amx) && rows <= 4;
+        return rest <= most_few_tokens && (decodes || rows > 4) ? rest : 0;
+    return decodes && (isa == Isa::avx2 || isa == Isa::amx) && rows <= 4 ? rows : 0;
 }
-/// Of so few tokens, groups of eight.
-constexpr index_t few_groups(index_t rows) { return (rows + 7) / 8; }
+/// Of few tokens, groups of eight.
+constexpr index_t few_groups(index_t few) { return (few + 7) / 8; }
 /// Lines of such a group, a power of two.
-constexpr index_t few_lines(index_t rows, index_t group) {
-    return index_t(std::bit_ceil(std::size_t(min(rows - group * 8, index_t(8)))));
+constexpr index_t lines_of_group(index_t few, index_t group) {
+    return index_t(std::bit_ceil(std::size_t(min(few - group * 8, index_t(8)))));
 }
 
 /// Steps of 64 bytes that a depth takes.
@@ -56,21 +58,25 @@ struct TokenTiles {
     float* scales;         ///< [blocks * 16]
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
-    char* few;           ///< few tokens as lines, [few_groups][padded][few_lines][64], or null
+    index_t few;         ///< of the last tokens, which are lines, too
+    char* few_lines;     ///< [few_groups][padded][lines_of_group][64]
     index_t group_bytes; ///< from one group to the next
 
-    char* few_group(index_t g) const { return few + g * group_bytes; }
+    char* few_group(index_t g) const { return few_lines + g * group_bytes; }
 
     /// Bytes for that many tokens.
     static constexpr index_t bytes(index_t rows, index_t steps) {
         return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes) +
-               padded(steps) * few_groups(min(rows, most_few_tokens)) * 8 * line_bytes;
+               padded(steps) * min(few_groups(rows), few_groups(most_few_tokens)) * 8 * line_bytes;
     }
-    static TokenTiles in(char* memory, index_t rows, index_t steps, bool few) {
+    static TokenTiles in(char* memory, index_t rows, index_t steps, index_t few) {
         index_t const numbers = blocks_of_16(rows) * line_bytes;
         char* const words = memory + 2 * numbers;
-        return {reinterpret_cast<float*>(memory), reinterpret_cast<std::int32_t*>(memory + numbers),
-                words, few ? words + blocks_of_16(rows) * steps * tile_bytes : nullptr,
+        return {reinterpret_cast<float*>(memory),
+                reinterpret_cast<std::int32_t*>(memory + numbers),
+                words,
+                few,
+                words + blocks_of_16(rows) * steps * tile_bytes,
                 padded(steps) * 8 * line_bytes};
     }
     /// To whole lines of codes.
