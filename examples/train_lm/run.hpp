@@ -62,19 +62,23 @@ public:
         while (!finished()) {
             double const start = elapsed();
             train_step();
-            step_seconds_.push_back(elapsed() - start);
+            bool const flushes = options_.flush > 0 && step_ % options_.flush == 0;
+            bool const saves = step_ % options_.every == 0;
+            // What follows such a step does part of its work.
+            if (!flushes && !saves) step_seconds_.push_back(elapsed() - start);
             progress();
-            if (options_.flush > 0 && step_ % options_.flush == 0) flush();
-            if (step_ % options_.every == 0) saved = save();
+            if (flushes) flush();
+            if (saves) saved = save();
         }
         if (!options_.quiet) std::printf("\n");
         double const seconds = elapsed();
         if constexpr (on_disk)
             std::printf("storage: %s\n", place_.traffic(seconds, step_ - first_step_).c_str());
-        std::printf("%lld steps, %.0f tokens/s, %.0f in the median step\n",
-                    static_cast<long long>(step_),
-                    double((step_ - first_step_) * batch * window) / std::max(seconds, 1e-9),
-                    double(batch * window) / std::max(median_step(), 1e-9));
+        std::printf("%lld steps, %.0f tokens/s", static_cast<long long>(step_),
+                    double((step_ - first_step_) * batch * window) / std::max(seconds, 1e-9));
+        if (!step_seconds_.empty())
+            std::printf(", %.0f in the median step", double(batch * window) / median_step());
+        std::printf("\n");
         return step_ % options_.every == 0 && !saved.empty() ? saved : save();
     }
     double validate() override {
@@ -153,7 +157,6 @@ private:
     }
     /// Seconds; unlike the mean of a short run without the first steps, which touch fresh memory.
     double median_step() {
-        if (step_seconds_.empty()) return 0;
         auto const middle = step_seconds_.begin() + std::ptrdiff_t(step_seconds_.size() / 2);
         std::nth_element(step_seconds_.begin(), middle, step_seconds_.end());
         return *middle;

@@ -1,11 +1,14 @@
 #include "semoe/layer/quantize.hpp"
 
 #include "semoe/checkpoint/checkpoint.hpp"
+#include "semoe/checkpoint/safetensors_store.hpp"
+#include "semoe/comm/threads.hpp"
 #include "semoe/expert/with_shared.hpp"
 #include "semoe/gate/topk.hpp"
 #include "semoe/schedule/chunked.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/store/host.hpp"
+#include "support/faulty_file_system.hpp"
 #include "support/layer.hpp"
 #include "support/matrix.hpp"
 
@@ -165,6 +168,35 @@ TEST_CASE("layer/quantize: quantised layers are saved and loaded as bytes") {
     CHECK(parameters_of(again) == parameters_of(layer));
 }
 
+TEST_CASE("layer/quantize: codes of another format or another size are refused") {
+    ScratchDirectory directory;
+    std::string const path = directory / "codes.safetensors";
+    CpuBackend const b{.threads = 1};
+    expert::Quantized const saved{quant::Int4{}, swiglu<float>(96)};
+    MoeLayer layer{b, top_2, saved};
+    layer.initialize(1);
+    checkpoint::save(path, {}, layer);
+    auto const refused = [&](auto const& expert) {
+        MoeLayer other{b, top_2, expert};
+        other.initialize(2);
+        auto const before = parameters_of(other);
+        CHECK_THROWS_WITH_AS(checkpoint::load(path, other),
+                             doctest::Contains("layers.0.experts.codes is int4, hidden 72, inter"),
+                             store_error);
+        CHECK(parameters_of(other) == before);
+        using Store = checkpoint::SafetensorsStore;
+        CHECK_THROWS_WITH_AS(
+            (MoeLayer{b, top_2, expert, comm::Self{},
+                      tier::Cached{b, Store{path, b, top_2, expert}, {.slots = 1}}}),
+            doctest::Contains("experts.codes is int4"), store_error);
+    };
+    refused(expert::Quantized{quant::Mxfp4{}, swiglu<float>(96)});
+    refused(expert::Quantized{quant::Int4{}, swiglu<float>(81)}); // as many tiles of 16 rows
+    MoeLayer same{b, top_2, saved};
+    checkpoint::load(path, same);
+    CHECK(parameters_of(same) == parameters_of(layer));
+}
+
 TEST_CASE("layer/quantize: layers that do not match, and training, are refused") {
     CpuBackend const b{.threads = 1};
     MoeLayer layer{b, top_2, expert::Quantized{quant::Int8{}, swiglu<float>()}};
@@ -172,6 +204,18 @@ TEST_CASE("layer/quantize: layers that do not match, and training, are refused")
     CHECK_THROWS_AS(quantize(other, layer), precondition_error);
     MoeLayer narrow{b, top_2, swiglu<float>(I - 1)};
     CHECK_THROWS_WITH_AS(quantize(narrow, layer), doctest::Contains("needed"), precondition_error);
+    // As many numbers, of other matrices.
+    MoeLayer plain{b, top_2,
+                   expert::Ffn<float, ops::activation::Silu>{.hidden = H, .intermediate = 3 * I}};
+    MoeLayer gated{b, top_2, expert::Quantized{quant::Int8{}, swiglu<float>(2 * I)}};
+    CHECK_THROWS_WITH_AS(quantize(plain, gated), doctest::Contains("quantize: an expert has up"),
+                         precondition_error);
+    comm::ThreadWorld(2).run([&](comm::Threads ranks) {
+        MoeLayer whole{b, top_2, swiglu<float>()};
+        MoeLayer spread{b, top_2, expert::Quantized{quant::Int8{}, swiglu<float>()}, ranks};
+        CHECK_THROWS_WITH_AS(quantize(whole, spread), doctest::Contains("over ranks alike"),
+                             precondition_error);
+    });
     CHECK_THROWS_AS(layer.make_context(4, Mode::training), precondition_error);
 }
 

@@ -211,6 +211,8 @@ TEST_CASE("layer/ranks: what must be alike on all ranks and is not is named on e
     named([](Given& g) { g.gate.top_k = K + 1; }, "the number of choices a token");
     named([](Given& g) { g.expert.hidden = H + 1; }, "hidden");
     named([](Given& g) { g.expert.intermediate = 11; }, "the expert's size");
+    named([](Given& g) { g.gate.scale = 2; }, "the gate's setting");
+    named([](Given& g) { g.expert.bias = true; }, "the number of an expert's parameters");
     named([](Given& g) { g.schedule.chunks = 3; }, "the number of chunks");
     named([](Given& g) { g.config.capacity.factor = 0.5; }, "MoeConfig::capacity.factor");
     named([](Given& g) { g.config.layer = 2; }, "MoeConfig::layer");

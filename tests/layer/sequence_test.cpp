@@ -182,6 +182,29 @@ TEST_CASE("layer/sequence: a layer's own list comes first, then the following la
     CHECK(told.back() == Keys{key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
 }
 
+TEST_CASE("layer/sequence: a prediction ends with its layer, though that announces nothing") {
+    CpuBackend b;
+    test::RecordingTier recording;
+    Sequenced tier{recording};
+    for (int l = 0; l < 3; ++l)
+        for (int e = 0; e < num_experts; ++e) tier.declare(b, key(l, e), {8, LayoutId::row_major});
+    auto& told = *recording.told;
+    auto const acquire = [&](BlockKey block) {
+        (void)tier.acquire(b, block, Access::read).bytes();
+    };
+    for (auto const& [block, access] : forward_pass(3)) acquire(block);
+    acquire(key(0, 0));
+    tier.predict(1, Keys{key(1, 1)});
+    tier.prefetch(b, Keys{key(0, 1)});
+    CHECK(told.back().at(1) == key(1, 1));
+    acquire(key(1, 0));
+    CHECK(told.back().at(0) == key(1, 1));
+    acquire(key(2, 0));
+    tier.prefetch(b, Keys{key(2, 1)});
+    CHECK(told.back().at(0) == key(2, 1));
+    CHECK(told.back().at(1) == key(0, 0));
+}
+
 TEST_CASE("layer/sequence: behind a layer's own list comes what it read after such blocks") {
     auto sequence = sequence_of(2);
     auto const backward = [&](int layer, int experts) {

@@ -87,8 +87,20 @@ TEST_CASE("tier/ring: errors name the options of the ring") {
     CHECK_THROWS_WITH_AS(
         (void)tier.acquire(b, block_of(1, 0), Access::read),
         "tier::Cached: all 3 weight slots are leased while block (layer 1, expert 0, weight) is "
-        "acquired; raise RingOptions::slots or release leases earlier",
+        "acquired; raise RingOptions::slots or release leases earlier, or say in its option "
+        "contexts how many forwards run at once",
         precondition_error);
+    CHECK_THROWS_WITH_AS((Ring{b, tier::HostStore{}, {.contexts = 0}}),
+                         "RingOptions: contexts is 0, must be at least 1", precondition_error);
+}
+
+TEST_CASE("tier/ring: forwards that run at once share a layer's places") {
+    CpuBackend b;
+    for (index_t const contexts : {1, 2, 3}) {
+        tier::Ring tier{b, tier::HostStore{}, {.slots = 1, .contexts = contexts}};
+        for (int e = 0; e < 6; ++e) tier.declare(b, block_of(0, e), {64, LayoutId::row_major});
+        CHECK(tier.max_pinned(BlockKind::weight) == 6 / contexts);
+    }
 }
 
 TEST_CASE("tier/ring: the places of a layer go to the one that is `slots` further on") {

@@ -71,8 +71,6 @@ std::string instruction_set_of(B const& b) {
 namespace detail {
 
 inline constexpr char const* format_version = "1";
-inline constexpr char const* own_prefix = "semoe.";
-inline std::string own(std::string_view key) { return own_prefix + std::string(key); }
 
 /// Which instruction sets the visited tensors live on.
 class InstructionSets {
@@ -275,6 +273,15 @@ void visit_layer(L& layer, Visit& visit) {
             },
             kind, visit.access);
     };
+    auto const visit_codes = [&](char const* which, auto const& expert) {
+        std::string const codes = detail::codes_of(expert);
+        if (!codes.empty()) visit.property(prefix + which, codes, "");
+    };
+    if constexpr (requires { layer.expert(); }) {
+        using X = std::remove_cvref_t<decltype(layer.expert())>;
+        visit_codes(detail::expert_codes, semoe::detail::routed_part(layer.expert()));
+        if constexpr (HasSharedExpert<X>) visit_codes(detail::shared_codes, layer.expert().shared);
+    }
     auto const numbers = [](auto view) { return view; };
     visit_kind(BlockKind::weight, "", numbers);
     if (visit.states) {

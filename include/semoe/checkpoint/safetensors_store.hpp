@@ -102,11 +102,13 @@ private:
                       "expert/concept.hpp)");
         using Real = accumulate_t<typename X::value_type>;
         detail::BlockTensors tensors{
-            {semoe::detail::routed_part(expert).layout(b), dtype_of<weight_t<Routed>>},
+            {semoe::detail::routed_part(expert).layout(b), dtype_of<weight_t<Routed>>,
+             detail::codes_of(semoe::detail::routed_part(expert))},
             {semoe::detail::router_layout(expert, index_t(gate.num_experts)), dtype_of<Real>}};
         if constexpr (HasSharedExpert<X>)
             tensors.shared = {expert.shared.layout(b),
-                              dtype_of<weight_t<semoe::detail::SharedPart<X>>>};
+                              dtype_of<weight_t<semoe::detail::SharedPart<X>>>,
+                              detail::codes_of(expert.shared)};
         return tensors;
     }
 

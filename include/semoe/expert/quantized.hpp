@@ -112,6 +112,11 @@ struct Quantized {
             if (is_bias(s)) layout.add(s.name, s.rows, 4 * s.cols);
         return layout;
     }
+    /// What a block's bytes are codes of, which their shapes do not say: checkpoints compare it.
+    std::string codes() const {
+        return message("{}, hidden {}, intermediate {}", to_string(Format::layout), base.hidden,
+                       base.intermediate);
+    }
     index_t saved_columns() const { return base.saved_columns(); }
     index_t scratch_columns() const { return base.scratch_columns(); }
     template <Backend B>

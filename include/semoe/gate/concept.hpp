@@ -109,6 +109,18 @@ index_t gate_scratch_bytes(G const& gate, index_t num_tokens) {
         return 0;
 }
 
+/// A number of the gate's own that all ranks must have alike, which setting() tells: several ones
+/// as a hash.
+template <class G>
+constexpr double gate_setting(G const& gate) {
+    if constexpr (requires {
+                      { gate.setting() } -> std::convertible_to<double>;
+                  })
+        return gate.setting();
+    else
+        return 0;
+}
+
 /// Whether the gate must see the tokens of all ranks at once (`needs_global_batch = true`);
 /// the layer then gathers logits and masks and takes this rank's rows of the answer.
 template <class G>

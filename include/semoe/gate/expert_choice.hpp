@@ -111,6 +111,7 @@ struct ExpertChoice {
 
     /// Choice e of a token is expert e or -1.
     constexpr index_t slots_per_token() const { return num_experts; }
+    constexpr double setting() const { return capacity_factor; }
 
     index_t scratch_bytes(index_t num_tokens) const {
         Arena<HostSpace> arena;

@@ -97,6 +97,7 @@ struct Switch {
     double jitter = 0.01;
 
     constexpr index_t slots_per_token() const { return 1; }
+    constexpr double setting() const { return jitter; }
 
     /// @throws precondition_error naming the value
     void validate() const {

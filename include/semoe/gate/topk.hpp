@@ -188,6 +188,8 @@ struct TopK {
     static constexpr RouterProbability router_probability = semoe::router_probability<Score>();
     static constexpr bool trainable = DifferentiableScore<Score>;
 
+    constexpr double setting() const { return scale; }
+
     /// @throws precondition_error naming the value
     void validate() const { expects(std::isfinite(scale), "gate::TopK: scale must be finite"); }
 

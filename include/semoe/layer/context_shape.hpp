@@ -83,13 +83,21 @@ struct Agreed {
     char const* name;
     index_t value;
 };
-inline std::array<Agreed, 15> agreed_by_ranks(LayerShape const& n, MoeConfig const& config,
-                                              Mode mode) {
+/// @param expert   the routed experts' layout
+/// @param setting  the gate's own (gate_setting)
+inline std::array<Agreed, 18> agreed_by_ranks(LayerShape const& n, BlockLayout const& expert,
+                                              double setting, MoeConfig const& config, Mode mode) {
+    index_t parameters = 0;
+    for (Slice const& s : expert)
+        if (!s.derived) parameters += s.rows * s.cols;
     auto const bits = [](double x) { return std::bit_cast<index_t>(x); };
     return {{{"the number of experts", n.num_experts},
              {"the number of choices a token", n.num_slots},
              {"hidden", n.hidden},
+             {"the gate's setting", bits(setting)},
              {"the expert's size", n.saved_columns},
+             {"the number of an expert's parameters", parameters},
+             {"the router's size", n.router_elements},
              {"the shared expert's size", n.shared_elements},
              {"the number of chunks", n.num_chunks},
              {"MoeConfig::capacity.factor", bits(config.capacity.factor)},
@@ -104,12 +112,11 @@ inline std::array<Agreed, 15> agreed_by_ranks(LayerShape const& n, MoeConfig con
 }
 /// Brings max_tokens of every rank to all, who compare what they must have alike.
 /// @throws precondition_error, on every rank, naming a property and two ranks
-template <class C>
-std::vector<index_t> tokens_of_ranks(C& comm, index_t max_tokens, LayerShape const& layer,
-                                     MoeConfig const& config, Mode mode) {
+template <class C, std::size_t N>
+std::vector<index_t> tokens_of_ranks(C& comm, index_t max_tokens,
+                                     std::array<Agreed, N> const& agreed) {
     auto const ranks = std::size_t(comm.size());
     if (ranks == 1) return {max_tokens};
-    auto const agreed = agreed_by_ranks(layer, config, mode);
     std::size_t const part = agreed.size() + 1;
     std::vector<index_t> sent, received(ranks * part), tokens;
     for (std::size_t r = 0; r < ranks; ++r) {
@@ -132,8 +139,9 @@ std::vector<index_t> tokens_of_ranks(C& comm, index_t max_tokens, LayerShape con
 /// rank says how many tokens it will bring at most.
 /// @tparam T  element type of rows
 template <class T, class B, class G, class C>
-ContextShape context_shape(LayerShape const& layer, MoeConfig const& config, index_t max_tokens,
-                           Mode mode, G const& gate, C& comm, Placement const& placement) {
+ContextShape context_shape(LayerShape const& layer, BlockLayout const& expert,
+                           MoeConfig const& config, index_t max_tokens, Mode mode, G const& gate,
+                           C& comm, Placement const& placement) {
     using Real = accumulate_t<T>;
     expects(max_tokens >= 0, "MoeLayer: max_tokens is {}, must not be negative", max_tokens);
     expects(max_tokens <= index_t(1) << 40, "MoeLayer: max_tokens is {}, 2^40 at most", max_tokens);
@@ -142,7 +150,8 @@ ContextShape context_shape(LayerShape const& layer, MoeConfig const& config, ind
     n.max_tokens = n.largest_tokens = max_tokens;
 
     index_t all_chunk = 0;
-    for (index_t tokens : tokens_of_ranks(comm, max_tokens, layer, config, mode)) {
+    auto const agreed = agreed_by_ranks(layer, expert, gate_setting(gate), config, mode);
+    for (index_t tokens : tokens_of_ranks(comm, max_tokens, agreed)) {
         n.all_tokens += tokens;
         all_chunk += (tokens + n.num_chunks - 1) / n.num_chunks;
         n.largest_tokens = std::max(n.largest_tokens, tokens);

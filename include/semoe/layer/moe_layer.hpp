@@ -340,7 +340,7 @@ public:
     void zero_grad() { blocks_.clear_gradients(); }
 
     /// The squared Euclidean norm of all gradients, those of all ranks' experts and, once, of
-    /// router and shared expert. The same bits on every rank and for any number of ranks.
+    /// router and shared expert. The same bits on every rank.
     /// @sync waits on the host; with several ranks one all-reduce of E doubles
     double grad_norm_squared() { return norm_.squared(backend_, blocks_, comm_); }
 
@@ -413,8 +413,8 @@ private:
     }
 
     ContextShape shape_of(index_t max_tokens, Mode mode) {
-        return detail::context_shape<T, B>(shape_, config_, max_tokens, mode, gate_, comm_,
-                                           placement_);
+        return detail::context_shape<T, B>(shape_, blocks_.layout(0), config_, max_tokens, mode,
+                                           gate_, comm_, placement_);
     }
     /// @throws precondition_error when another layer's context would not do for this one
     void expect_own(ContextShape const& n) const {

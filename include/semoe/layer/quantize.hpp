@@ -38,16 +38,14 @@ BlockLayout float_layout(X const& expert, B const& b) {
     else
         return expert.layout(b);
 }
-/// Weights of one expert as floats, without derived copies; 0 where there is none.
-template <class L>
-index_t num_weights(L& layer, expert_id id) {
-    using X = std::remove_cvref_t<decltype(layer.expert())>;
-    auto& b = layer.backend();
-    if (id >= 0) return float_layout(routed_part(layer.expert()), b).primary_elements();
-    if constexpr (HasSharedExpert<X>)
-        return float_layout(layer.expert().shared, b).primary_elements();
-    else
-        return 0;
+/// The float matrices of an expert: "gate_proj [96,128], up_proj ...".
+template <class X, class B>
+std::string matrices_of(X const& expert, B const& b) {
+    std::string text;
+    for (Slice const& s : float_layout(expert, b))
+        if (!s.derived)
+            text += message("{}{} [{},{}]", text.empty() ? "" : ", ", s.name, s.rows, s.cols);
+    return text;
 }
 
 } // namespace detail
@@ -57,7 +55,7 @@ index_t num_weights(L& layer, expert_id id) {
 /// A shared expert may be quantised, the routed ones, or both.
 /// @param from  a layer with as many experts, none of them quantised, whose blocks are what `to`
 ///              would have unquantised
-/// @throws precondition_error naming both sizes where the layers do not match
+/// @throws precondition_error naming what differs where the layers do not match; nothing is written
 /// @sync enqueues @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
 template <class From, class To>
 void quantize(From& from, To& to) {
@@ -68,10 +66,25 @@ void quantize(From& from, To& to) {
                   "quantize: an expert of the first layer, routed or shared, is quantised "
                   "already: give the layer of floats that it was made from");
     auto& b = to.backend();
-    expects(from.num_experts() == to.num_experts() && from.hidden() == to.hidden() &&
-                from.local_experts() == to.local_experts(),
+    using Target = std::remove_cvref_t<decltype(to.expert())>;
+    static_assert(HasSharedExpert<Source> == HasSharedExpert<Target>,
+                  "quantize: one of the layers has a shared expert and the other has none: give "
+                  "both one, or neither (expert/with_shared.hpp)");
+    expects(from.num_experts() == to.num_experts() && from.hidden() == to.hidden(),
             "quantize: a layer of {} experts with hidden {} into one of {} with hidden {}",
             from.num_experts(), from.hidden(), to.num_experts(), to.hidden());
+    expects(from.local_experts() == to.local_experts(),
+            "quantize: a layer with {} experts on this rank into one with {}: both must be spread "
+            "over ranks alike",
+            from.local_experts().size(), to.local_experts().size());
+    auto const expect_same = [&](char const* which, auto const& given, auto const& wanted) {
+        std::string const has = detail::matrices_of(given, b),
+                          needs = detail::matrices_of(wanted, b);
+        expects(has == needs, "quantize: {} has {}, needed are {}", which, has, needs);
+    };
+    expect_same("an expert", detail::routed_part(from.expert()), detail::routed_part(to.expert()));
+    if constexpr (HasSharedExpert<Target>)
+        expect_same("the shared expert", from.expert().shared, to.expert().shared);
     auto const move = [&](expert_id id, auto const& adopt) {
         auto const source = detail::acquire_weights(from, id, Access::read);
         auto const target = detail::acquire_weights(to, id, Access::overwrite);
@@ -84,9 +97,6 @@ void quantize(From& from, To& to) {
         b.copy(target.data, source.data, std::size_t(source.size));
     });
     detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
-        index_t const given = detail::num_weights(from, id), needed = detail::num_weights(to, id);
-        expects(given == needed, "quantize: expert {} has {} weights, {} needed", id, given,
-                needed);
         move(id,
              [&](Block source, Block target) { detail::adopt_block(b, expert, source, target); });
     });

@@ -257,6 +257,7 @@ public:
                          blocks.begin() +
                              std::ptrdiff_t(std::min(blocks.size(), predicted.capacity())));
         state_->predicted_layer = layer;
+        state_->predicted_begun = false;
     }
     void discard(BlockKey key) requires HasDiscard<Tier> { tier().discard(key); }
     template <class B>
@@ -287,7 +288,13 @@ private:
         template <class B>
         void announce_from(B& b, layer_id layer) noexcept {
             std::size_t n = 0;
-            if (predicted_layer == layer) n = append(0, predicted);
+            if (predicted_layer == layer) {
+                n = append(0, predicted);
+                predicted_begun = true;
+            } else if (predicted_begun) { // it is over, and had nothing to announce
+                predicted_layer.reset();
+                predicted_begun = false;
+            }
             n += sequence.upcoming(std::span(list).subspan(n, window), true,
                                    std::span(&layer, n > 0 ? 1 : 0));
             if (n > 0) tier.prefetch(b, std::span<BlockKey const>(list).first(n));
@@ -324,6 +331,7 @@ private:
         std::vector<BlockKey> list; ///< window more than the longest list that a layer may give
         std::vector<BlockKey> predicted;
         std::optional<layer_id> predicted_layer;
+        bool predicted_begun = false;
     };
 
     template <class B>

@@ -17,7 +17,10 @@ struct RouteInput {
     VectorView<std::uint8_t const, space> mask;
     VectorView<std::int32_t const, space> token_ids; ///< [T] or empty
     RngKey rng;
-    index_t first_token = 0; ///< global index of row 0, for random numbers
+    /// Global index of row 0, for random numbers. Where a gate sees the rows of several ranks at
+    /// once, these are padded with masked ones to equal numbers: forward counts them from 0,
+    /// without token_ids, and backward has one rank's rows and their index.
+    index_t first_token = 0;
     bool training = false;
     Bytes<space> scratch; ///< gate.scratch_bytes(T) bytes, free to use within the call
 

@@ -37,7 +37,8 @@ struct CachedOptions {
     }
     /// What else helps where slots do not suffice.
     char const* hint() const {
-        return raised_by ? "" : ", or say in CachedOptions::contexts how many forwards run at once";
+        return raised_by ? ", or say in its option contexts how many forwards run at once"
+                         : ", or say in CachedOptions::contexts how many forwards run at once";
     }
 };
 

@@ -20,12 +20,14 @@ namespace semoe::tier {
 
 struct RingOptions {
     index_t slots = 2;     ///< layers whose blocks lie in backend memory at once
+    index_t contexts = 1;  ///< forwards that run at once, each of which leases its share of a layer
     int in_flight = 8;     ///< loads under way at a time
     bool pin_dense = true; ///< dense blocks never lose their place; else they take part
 
     /// @throws precondition_error naming the field
     void validate() const {
         expects(slots >= 1, "RingOptions: slots is {}, must be at least 1", slots);
+        expects(contexts >= 1, "RingOptions: contexts is {}, must be at least 1", contexts);
         expects(in_flight >= 1 && in_flight <= 64,
                 "RingOptions: in_flight is {}, must be between 1 and 64", in_flight);
     }
@@ -95,7 +97,8 @@ private:
         State(B backend, Store store, RingOptions o)
           : options((o.validate(), o))
           , tier(std::move(backend), std::move(store),
-                 {.layers = o.slots,
+                 {.contexts = o.contexts,
+                  .layers = o.slots,
                   .in_flight = o.in_flight,
                   .pin_dense = o.pin_dense,
                   .raised_by = "RingOptions::slots"}) {}

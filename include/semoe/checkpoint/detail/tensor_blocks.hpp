@@ -27,6 +27,7 @@ struct BlockTensors {
     struct Block {
         BlockLayout layout;
         Dtype dtype = Dtype::U8;
+        std::string codes = {}; ///< of codes_of()
     };
     Block expert, router;
     std::optional<Block> shared = {};
@@ -181,6 +182,7 @@ private:
                               (key.kind == BlockKind::weight
                                    ? " is none of this model's"
                                    : " is not in the file: a store of tensors has weights alone"));
+        expect_codes(key, made_of->codes);
         index_t const element = size_bytes(made_of->dtype);
         Block block{{made_of->layout.elements() * element, made_of->layout.id()}, {}};
         for (Slice const& slice : made_of->layout) {
@@ -198,6 +200,16 @@ private:
         // Whoever waits for a load must see that it was started, also of a block without slices.
         if (block.parts.empty()) block.parts.push_back({});
         return block;
+    }
+
+    void expect_codes(BlockKey key, std::string const& wanted) const {
+        if (wanted.empty()) return;
+        std::string const name =
+            layer_prefix(key.layer) + (key.expert == shared_block ? shared_codes : expert_codes);
+        auto const found = header_.metadata().find(own(name));
+        std::string const has = found != header_.metadata().end() ? found->second : "missing";
+        if (has != wanted)
+            throw store_error(path() + ": " + name + " is " + has + ", this model has " + wanted);
     }
 
     BlockTensors tensors_;

@@ -9,6 +9,21 @@
 
 namespace semoe::checkpoint::detail {
 
+inline constexpr char const* own_prefix = "semoe.";
+/// What checkpoints call their own in a file's metadata.
+inline std::string own(std::string_view key) { return own_prefix + std::string(key); }
+
+/// Names of what tells codes of equal shapes apart, in a layer.
+inline constexpr char const *expert_codes = "experts.codes", *shared_codes = "shared.codes";
+/// What an expert's tensors are codes of; empty where they are the weights themselves.
+template <class X>
+std::string codes_of(X const& expert) {
+    if constexpr (requires { expert.codes(); })
+        return expert.codes();
+    else
+        return {};
+}
+
 /// "layers.7.".
 inline std::string layer_prefix(layer_id layer) { return "layers." + std::to_string(layer) + "."; }
 
