@@ -8,6 +8,7 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
+#include "semoe/layer/blocks.hpp"
 #include "semoe/version.hpp"
 
 #include <concepts>
