@@ -111,6 +111,8 @@ public:
         auto const to = matrix_of(view);
         auto const elements = elements_of(part, to);
         using T = std::remove_pointer_t<decltype(to.data)>;
+        static_assert(!std::is_const_v<T>, "checkpoint::Reader::read_values: the view is of "
+                                           "constants: give one that can be written");
         auto const values = file_of(part.name).template values<T>(part.name, elements);
         for (index_t r = 0; r < to.rows && to.cols > 0; ++r)
             b.copy(to.row(r), values.data() + r * to.cols, std::size_t(to.cols) * sizeof(T));

@@ -9,13 +9,12 @@
 namespace semoe::checkpoint {
 
 /// Where a matrix lies in a file that holds several in one tensor: all experts' in slices, gate's
-/// and up's rows together, or the other way round. As published models have them, of E experts and
-/// I inner columns:
+/// and up's rows together, or the other way round. As published models of E experts have them:
 ///
-///     {.name = "experts.gate_up_proj", .slice = 3, .slices = E, .part = 1, .parts = 2} // [E, 2I,
-///     H]
-///     {.name = "experts.down_proj", .slice = 3, .slices = E, .transposed = true}       // [E, I,
-///     H]
+///     // up_proj [I, H] of expert 3 in [E, 2I, H]; with .transposed = true in [E, H, 2I]
+///     {.name = "experts.gate_up_proj", .slice = 3, .slices = E, .part = 1, .parts = 2}
+///     // down_proj [H, I] in [E, I, H]
+///     {.name = "experts.down_proj", .slice = 3, .slices = E, .transposed = true}
 struct TensorPart {
     std::string name;
     index_t slice = 0, slices = 0; ///< which of the first dimension, and its size; 0: it has none
