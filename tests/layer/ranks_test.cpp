@@ -1,4 +1,6 @@
 #include "semoe/expert/with_shared.hpp"
+#include "semoe/gate/expert_choice.hpp"
+#include "semoe/gate/switch.hpp"
 #include "support/grid.hpp"
 
 #include <doctest/doctest.h>
@@ -220,6 +222,38 @@ TEST_CASE("layer/ranks: what must be alike on all ranks and is not is named on e
     named([](Given& g) { g.config.z_loss_weight = 0; }, "MoeConfig::z_loss_weight");
     named([](Given& g) { g.mode = Mode::training; }, "the context's mode");
     CHECK(errors([](Given&) {}).empty());
+}
+
+TEST_CASE("layer/ranks: other gates' settings and a shared expert's gate are named, too") {
+    auto const refused = [](auto const& layer_of, std::string const& what) {
+        comm::ThreadWorld(2, {.timeout = std::chrono::seconds(60)}).run([&](comm::Threads rank) {
+            auto layer = layer_of(rank);
+            CHECK_THROWS_WITH_AS((void)layer.make_context(T),
+                                 doctest::Contains((what + " differs between ranks").c_str()),
+                                 precondition_error);
+        });
+    };
+    CpuBackend const b{.threads = 1};
+    Swi const one{.hidden = H, .intermediate = 10};
+    refused(
+        [&](comm::Threads rank) {
+            return MoeLayer{b, gate::Switch{.num_experts = E, .jitter = 0.1 * rank.rank()}, one,
+                            rank};
+        },
+        "the gate's setting");
+    refused(
+        [&](comm::Threads rank) {
+            gate::ExpertChoice const gate{.num_experts = E, .capacity_factor = 1.0 + rank.rank()};
+            return MoeLayer{b, gate, one, rank};
+        },
+        "the gate's setting");
+    refused(
+        [&](comm::Threads rank) {
+            gate::TopK<gate::Softmax> const gate{.num_experts = E, .top_k = K};
+            return MoeLayer{b, gate, expert::WithShared<Swi, Swi>{one, one, rank.rank() == 1},
+                            rank};
+        },
+        "the router's size");
 }
 
 TEST_CASE("layer/ranks: of an engine's own routing all ranks count tokens and refused choices") {

@@ -157,52 +157,50 @@ TEST_CASE("layer/sequence: what mostly does not come true is not told, until it 
         }
 }
 
-TEST_CASE("layer/sequence: a layer's own list comes first, then the following layers") {
+/// A sequenced tier over three layers, read once, and what the tier under it is told.
+struct ReadOnce {
     CpuBackend b;
     test::RecordingTier recording;
-    Sequenced tier{recording};
-    static_assert(MemoryTier<decltype(tier), CpuBackend>);
-    for (int l = 0; l < 3; ++l)
-        for (int e = 0; e < num_experts; ++e) tier.declare(b, key(l, e), {8, LayoutId::row_major});
-    auto& told = *recording.told;
-    auto const acquire = [&](BlockKey block) {
-        (void)tier.acquire(b, block, Access::read).bytes();
-    };
-    for (auto const& [block, access] : forward_pass(3)) acquire(block);
-    CHECK(told.empty());
-    acquire(key(0, 0));
-    CHECK(told.back() == Keys{key(0, 1), key(1, 0), key(1, 1), key(2, 0)}); // twice the slots
+    Sequenced<test::RecordingTier> tier{recording};
+    std::vector<Keys>& told = *recording.told;
+
+    ReadOnce() {
+        for (int l = 0; l < 3; ++l)
+            for (int e = 0; e < num_experts; ++e)
+                tier.declare(b, key(l, e), {8, LayoutId::row_major});
+        for (auto const& [block, access] : forward_pass(3)) acquire(block);
+    }
+    void acquire(BlockKey block) { (void)tier.acquire(b, block, Access::read).bytes(); }
+};
+
+TEST_CASE("layer/sequence: a layer's own list comes first, then the following layers") {
+    ReadOnce x;
+    static_assert(MemoryTier<decltype(x.tier), CpuBackend>);
+    CHECK(x.told.empty());
+    x.acquire(key(0, 0));
+    CHECK(x.told.back() == Keys{key(0, 1), key(1, 0), key(1, 1), key(2, 0)}); // twice the slots
     Keys const own{key(0, 1)};
-    tier.prefetch(b, own);
-    CHECK(told.back() == Keys{key(0, 1), key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
-    CHECK(told.size() == 2);
-    acquire(key(0, 1));
-    CHECK(told.size() == 2); // only when a layer begins
-    tier.prefetch(b, Keys{});
-    CHECK(told.back() == Keys{key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
+    x.tier.prefetch(x.b, own);
+    CHECK(x.told.back() == Keys{key(0, 1), key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
+    CHECK(x.told.size() == 2);
+    x.acquire(key(0, 1));
+    CHECK(x.told.size() == 2); // only when a layer begins
+    x.tier.prefetch(x.b, Keys{});
+    CHECK(x.told.back() == Keys{key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
 }
 
 TEST_CASE("layer/sequence: a prediction ends with its layer, though that announces nothing") {
-    CpuBackend b;
-    test::RecordingTier recording;
-    Sequenced tier{recording};
-    for (int l = 0; l < 3; ++l)
-        for (int e = 0; e < num_experts; ++e) tier.declare(b, key(l, e), {8, LayoutId::row_major});
-    auto& told = *recording.told;
-    auto const acquire = [&](BlockKey block) {
-        (void)tier.acquire(b, block, Access::read).bytes();
-    };
-    for (auto const& [block, access] : forward_pass(3)) acquire(block);
-    acquire(key(0, 0));
-    tier.predict(1, Keys{key(1, 1)});
-    tier.prefetch(b, Keys{key(0, 1)});
-    CHECK(told.back().at(1) == key(1, 1));
-    acquire(key(1, 0));
-    CHECK(told.back().at(0) == key(1, 1));
-    acquire(key(2, 0));
-    tier.prefetch(b, Keys{key(2, 1)});
-    CHECK(told.back().at(0) == key(2, 1));
-    CHECK(told.back().at(1) == key(0, 0));
+    ReadOnce x;
+    x.acquire(key(0, 0));
+    x.tier.predict(1, Keys{key(1, 1)});
+    x.tier.prefetch(x.b, Keys{key(0, 1)});
+    CHECK(x.told.back().at(1) == key(1, 1));
+    x.acquire(key(1, 0));
+    CHECK(x.told.back().at(0) == key(1, 1));
+    x.acquire(key(2, 0));
+    x.tier.prefetch(x.b, Keys{key(2, 1)});
+    CHECK(x.told.back().at(0) == key(2, 1));
+    CHECK(x.told.back().at(1) == key(0, 0));
 }
 
 TEST_CASE("layer/sequence: behind a layer's own list comes what it read after such blocks") {

@@ -139,8 +139,7 @@ struct Checking {
 private:
     static void check(SafetensorsFile const& file, std::string const& name,
                       std::string const& value, char const* hint) {
-        auto const it = file.metadata().find(own(name));
-        std::string const found = it == file.metadata().end() ? "missing" : it->second;
+        std::string const found = own_value(file.metadata(), name);
         if (found == value) return;
         // Whatever is prepared, the file will not have states that it lacks.
         bool const none = found == "0" || found == "false";

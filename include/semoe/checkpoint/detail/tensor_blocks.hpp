@@ -206,8 +206,7 @@ private:
         if (wanted.empty()) return;
         std::string const name =
             layer_prefix(key.layer) + (key.expert == shared_block ? shared_codes : expert_codes);
-        auto const found = header_.metadata().find(own(name));
-        std::string const has = found != header_.metadata().end() ? found->second : "missing";
+        std::string const has = own_value(header_.metadata(), name);
         if (has != wanted)
             throw store_error(path() + ": " + name + " is " + has + ", this model has " + wanted);
     }

@@ -3,6 +3,7 @@
 #include "semoe/checkpoint/number.hpp"
 #include "semoe/core/types.hpp"
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +13,12 @@ namespace semoe::checkpoint::detail {
 inline constexpr char const* own_prefix = "semoe.";
 /// What checkpoints call their own in a file's metadata.
 inline std::string own(std::string_view key) { return own_prefix + std::string(key); }
+/// Its value there, or "missing".
+inline std::string own_value(std::map<std::string, std::string> const& metadata,
+                             std::string_view key) {
+    auto const found = metadata.find(own(key));
+    return found != metadata.end() ? found->second : "missing";
+}
 
 /// Names of what tells codes of equal shapes apart, in a layer.
 inline constexpr char const *expert_codes = "experts.codes", *shared_codes = "shared.codes";

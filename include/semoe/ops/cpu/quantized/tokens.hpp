@@ -59,8 +59,8 @@ struct TokenTiles {
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
     index_t few;         ///< of the last tokens, which are lines, too
-    char* few_lines;     ///< [few_groups][padded][lines_of_group][64]
-    index_t group_bytes; ///< from one group to the next
+    char* few_lines;     ///< of each group [padded][lines_of_group][64]
+    index_t group_bytes; ///< from one group's to the next
 
     char* few_group(index_t g) const { return few_lines + g * group_bytes; }
 
