@@ -74,33 +74,42 @@ public:
 
     SEMOE_AVX2 SEMOE_NOINLINE static void multiply(BlockSteps const& s, Fetch& fetch, int lines,
                                                    bool add, float* results) {
-        if (!add) std::memset(results, 0, 2 * tile_bytes);
+        if (!add) std::memset(results, 0, std::size_t(s.columns > 16 ? 4 : 2) * tile_bytes);
         alignas(32) float sums[most_columns][32];
         index_t const columns = (s.columns + 3) / 4 * 4;
+        auto const result = [&](index_t row, index_t column) -> float& {
+            return results[column / 16 * 2 * tile_floats + row * 16 + column % 16];
+        };
         for (index_t m = 0; m < columns; ++m)
-            for (index_t r = 0; r < 32; ++r) sums[m][r] = results[r * 16 + m];
+            for (index_t r = 0; r < 32; ++r) sums[m][r] = result(r, m);
         alignas(64) char words[slab * 2 * tile_bytes];
         char const* right = s.right;
+        // Some all the time: of many lines that are asked for at once Zen 3 forgets a part.
+        int const when_turning = lines / 2;
+        index_t const asking = min(columns, index_t(8));
+        int const a_quarter =
+            lines_of_pass(lines - when_turning, 4 * (s.columns > 2 ? asking / 2 : 1));
         for (index_t first = 0; first < s.steps; first += slab) {
             index_t const steps = min(slab, s.steps - first);
             for (index_t rows = 0; rows < 32; rows += 8)
-                transpose(s, first, steps, rows, fetch, lines, words);
+                transpose(s, first, steps, rows, fetch, when_turning, words);
             for (index_t i = 0; i < steps; ++i, right += 16 * Words::lines * s.word_line) {
                 char const* const tiles = words + i * 2 * tile_bytes;
                 if (s.columns == 1) {
-                    chains<4, 1>(tiles, right, s.word_line, sums[0]);
+                    chains<4, 1>(tiles, right, s.word_line, fetch, a_quarter, sums[0]);
                 } else if (s.columns == 2) {
-                    chains<4, 2>(tiles, right, s.word_line, sums[0]);
+                    chains<4, 2>(tiles, right, s.word_line, fetch, a_quarter, sums[0]);
                 } else {
-                    for (index_t m = 0; m < columns; m += 4) {
-                        chains<2, 4>(tiles, right + m * 4, s.word_line, sums[m]);
-                        chains<2, 4>(tiles + tile_bytes, right + m * 4, s.word_line, sums[m] + 16);
-                    }
+                    for (index_t m = 0; m < columns; m += 4)
+                        for (index_t place = 0; place < 2; ++place)
+                            chains<2, 4>(tiles + place * tile_bytes,
+                                         right + m / 16 * s.right_tile + m % 16 * 4, s.word_line,
+                                         fetch, m < asking ? a_quarter : 0, sums[m] + place * 16);
                 }
             }
         }
         for (index_t m = 0; m < columns; ++m)
-            for (index_t r = 0; r < 32; ++r) results[r * 16 + m] = sums[m][r];
+            for (index_t r = 0; r < 32; ++r) result(r, m) = sums[m][r];
     }
 
 private:
@@ -122,17 +131,20 @@ private:
     }
     template <int Vectors, int Columns>
     SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, index_t line,
-                                               float* sums) {
-        chains<Vectors>(rows, columns, line, sums,
+                                               Fetch& fetch, int lines, float* sums) {
+        chains<Vectors>(rows, columns, line, fetch, lines, sums,
                         std::make_integer_sequence<int, Vectors * Columns>{});
     }
     /// One step of some columns by 8 rows a vector, whose words are lanes.
+    /// @param lines  to fetch in each quarter of the step
     template <int Vectors, int... I>
     SEMOE_AVX2 SEMOE_INLINE static void chains(char const* rows, char const* columns, index_t line,
-                                               float* sums, std::integer_sequence<int, I...>) {
+                                               Fetch& fetch, int lines, float* sums,
+                                               std::integer_sequence<int, I...>) {
         auto const at = [sums](index_t i) { return sums + i / Vectors * 32 + i % Vectors * 8; };
         __m256 s[] = {_mm256_load_ps(at(I))...};
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line) {
+            if (i % 4 == 0) fetch.some(lines);
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
             if constexpr (Words::lines == 2) columns += line;
             if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);

@@ -77,9 +77,9 @@ struct DepthParts {
     }
 
 private:
-    /// Of a row: a page, where one place is read at a time.
+    /// Of a row: a page, where few places are read in turn.
     static constexpr index_t most_bytes(TileForm form) {
-        return Fetch::places(form.isa, 1) == 1 ? 4096 : 2048;
+        return Fetch::places(form.isa, 1) <= 2 ? 4096 : 2048;
     }
 };
 

@@ -27,7 +27,7 @@ constexpr index_t blocks_of_16(index_t n) { return (n + 15) / 16; }
 /// Up to so many columns of a product meet rows of 16 bits as those lie; more of them share the
 /// work of widening rows to floats. Where nothing is widened they are those of narrow lines.
 constexpr index_t few_columns(Isa isa) {
-    return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 6 : isa == Isa::avx2 ? 8 : 4;
+    return isa == Isa::avx512 || isa == Isa::avx512_vnni ? 6 : isa == Isa::avx2 ? 24 : 4;
 }
 
 /// Columns that a line of words has room for where they are few: a whole block's lines would take
