@@ -226,7 +226,7 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
     check_kernel<portable::FloatKernel<portable::Vectors>, float>();
 #if SEMOE_X86
     check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
-    if (!lacks(Isa::avx2)) check_kernel<avx2::VectorKernel<avx2::FloatWords>, float>();
+    if (!lacks(Isa::avx2)) check_kernel<avx2::FloatKernel, float>();
     if (lacks(Isa::avx512)) return;
     check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
@@ -241,8 +241,7 @@ TEST_CASE("ops/block_kernel: few columns of bf16 have the bits of many in floats
     check_widened<portable::FewKernel<portable::WidenedWords<portable::Vectors>>,
                   portable::FloatKernel<portable::Vectors>>();
 #if SEMOE_X86
-    if (!lacks(Isa::avx2))
-        check_widened<avx2::FewKernel<avx2::WidenedWords>, avx2::VectorKernel<avx2::FloatWords>>();
+    if (!lacks(Isa::avx2)) check_widened<avx2::FewKernel<avx2::WidenedWords>, avx2::FloatKernel>();
     if (!lacks(Isa::avx512))
         check_widened<avx512::FewKernel<avx512::WidenedWords>,
                       avx512::VectorKernel<avx512::FloatWords>>();
@@ -279,7 +278,7 @@ TEST_CASE("ops/block_kernel: where nobody wants the second sixteen rows, tiles t
 TEST_CASE("ops/block_kernel: vectors of 8 and of 16 have the same bits") {
     if (lacks(Isa::avx512)) return;
     for (bool const add : {false, true})
-        CHECK(same_bits(Block<float>(9).run<avx2::VectorKernel<avx2::FloatWords>>(32, add),
+        CHECK(same_bits(Block<float>(9).run<avx2::FloatKernel>(32, add),
                         Block<float>(9).run<avx512::VectorKernel<avx512::FloatWords>>(32, add)));
 }
 

@@ -52,8 +52,8 @@ std::string code_of(std::map<std::string, std::string> const& functions, std::st
 int count_calls(std::string const& code) {
     return count_lines(code, "\tcall") + count_lines(code, "R_X86_64_PLT32");
 }
-int count_spills(std::string const& code) {
-    return count_lines(code, "%zmm", "(%rsp") + count_lines(code, "%zmm", "(%rbp)");
+int count_spills(std::string const& code, std::string const& registers = "%zmm") {
+    return count_lines(code, registers, "(%rsp") + count_lines(code, registers, "(%rbp)");
 }
 
 /// Of a translation unit of this folder; none, and a message, where nothing can be looked at.
@@ -121,9 +121,16 @@ TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memo
               product, 0);
     // A Fetch is copied by whole vectors, five times at most; sums in memory would be sixteen.
     for (char const* format : {"Int8", "Int4"})
-        for (char const* tokens : {"4l", "8l"})
-            check(std::string("avx512::FewRows<semoe::quant::") + format + ">::tile<" + tokens,
-                  "vpdpbusd", 5);
+        for (char const* tokens : {"4l", "8l"}) {
+            std::string const name = std::string("::FewRows<semoe::quant::") + format + ">::tile<";
+            check("avx512" + name + tokens, "vpdpbusd", 5);
+            std::string const code = code_of(functions, "avx2" + name + tokens);
+            CAPTURE(format);
+            CAPTURE(tokens);
+            CHECK(count_calls(code) == 0);
+            CHECK(count_lines(code, "vpmaddubsw", "%ymm") >= 16);
+            CHECK(count_spills(code, "%ymm") == 0);
+        }
 }
 
 TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {

@@ -214,8 +214,9 @@ private:
             Words::add(a, Words::template column<Part>(load_half(line + 32)), high);
     }
 };
-template <class Words>
-using VectorKernel = cpu::VectorKernel<FewKernel<Words>, Chains<Words>>;
+using FloatKernel = VectorKernel<FewKernel<FloatWords>, Chains<FloatWords>>;
+/// Few tokens meet codes line by line instead.
+using ByteKernel = VectorKernel<void, Chains<ByteWords>>;
 
 } // namespace semoe::ops::cpu::avx2
 #endif

@@ -140,15 +140,18 @@ struct ByteLines {
     }
 
 private:
-    /// Words of the first block to lines, where they are wanted; zeros beyond the last step.
+    /// Words of few tokens to lines, too; zeros beyond the last step.
     SEMOE_AVX2 static void spread(TokenTiles const& t, index_t steps) {
-        if (!t.few) return;
-        index_t const bytes = lines_of_group(t.few, 0) * line_bytes;
-        std::memset(t.few_lines, 0, std::size_t(TokenTiles::padded(steps) * bytes));
-        for (index_t s = 0; s < steps; ++s) {
-            alignas(64) char lines[tile_bytes];
-            transpose_words(t.words + s * tile_bytes, line_bytes, lines);
-            std::memcpy(t.few_lines + s * bytes, lines, std::size_t(bytes));
+        for (index_t group = 0; group < few_groups(t.few); ++group) {
+            index_t const bytes = lines_of_group(t.few, group) * line_bytes;
+            index_t const block = t.first_few / 16 + group / 2;
+            char* to = t.few_group(group);
+            for (index_t s = 0; s < steps; ++s, to += bytes) {
+                alignas(64) char lines[tile_bytes];
+                transpose_words(t.words + (block * steps + s) * tile_bytes, line_bytes, lines);
+                std::memcpy(to, lines + group % 2 * 8 * line_bytes, std::size_t(bytes));
+            }
+            std::memset(to, 0, std::size_t((TokenTiles::padded(steps) - steps) * bytes));
         }
     }
     /// The first n numbers of a row as 64 bytes.

@@ -109,7 +109,7 @@ struct ByteLines {
             }
             store_offsets(to, block, sums);
         }
-        spread(to, m.rows, byte_steps(m.cols));
+        spread(to, byte_steps(m.cols));
     }
     template <class T>
     SEMOE_AVX512 static void pack(TokenLanes<T> const& m, index_t rows, TokenTiles const& to) {
@@ -136,7 +136,7 @@ struct ByteLines {
             }
             store_offsets(to, block, sums);
         }
-        spread(to, rows, byte_steps(m.depth));
+        spread(to, byte_steps(m.depth));
     }
     SEMOE_AVX512 static void numbers_of(SumScales const& s, index_t rows, float* sums) {
         for (index_t r = 0; r < rows; ++r, sums += 16) {
@@ -173,8 +173,8 @@ struct ByteLines {
 
 private:
     /// Words of the last, few tokens to lines; zeros beyond the last step.
-    SEMOE_AVX512 static void spread(TokenTiles const& t, index_t rows, index_t steps) {
-        index_t const padded = TokenTiles::padded(steps), first = (rows - t.few) / 16;
+    SEMOE_AVX512 static void spread(TokenTiles const& t, index_t steps) {
+        index_t const padded = TokenTiles::padded(steps), first = t.first_few / 16;
         for (index_t block = 0; block < blocks_of_16(t.few); ++block)
             for (index_t s = 0; s < padded; ++s) {
                 __m512i x[16] = {};

@@ -30,8 +30,8 @@ void with_block_kernel(TileForm form, F const& f) {
     }
 #if SEMOE_X86
     if (form.isa == Isa::avx2)
-        with_kernel_of_floats<T, avx2::VectorKernel<avx2::FloatWords>,
-                              avx2::FewKernel<avx2::WidenedWords>>(form, with);
+        with_kernel_of_floats<T, avx2::FloatKernel, avx2::FewKernel<avx2::WidenedWords>>(form,
+                                                                                         with);
     else if constexpr (std::same_as<T, float>)
         form.lanes ? with(avx512::LanesKernel<avx512::FloatWords>{})
                    : with(avx512::VectorKernel<avx512::FloatWords>{});

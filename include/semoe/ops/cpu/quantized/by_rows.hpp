@@ -70,7 +70,7 @@ void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> cons
             float* const rest = results + pairs * pair_floats;
             if (isa != Isa::avx2)
                 avx512::FewRows<Format>(w, x).multiply(p, fetch, rest);
-            else if constexpr (decoded == 2)
+            else
                 avx2::FewRows<Format>(w, x).multiply(p, fetch, rest);
         }
 #endif

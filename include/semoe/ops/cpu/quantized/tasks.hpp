@@ -19,7 +19,7 @@ void with_byte_kernel(Isa isa, F const& f) {
     if (isa == Isa::portable) return with(portable::ByteKernel{});
 #if SEMOE_X86
     if (isa == Isa::avx2)
-        with(avx2::VectorKernel<avx2::ByteWords>{});
+        with(avx2::ByteKernel{});
     else if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
     else if (isa == Isa::avx512)
