@@ -13,6 +13,8 @@ if("kernels" IN_LIST semoe_FIND_COMPONENTS)
         add_library(semoe::kernels ALIAS semoe_kernels)
         target_link_libraries(semoe_kernels PUBLIC semoe::semoe)
         target_compile_definitions(semoe_kernels PUBLIC SEMOE_EXTERN_KERNELS)
+        # Shared libraries link it, too.
+        set_target_properties(semoe_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON)
     endif()
 endif()
 

@@ -76,7 +76,7 @@ inline Options parse_options(int argc, char** argv) {
         else if (flag == "--tokens")
             o.tokens = given.count(0);
         else if (flag == "--threads")
-            o.threads = given.count(1);
+            o.threads = given.count(1, 65536);
         else if (flag == "--trace")
             o.trace = given.text();
         else if (flag == "--no-predict")

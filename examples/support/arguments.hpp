@@ -2,7 +2,10 @@
 
 // The flags of a program: what follows each, as text, number or size, refused by name.
 
+#include <charconv>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -34,12 +37,23 @@ public:
         std::string const given = text();
         std::size_t used = 0;
         double const n = leading_number(given, used);
-        if (used != given.size() || used == 0 || n < least)
+        if (used != given.size() || used == 0 || !(n >= least) || std::isinf(n))
             throw std::invalid_argument(flag_ + ": '" + given + "' is no number of at least " +
                                         std::to_string(int(least)));
         return n;
     }
-    std::int64_t count(double least) { return std::int64_t(number(least)); }
+    std::int64_t count(std::int64_t least,
+                       std::int64_t most = std::numeric_limits<std::int64_t>::max()) {
+        std::string const given = text();
+        char const* const end = given.data() + given.size();
+        std::int64_t n = 0;
+        auto const parsed = std::from_chars(given.data(), end, n);
+        if (parsed.ec != std::errc() || parsed.ptr != end || n < least || n > most)
+            throw std::invalid_argument(
+                flag_ + ": '" + given + "' is no whole number of at least " +
+                std::to_string(least) + " and at most " + std::to_string(most));
+        return n;
+    }
     /// Bytes, of "512MiB", "2 GB", "4096".
     std::int64_t size() {
         std::string const given = text();
@@ -52,7 +66,8 @@ public:
         } units[] = {{"", 1},          {"kB", 1e3},      {"MB", 1e6},     {"GB", 1e9},
                      {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}};
         for (auto const& unit : units)
-            if (n > 0 && given.substr(used) == unit.name) return std::int64_t(n * unit.bytes);
+            if (n > 0 && n * unit.bytes < 9e18 && given.substr(used) == unit.name)
+                return std::int64_t(n * unit.bytes);
         throw std::invalid_argument(flag_ + ": '" + given + "' is no size such as 512MiB or 2GiB");
     }
     /// @param names  separated by spaces

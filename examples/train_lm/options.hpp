@@ -14,7 +14,6 @@ struct Options {
     std::int64_t steps = 0; // 0: as long as --seconds says
     double seconds = 120;
     std::uint64_t seed = 1;
-    bool seed_given = false;
     int threads = 0;
     std::string out;
     std::int64_t every = 200;
@@ -50,7 +49,7 @@ inline constexpr char const* usage =
 
 inline Options parse_options(int argc, char** argv) {
     Options o;
-    bool timed = false;
+    bool timed = false, seeded = false;
     examples::Arguments given(argc, argv);
     while (given.next()) {
         std::string const& flag = given.flag();
@@ -62,9 +61,9 @@ inline Options parse_options(int argc, char** argv) {
         else if (flag == "--seconds")
             o.seconds = given.number(0), timed = true;
         else if (flag == "--seed")
-            o.seed = std::uint64_t(given.number(0)), o.seed_given = true;
+            o.seed = std::uint64_t(given.count(0)), seeded = true;
         else if (flag == "--threads")
-            o.threads = int(given.number(1));
+            o.threads = int(given.count(1, 65536));
         else if (flag == "--out")
             o.out = given.text();
         else if (flag == "--every")
@@ -95,6 +94,8 @@ inline Options parse_options(int argc, char** argv) {
         throw std::invalid_argument("--flush needs --memory and --storage");
     if (!o.resume.empty() && !o.out.empty())
         throw std::invalid_argument("--resume continues in its own directory; drop --out");
+    if (!o.resume.empty() && seeded)
+        throw std::invalid_argument("--resume continues with the run's own seed; drop --seed");
     return o;
 }
 

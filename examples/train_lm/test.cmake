@@ -91,7 +91,24 @@ train(1 "no checkpoint in" --text ${OUT}/text --resume ${OUT}/nothing)
 train(1 "the text has 9 bytes" --text ${OUT}/short --steps 1 --out ${OUT}/none)
 train(1 "cannot read" --text ${OUT}/missing --steps 1 --out ${OUT}/none)
 train(2 "unknown flag --step" --step 1)
-train(2 "--steps: 'many' is no number" --steps many)
+train(2 "--steps: 'many' is no whole number" --steps many)
+train(2 "--seed: '1e30' is no whole number" --seed 1e30)
+train(2 "--seconds: 'nan' is no number" --seconds nan)
+train(2 "drop --seed" --resume ${OUT}/whole --seed 2)
+
+# A storage of another run is neither continued nor replaced.
+train(0 "val loss" --text ${OUT}/text --seed 77 --steps 1 --out ${OUT}/run-77 --memory 8MiB
+    --storage ${OUT}/blocks-77)
+foreach(run whole run-77-misspelt)
+    file(SHA256 ${OUT}/blocks-77/blocks.semoe before)
+    train(1 "its seed is 77, that of .*step-4.safetensors is 1|no checkpoint in .*misspelt"
+        --text ${OUT}/text --steps 9 --resume ${OUT}/${run} --memory 8MiB
+        --storage ${OUT}/blocks-77)
+    file(SHA256 ${OUT}/blocks-77/blocks.semoe after)
+    if(NOT before STREQUAL after)
+        message(FATAL_ERROR "${run}: another run's blocks have changed")
+    endif()
+endforeach()
 
 # Ctrl-C: timeout sends the signal.
 if(TIMEOUT)

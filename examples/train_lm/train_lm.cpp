@@ -77,14 +77,22 @@ std::string continued_run(Options& options, Corpus const& corpus) {
     options.out = options.resume;
     std::string const checkpoint = newest_checkpoint(options.resume);
     auto const stored = stored_run(options.storage);
-    if (checkpoint.empty() && !stored)
+    if (checkpoint.empty() && !(stored && fs::is_directory(options.resume)))
         throw std::runtime_error("train_lm: no checkpoint in " + options.resume);
-    index_t const saved =
-        checkpoint.empty() ? -1 : semoe::checkpoint::read_state(checkpoint).state.step;
-    options.from_storage = stored && stored->state.step >= saved;
+    semoe::checkpoint::Resumed saved;
+    saved.state.step = -1;
+    auto const fields = run_fields(options, corpus);
+    if (!checkpoint.empty()) saved = semoe::checkpoint::read_state(checkpoint);
+    if (stored) semoe::checkpoint::expect_fields(storage_file(options.storage), *stored, fields);
+    if (stored && !checkpoint.empty() && stored->state.seed != saved.state.seed)
+        throw std::runtime_error("train_lm: " + storage_file(options.storage) +
+                                 " is of another run: its seed is " +
+                                 std::to_string(stored->state.seed) + ", that of " + checkpoint +
+                                 " is " + std::to_string(saved.state.seed));
+    options.from_storage = stored && stored->state.step >= saved.state.step;
     auto const from = options.from_storage ? storage_file(options.storage) : checkpoint;
-    auto const run = options.from_storage ? *stored : semoe::checkpoint::read_state(checkpoint);
-    semoe::checkpoint::expect_fields(from, run, run_fields(options, corpus));
+    auto const& run = options.from_storage ? *stored : saved;
+    semoe::checkpoint::expect_fields(from, run, fields);
     options.seed = run.state.seed;
     options.storage_step = run.state.step;
     std::printf("continuing from step %lld in %s\n", static_cast<long long>(run.state.step),

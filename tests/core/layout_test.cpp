@@ -65,6 +65,19 @@ TEST_CASE("core/layout: misuse is refused by name") {
     CHECK_THROWS_WITH_AS(full.add("x", 1, 1), "BlockLayout: too many slices", precondition_error);
 }
 
+TEST_CASE("core/layout: contents tell names, shapes and elements apart") {
+    auto const of = [](char const* name, index_t rows, index_t cols, std::string const& elements) {
+        return BlockLayout{}.add(name, rows, cols).contents(elements);
+    };
+    auto const one = of("w", 2, 6, "f4");
+    CHECK(one == of("w", 2, 6, "f4"));
+    for (auto const other : {of("w", 3, 4, "f4"), of("v", 2, 6, "f4"), of("w", 2, 6, "bf16"),
+                             BlockLayout{}.add("w", 1, 6).add("w", 1, 6).contents("f4")})
+        CHECK(other != one);
+    CHECK(element_name<float>() != element_name<std::int32_t>());
+    CHECK(element_name<f16>() != element_name<bf16>());
+}
+
 TEST_CASE("core/layout: every layout has a name") {
     CHECK(std::string(to_string(LayoutId::row_major)) == "row_major");
     CHECK(std::string(to_string(LayoutId::panels_16)) == "panels_16");

@@ -1,3 +1,4 @@
+#include "semoe/expert/ffn.hpp"
 #include "semoe/expert/gated.hpp"
 #include "semoe/expert/quantized.hpp"
 #include "semoe/gate/topk.hpp"
@@ -5,6 +6,8 @@
 #include "semoe/optim/adamw.hpp"
 #include "semoe/optim/adamw8.hpp"
 #include "semoe/optim/sgd.hpp"
+#include "semoe/tier/cached.hpp"
+#include "semoe/tier/store/host.hpp"
 #include "support/layer.hpp"
 
 #include <doctest/doctest.h>
@@ -43,6 +46,21 @@ struct WrongGate : TopK {
         b.synchronize();
         out.topk_ids(token, 0) = wrong;
         out.topk_ids(token, 1) = 1;
+    }
+};
+
+/// A schedule of the user's of two chunks, counted from `first` on, of which it combines some.
+struct WrongSchedule {
+    index_t chunks = 2, first = 0, combined = 2;
+
+    template <class Stages>
+    void run(Stages& stages) const {
+        auto& q = stages.compute();
+        for (index_t c = 0; c < chunks; ++c) {
+            stages.dispatch(q, first + c);
+            stages.experts(q, first + c);
+            if (c < combined) stages.combine(q, first + c);
+        }
     }
 };
 
@@ -128,6 +146,62 @@ TEST_CASE("layer/refusal: initialize forgets gradients") {
     double const once = norm();
     CHECK(norm() == once);
 }
+TEST_CASE("layer/refusal: initialize forgets moments") {
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> y(x.size());
+    Mat const in{x.data(), T, H}, out{y.data(), T, H};
+    auto const trained = [&](auto& layer) {
+        layer.initialize(3);
+        auto own = layer.make_context(T, Mode::training);
+        layer.forward(in, out, own);
+        layer.backward(in, out, own);
+        train_step(layer, optim::AdamW{}, {});
+        return test::parameters_of(layer);
+    };
+    auto layer = make_layer();
+    auto const once = trained(layer);
+    CHECK(trained(layer) == once);
+}
+TEST_CASE("layer/refusal: a schedule of the user's that leaves work out, or names what is not "
+          "there") {
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> y(x.size());
+    Mat const in{x.data(), T, H}, out{y.data(), T, H};
+    auto const refused = [&](WrongSchedule schedule, char const* what) {
+        MoeLayer layer{CpuBackend{.threads = 1},
+                       TopK{.num_experts = 4, .top_k = 2},
+                       expert::SwiGlu<float>{.hidden = H, .intermediate = 6},
+                       comm::Self{},
+                       tier::Resident<CpuBackend>{CpuBackend{.threads = 1}},
+                       schedule};
+        auto context = layer.make_context(T, Mode::training);
+        CHECK_THROWS_WITH_AS(layer.forward(in, out, context), doctest::Contains(what),
+                             precondition_error);
+    };
+    refused({.combined = 1},
+            "the schedule ran dispatch, experts and combine of 2, 2 and 1 chunks, and not of 2");
+    refused({.first = 1}, "the schedule names chunk 2 of 2");
+    refused({.first = -1}, "the schedule names chunk -1 of 2");
+}
+TEST_CASE("layer/refusal: a store's weights of another type, or of other matrices") {
+    CpuBackend b{.threads = 1};
+    tier::HostStore store;
+    auto const open = [&]<class X>(X const& expert) {
+        return MoeLayer{b, TopK{.num_experts = 4, .top_k = 2}, expert, comm::Self{},
+                        tier::Cached{b, store, {.slots = 2}}};
+    };
+    auto const refused = [&](auto const& expert) {
+        CHECK_THROWS_WITH_AS(open(expert),
+                             doctest::Contains("block (layer 0, expert 0, weight) exists with 576 "
+                                               "bytes, row_major, too, but of other matrices"),
+                             store_error);
+    };
+    open(expert::SwiGlu<bf16>{.hidden = H, .intermediate = 12});
+    open(expert::SwiGlu<bf16>{.hidden = H, .intermediate = 12});
+    refused(expert::SwiGlu<f16>{.hidden = H, .intermediate = 12});
+    refused(expert::SwiGlu<float>{.hidden = H, .intermediate = 6});
+    refused(expert::Ffn<bf16, ops::activation::Relu>{.hidden = H, .intermediate = 18});
+}
 TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") {
     std::vector<float> rows(T * H);
     Mat const m{rows.data(), T, H};
@@ -191,6 +265,12 @@ TEST_CASE("layer/refusal: rows without an address, and fewer than none") {
             layer.forward_routed(m, to, {nullptr, T, 2}, m, context);
         },
         "topk_weights is [6,2] without an address");
+    ForwardOptions<HostSpace> options;
+    options.mask = {nullptr, T};
+    refused([&] { layer.forward(m, m, context, options); }, "a mask of 6 without an address");
+    options.mask = {};
+    options.token_ids = {nullptr, T};
+    refused([&] { layer.forward(m, m, context, options); }, "token_ids of 6 without an address");
     layer.forward({nullptr, 0, H}, {nullptr, 0, H}, context);
     layer.forward(m, m, context);
     refused([&] { layer.backward(nowhere, m, context); }, "dy is [6,8] without an address");

@@ -85,6 +85,31 @@ TEST_CASE("tier/store/file: what was committed is there when the file is opened 
     CHECK(holds(store, file_key(3), 3));
 }
 
+TEST_CASE("tier/store/file: a block of as many bytes of something else is refused by name") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    BlockInfo const known{64, LayoutId::row_major, 7}, other{64, LayoutId::row_major, 8},
+        unknown{64, LayoutId::row_major};
+    auto const declared = [&](tier::FileStore& store) {
+        store.declare(file_key(0), known);
+        store.declare(file_key(0), unknown);
+        store.declare(file_key(1), unknown);
+        store.declare(file_key(1), other); // nobody knows
+        CHECK_THROWS_WITH_AS(store.declare(file_key(0), other),
+                             doctest::Contains("exists with 64 bytes, row_major, too, but of other "
+                                               "matrices or elements than it is declared with"),
+                             store_error);
+    };
+    {
+        tier::FileStore store{path};
+        declared(store);
+        store.commit();
+    }
+    tier::FileStore store{path};
+    CHECK(store.info(file_key(0)) == known);
+    declared(store);
+}
+
 TEST_CASE("tier/store/file: counts transfers, requests, checks and commits") {
     ScratchDirectory directory;
     CpuBackend b;

@@ -274,7 +274,7 @@ void visit_layer(L& layer, Visit& visit) {
             kind, visit.access);
     };
     auto const visit_codes = [&](char const* which, auto const& expert) {
-        std::string const codes = detail::codes_of(expert);
+        std::string const codes = semoe::detail::codes_of(expert);
         if (!codes.empty()) visit.property(prefix + which, codes, "");
     };
     if constexpr (requires { layer.expert(); }) {

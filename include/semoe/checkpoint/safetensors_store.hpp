@@ -101,14 +101,17 @@ private:
                       "layout(backend), saved_columns() or scratch_columns() (see "
                       "expert/concept.hpp)");
         using Real = accumulate_t<typename X::value_type>;
+        auto const block = [&](auto const& part) -> detail::BlockTensors::Block {
+            using Weight = weight_t<std::remove_cvref_t<decltype(part)>>;
+            auto const layout = part.layout(b);
+            return {layout, dtype_of<Weight>, semoe::detail::contents_of(layout, part),
+                    semoe::detail::codes_of(part)};
+        };
+        auto const router = semoe::detail::router_layout(expert, index_t(gate.num_experts));
         detail::BlockTensors tensors{
-            {semoe::detail::routed_part(expert).layout(b), dtype_of<weight_t<Routed>>,
-             detail::codes_of(semoe::detail::routed_part(expert))},
-            {semoe::detail::router_layout(expert, index_t(gate.num_experts)), dtype_of<Real>}};
-        if constexpr (HasSharedExpert<X>)
-            tensors.shared = {expert.shared.layout(b),
-                              dtype_of<weight_t<semoe::detail::SharedPart<X>>>,
-                              detail::codes_of(expert.shared)};
+            block(semoe::detail::routed_part(expert)),
+            {router, dtype_of<Real>, router.contents(element_name<Real>())}};
+        if constexpr (HasSharedExpert<X>) tensors.shared = block(expert.shared);
         return tensors;
     }
 

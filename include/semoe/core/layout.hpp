@@ -1,10 +1,14 @@
 #pragma once
 
+#include "semoe/core/dtype.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/message.hpp"
 #include "semoe/core/types.hpp"
 
+#include <concepts>
+#include <cstdint>
 #include <limits>
+#include <string>
 #include <string_view>
 
 namespace semoe {
@@ -33,6 +37,17 @@ inline char const* to_string(LayoutId id) {
         return "mxfp4";
     }
     return "unknown";
+}
+
+/// The name of an element type; of others than the library's own its size.
+template <class T>
+std::string element_name() {
+    if constexpr (std::same_as<T, bf16>)
+        return "bf16";
+    else if constexpr (std::same_as<T, f16>)
+        return "f16";
+    else
+        return message("{}{}", std::floating_point<T> ? "f" : "bytes ", sizeof(T));
 }
 
 /// One named matrix inside a block.
@@ -87,6 +102,17 @@ public:
         for (Slice const& s : *this)
             if (s.name == name) return s;
         throw precondition_error(message("BlockLayout: no slice named {}", name));
+    }
+    /// A number that tells blocks of as many bytes apart: by the names and shapes of their slices
+    /// and by what those are made of. Never 0.
+    std::uint64_t contents(std::string const& elements) const {
+        std::uint64_t hash = 0xcbf29ce484222325; // FNV-1a
+        auto const add = [&](std::string const& text) {
+            for (char const c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+        };
+        add(elements);
+        for (Slice const& s : *this) add(message(";{} {} {}", s.name, s.rows, s.cols));
+        return hash != 0 ? hash : 1;
     }
     bool contains(std::string_view name) const {
         for (Slice const& s : *this)

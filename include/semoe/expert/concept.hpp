@@ -47,6 +47,14 @@ template <class X>
 struct WeightType<X> {
     using type = typename X::weight_type;
 };
+/// What an expert's tensors are codes of; empty where they are the weights themselves.
+template <class X>
+std::string codes_of(X const& expert) {
+    if constexpr (requires { expert.codes(); })
+        return expert.codes();
+    else
+        return {};
+}
 } // namespace detail
 /// What an expert's weight block is made of: its value_type, or a weight_type of its own. Those
 /// with their own draw their weights themselves, by initialize(backend, seed, key, block).

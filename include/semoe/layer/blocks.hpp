@@ -53,6 +53,12 @@ template <class X>
 inline constexpr bool has_float_weights =
     !has_own_weights<RoutedPart<X>> && !shared_has_own_weights<X>;
 
+/// Of an expert's weights: BlockInfo::contents.
+template <class X>
+std::uint64_t contents_of(BlockLayout const& layout, X const& expert) {
+    return layout.contents(element_name<weight_t<X>>() + codes_of(expert));
+}
+
 /// The slices of the router's block.
 template <class X>
 BlockLayout router_layout(X const& expert, index_t num_experts) {
@@ -96,6 +102,8 @@ public:
         ids_.insert(ids_.end(), local_.begin(), local_.end());
         has_gradient_.assign(std::size_t(num_experts + dense_ids), 0);
         upcoming_.reserve(ids_.size() * std::size_t(num_block_kinds));
+        contents_ = contents_of(expert_layout_, routed_part(expert));
+        if constexpr (has_shared) shared_contents_ = contents_of(shared_layout_, expert.shared);
         for (expert_id id : ids_) declare(b, id, BlockKind::weight, layout(id).elements());
     }
 
@@ -173,6 +181,13 @@ public:
         if (moments_.per_element > 0) keys.push_back(key(id, BlockKind::moments));
     }
 
+    void clear_moments(B& b) {
+        for (expert_id id : ids_) {
+            if (moments_per_element() == 0) return;
+            auto const lease = acquire(b, id, BlockKind::moments, Access::overwrite);
+            ops::fill(b, lease.bytes(), std::byte{0});
+        }
+    }
     /// Copies weights into masters; after weights were set from outside.
     void refresh_masters(B& b) {
         if (has_states()) make_masters(b);
@@ -250,8 +265,13 @@ private:
         if constexpr (shared_has_own_weights<X>)
             if (id == shared_block && kind == BlockKind::weight)
                 size = sizeof(weight_t<SharedPart<X>>);
-        LayoutId const order = kind == BlockKind::weight ? layout(id).id() : LayoutId::row_major;
-        tier_.declare(b, key(id, kind), BlockInfo{elements * size, order});
+        bool const weight = kind == BlockKind::weight;
+        LayoutId const order = weight ? layout(id).id() : LayoutId::row_major;
+        std::uint64_t const contents = id == shared_block ? shared_contents_
+                                       : id == router_block
+                                           ? router_layout_.contents(element_name<Real>())
+                                           : contents_;
+        tier_.declare(b, key(id, kind), BlockInfo{elements * size, order, weight ? contents : 0});
     }
     template <class F>
     void visit_row(std::string const& name, VectorView<Real, S> all, F& f) {
@@ -273,6 +293,7 @@ private:
     layer_id layer_;
     std::vector<expert_id> local_, ids_;
     BlockLayout expert_layout_, router_layout_, shared_layout_;
+    std::uint64_t contents_ = 0, shared_contents_ = 0; ///< of routed experts, of the shared one
     std::vector<char> has_gradient_;
     std::vector<BlockKey> upcoming_;
     bool gradients_declared_ = false;

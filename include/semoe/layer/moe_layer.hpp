@@ -275,7 +275,7 @@ public:
     }
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks; no block
-    /// has a gradient afterwards.
+    /// has a gradient afterwards, and moments are zero.
     /// @sync enqueues
     void initialize(std::uint64_t seed) {
         for (expert_id id : blocks_.ids()) {
@@ -297,6 +297,7 @@ public:
                 expert::initialize<T>(backend_, blocks_.layout(id), seed, key, lease.bytes());
         }
         zero_grad();
+        blocks_.clear_moments(backend_);
         weights_changed();
     }
     /// Lets the layer be used again after a step that failed midway; parameters and gradients are
@@ -328,7 +329,7 @@ public:
                 keys.push_back(blocks_.key(id, kind));
         return keys;
     }
-    /// After weights were set from outside: renews derived slices and masters.
+    /// After weights were set from outside: renews derived slices and masters. Moments stay.
     /// @param masters_too  false when the masters were set as well
     void weights_changed(bool masters_too = true) {
         for (expert_id id : blocks_.ids()) detail::rebuild_derived(backend_, blocks_, expert_, id);
@@ -363,7 +364,9 @@ public:
     }
     /// Declares masters and moments now, so that the first update allocates nothing.
     /// @param fresh  false: masters are as the tier's store has them from an earlier process; else
-    ///               they are made from the weights
+    ///               they are made from the weights. Moments are as the store has them, or zero
+    /// @pre  fresh, or an earlier process flushed masters to that store: where it has none they are
+    ///       zeros, which the first update makes the weights
     template <class O>
     void prepare(O const&, bool fresh = true) {
         require_optimizer<O>();
@@ -484,8 +487,12 @@ private:
                 x.rows, s.shape.max_tokens);
         expects(options.mask.empty() || options.mask.size == x.rows,
                 "MoeLayer: a mask of {} for {} tokens", options.mask.size, x.rows);
+        expects(options.mask.empty() || options.mask.data,
+                "MoeLayer: a mask of {} without an address", options.mask.size);
         expects(options.token_ids.empty() || options.token_ids.size == x.rows,
                 "MoeLayer: token_ids of {} for {} tokens", options.token_ids.size, x.rows);
+        expects(options.token_ids.empty() || options.token_ids.data,
+                "MoeLayer: token_ids of {} without an address", options.token_ids.size);
         s.begin(comm_, x, y, options, routed_outside);
         s.layer = config_.layer;
         s.owner = identity_;
@@ -529,6 +536,7 @@ private:
             {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}};
         stages.groups.announce(backend_, false);
         schedule_.run(stages);
+        stages.expect_all();
         s.complete = true;
     }
 
@@ -601,6 +609,7 @@ private:
                     {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
                 stages.groups.announce(backend_, true, user != nullptr);
                 schedule_.run(stages);
+                stages.expect_all();
                 finish(stages.groups);
             });
         });

@@ -252,6 +252,23 @@ struct StagesBase {
     ContextState<B, T, C>& s;
     Tr& tracer;
 
+    index_t dispatched = 0, computed = 0, combined = 0; ///< chunks
+
+    /// @throws precondition_error naming a chunk that there is not
+    void count(index_t& chunks, index_t c) const {
+        expects(c >= 0 && c < s.shape.num_chunks, "MoeLayer: the schedule names chunk {} of {}", c,
+                s.shape.num_chunks);
+        ++chunks;
+    }
+    /// @throws precondition_error unless the schedule ran every stage of every chunk
+    void expect_all() const {
+        index_t const n = s.shape.num_chunks;
+        expects(dispatched == n && computed == n && combined == n,
+                "MoeLayer: the schedule ran dispatch, experts and combine of {}, {} and {} chunks, "
+                "and not of {}",
+                dispatched, computed, combined, n);
+    }
+
     B& compute() { return backend; }
     B& wire() { return s.wire ? *s.wire : backend; }
     char const* queue_name(B const& queue) const { return &queue == &backend ? "compute" : "wire"; }
@@ -287,6 +304,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     void dispatch(B& q, index_t c) {
+        this->count(this->dispatched, c);
         auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
         if (s.shape.indexed_rows) return;
         auto const send = s.by_slot(s.views.send, c);
@@ -294,6 +312,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
+        this->count(this->computed, c);
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
         auto const in = this->inputs(c);
         ExpertRows<T, space_of<B>> const rows{in.all,
@@ -306,6 +325,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
     void combine(B& q, index_t c) {
+        this->count(this->combined, c);
         auto const span = this->tracer.span(q, "combine", this->queue_name(q), c);
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
@@ -329,11 +349,13 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     GradientUser<B, T>* user = nullptr;
 
     void dispatch(B& q, index_t c) {
+        this->count(this->dispatched, c);
         auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
         this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
                                      s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
+        this->count(this->computed, c);
         auto const span = this->tracer.span(q, "experts backward", this->queue_name(q), c);
         auto const in = this->inputs(c);
         auto const kept = this->saved(c);
@@ -363,6 +385,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             this->expert.recompute_grouped(q, weights, in.all, saved, scratch);
     }
     void combine(B& q, index_t c) {
+        this->count(this->combined, c);
         auto const span = this->tracer.span(q, "combine backward", this->queue_name(q), c);
         auto const rows = s.by_row(s.views.d_rows, c);
         bool const local = this->exchange(c).is_local();

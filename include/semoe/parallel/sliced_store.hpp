@@ -76,8 +76,8 @@ public:
         if (found != state_->blocks.end())
             return tier::detail::expect_same<store_error>(name, key, found->second, info);
         Cut const cut = cut_of(info.bytes);
-        state_->slices.declare(key, {cut.slice, info.layout});
-        state_->rests.declare(key, {cut.rest, info.layout});
+        state_->slices.declare(key, {cut.slice, info.layout, info.contents});
+        state_->rests.declare(key, {cut.rest, info.layout, info.contents});
         state_->blocks.emplace(key, info);
         ++state_->counters.blocks;
         state_->counters.bytes_kept += cut.slice + cut.rest;

@@ -12,10 +12,11 @@
 
 namespace semoe {
 
-/// What a block is: how long, and in which physical order.
+/// What a block is: how long, in which physical order, and of what.
 struct BlockInfo {
     index_t bytes = 0;
     LayoutId layout = LayoutId::row_major;
+    std::uint64_t contents = 0; ///< as BlockLayout::contents; 0: unknown, and equal to any
     friend bool operator==(BlockInfo const&, BlockInfo const&) = default;
 };
 

@@ -27,6 +27,7 @@ struct BlockTensors {
     struct Block {
         BlockLayout layout;
         Dtype dtype = Dtype::U8;
+        std::uint64_t contents = 0;
         std::string codes = {}; ///< of codes_of()
     };
     Block expert, router;
@@ -184,7 +185,8 @@ private:
                                    : " is not in the file: a store of tensors has weights alone"));
         expect_codes(key, made_of->codes);
         index_t const element = size_bytes(made_of->dtype);
-        Block block{{made_of->layout.elements() * element, made_of->layout.id()}, {}};
+        Block block{{made_of->layout.elements() * element, made_of->layout.id(), made_of->contents},
+                    {}};
         for (Slice const& slice : made_of->layout) {
             if (slice.derived)
                 throw store_error(path() + ": " + to_string(key) + ": its slice '" + slice.name +

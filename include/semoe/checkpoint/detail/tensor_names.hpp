@@ -22,15 +22,6 @@ inline std::string own_value(std::map<std::string, std::string> const& metadata,
 
 /// Names of what tells codes of equal shapes apart, in a layer.
 inline constexpr char const *expert_codes = "experts.codes", *shared_codes = "shared.codes";
-/// What an expert's tensors are codes of; empty where they are the weights themselves.
-template <class X>
-std::string codes_of(X const& expert) {
-    if constexpr (requires { expert.codes(); })
-        return expert.codes();
-    else
-        return {};
-}
-
 /// "layers.7.".
 inline std::string layer_prefix(layer_id layer) { return "layers." + std::to_string(layer) + "."; }
 

@@ -305,7 +305,7 @@ private:
         for (auto& [key, entry] : blocks_) {
             rows_.push_back({key.layer, key.expert, std::uint32_t(key.kind),
                              std::uint32_t(entry.info.layout), entry.info.bytes, entry.place.offset,
-                             entry.checksum});
+                             entry.checksum, entry.info.contents});
             entry.listed = true;
             if (entry.place.bytes > 0)
                 next.file_bytes = std::max(next.file_bytes, entry.place.offset + entry.info.bytes);

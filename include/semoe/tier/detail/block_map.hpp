@@ -35,9 +35,13 @@ auto& declared(Map& blocks, BlockKey key, char const* who) {
 /// @throws Error naming the block, both sizes and both layouts unless they agree
 template <class Error>
 void expect_same(char const* who, BlockKey key, BlockInfo present, BlockInfo asked) {
-    if (present != asked)
+    if (present.bytes != asked.bytes || present.layout != asked.layout)
         throw Error(message("{}: {} is declared with {}, but it exists with {}", who,
                             to_string(key), to_string(asked), to_string(present)));
+    if (present.contents != asked.contents && present.contents != 0 && asked.contents != 0)
+        throw Error(message("{}: {} exists with {}, too, but of other matrices or elements than it "
+                            "is declared with",
+                            who, to_string(key), to_string(present)));
 }
 
 } // namespace semoe::tier::detail

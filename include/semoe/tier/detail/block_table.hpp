@@ -32,10 +32,10 @@ struct StoredBlock {
     index_t bytes = 0;
     index_t offset = 0; ///< 0: the block is all zeros and lies nowhere
     std::uint64_t checksum = 0;
-    std::uint64_t reserved = 0;
+    std::uint64_t contents = 0;
 
     BlockKey key() const { return {layer, expert, BlockKind(kind)}; }
-    BlockInfo info() const { return {bytes, LayoutId(layout)}; }
+    BlockInfo info() const { return {bytes, LayoutId(layout), contents}; }
 };
 static_assert(sizeof(StoredBlock) == 48);
 

@@ -32,7 +32,8 @@ public:
         bool const added = keys_.insert(key).second;
         expects(added, [&] { return "tier::FileWriter: " + to_string(key) + " is written twice"; });
         rows_.push_back({key.layer, key.expert, std::uint32_t(key.kind), std::uint32_t(info.layout),
-                         info.bytes, info.bytes > 0 ? end_ : 0, io::checksum(bytes)});
+                         info.bytes, info.bytes > 0 ? end_ : 0, io::checksum(bytes),
+                         info.contents});
         file_.write_at(bytes, end_);
         end_ = io::round_up(end_ + info.bytes);
     }

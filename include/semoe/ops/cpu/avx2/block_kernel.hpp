@@ -77,18 +77,15 @@ public:
         if (!add) std::memset(results, 0, std::size_t(s.columns > 16 ? 4 : 2) * tile_bytes);
         alignas(32) float sums[most_columns][32];
         index_t const columns = (s.columns + 3) / 4 * 4;
-        auto const result = [&](index_t row, index_t column) -> float& {
-            return results[column / 16 * 2 * tile_floats + row * 16 + column % 16];
-        };
         for (index_t m = 0; m < columns; ++m)
-            for (index_t r = 0; r < 32; ++r) sums[m][r] = result(r, m);
+            for (index_t r = 0; r < 32; ++r) sums[m][r] = results[place_of(r, m)];
         alignas(64) char words[slab * 2 * tile_bytes];
         char const* right = s.right;
         // Some all the time: of many lines that are asked for at once Zen 3 forgets a part.
-        int const when_turning = lines / 2;
         index_t const asking = min(columns, index_t(8));
-        int const a_quarter =
-            lines_of_pass(lines - when_turning, 4 * (s.columns > 2 ? asking / 2 : 1));
+        int const quarters = s.columns > 2 ? int(asking) * 2 : 4;
+        int const a_quarter = 2 * lines / quarters;
+        int const when_turning = lines - a_quarter * quarters / 4;
         for (index_t first = 0; first < s.steps; first += slab) {
             index_t const steps = min(slab, s.steps - first);
             for (index_t rows = 0; rows < 32; rows += 8)
@@ -109,10 +106,14 @@ public:
             }
         }
         for (index_t m = 0; m < columns; ++m)
-            for (index_t r = 0; r < 32; ++r) result(r, m) = sums[m][r];
+            for (index_t r = 0; r < 32; ++r) results[place_of(r, m)] = sums[m][r];
     }
 
 private:
+    /// In tiles of results.
+    static constexpr index_t place_of(index_t row, index_t column) {
+        return column / 16 * 2 * tile_floats + row * 16 + column % 16;
+    }
     /// Steps at a time. Rows may lie a page apart, and of those L1 holds no more than eight: lines
     /// of each in turn, so that none is read twice.
     static constexpr index_t slab = 4;

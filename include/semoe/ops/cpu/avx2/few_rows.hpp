@@ -52,13 +52,14 @@ private:
         index_t const chunks = Format::chunks(w_.depth);
         std::int32_t const* const offsets = x_.offsets + x_.first_few + group * 8;
         Fetch fetch = shared_fetch;
-        int const fetched = fetch.wanted() ? 1 : 0; // with every line
+        int const fetched = fetch.wanted() ? int(height) : 0;
         for (index_t r = 0; r < tile_rows; r += height) {
             __m256i sums[height][Tokens] = {};
             std::uint8_t const *code = codes + r * line_bytes, *scale = scales + r * 4;
             char const* tokens = x_.few_group(group);
             for (index_t c = chunks; c > 0; --c) {
-                chunk<Tokens>(code, scale, tokens, fetch, fetched, sums, rows);
+                fetch.some(fetched);
+                chunk<Tokens>(code, scale, tokens, sums, rows);
                 code += tile_bytes;
                 scale += line_bytes;
                 tokens += lines * Tokens * line_bytes;
@@ -72,11 +73,10 @@ private:
         shared_fetch = fetch;
     }
     template <index_t Tokens, index_t... R>
-    SEMOE_AVX2 SEMOE_INLINE static void chunk(std::uint8_t const* codes, std::uint8_t const* scales,
-                                              char const* tokens, Fetch& fetch, int fetched,
-                                              __m256i (&sums)[sizeof...(R)][Tokens],
-                                              std::integer_sequence<index_t, R...>) {
-        ((fetch.some(fetched), line(codes + R * line_bytes, scales + R * 4, tokens, sums[R])), ...);
+    SEMOE_AVX2 SEMOE_INLINE static void
+    chunk(std::uint8_t const* codes, std::uint8_t const* scales, char const* tokens,
+          __m256i (&sums)[sizeof...(R)][Tokens], std::integer_sequence<index_t, R...>) {
+        (line(codes + R * line_bytes, scales + R * 4, tokens, sums[R]), ...);
     }
     /// A line of codes, in halves.
     template <index_t Tokens>
@@ -111,7 +111,7 @@ private:
                 "vpmaddubsw %1, %3, %1\n\t"
                 "{vpmaddwd %4, %1, %1|vpmaddwd %1, %1, %4}\n\t"
                 "{vpaddd %1, %0, %0|vpaddd %0, %0, %1}"
-                : "+x"(sum), "+x"(token)
+                : "+x"(sum), "+&x"(token)
                 : "x"(weights), "x"(size), "xm"(_mm256_set1_epi16(1)));
     }
     /// A total of every sum. No loop, whose index would keep sums in memory.
