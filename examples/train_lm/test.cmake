@@ -90,6 +90,7 @@ train(1 "text is [0-9]+, this model has" --text ${OUT}/other --steps 9 --resume 
 train(1 "no checkpoint in" --text ${OUT}/text --resume ${OUT}/nothing)
 train(1 "the text has 9 bytes" --text ${OUT}/short --steps 1 --out ${OUT}/none)
 train(1 "cannot read" --text ${OUT}/missing --steps 1 --out ${OUT}/none)
+train(1 "cannot read ${OUT}" --text ${OUT} --steps 1 --out ${OUT}/none)
 train(2 "unknown flag --step" --step 1)
 train(2 "--steps: 'many' is no whole number" --steps many)
 train(2 "--seed: '1e30' is no whole number" --seed 1e30)

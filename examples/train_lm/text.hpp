@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -24,7 +25,8 @@ inline Text read_text(std::vector<std::string> const& paths) {
     Text text;
     for (std::string const& path : paths) {
         std::ifstream in(path, std::ios::binary);
-        if (!in) throw std::runtime_error("train_lm: cannot read " + path);
+        if (!in || std::filesystem::is_directory(path))
+            throw std::runtime_error("train_lm: cannot read " + path);
         text.insert(text.end(), std::istreambuf_iterator<char>(in), {});
     }
     return text;

@@ -82,8 +82,11 @@ std::string continued_run(Options& options, Corpus const& corpus) {
     semoe::checkpoint::Resumed saved;
     saved.state.step = -1;
     auto const fields = run_fields(options, corpus);
-    if (!checkpoint.empty()) saved = semoe::checkpoint::read_state(checkpoint);
     if (stored) semoe::checkpoint::expect_fields(storage_file(options.storage), *stored, fields);
+    if (!checkpoint.empty()) {
+        saved = semoe::checkpoint::read_state(checkpoint);
+        semoe::checkpoint::expect_fields(checkpoint, saved, fields);
+    }
     if (stored && !checkpoint.empty() && stored->state.seed != saved.state.seed)
         throw std::runtime_error("train_lm: " + storage_file(options.storage) +
                                  " is of another run: its seed is " +
@@ -92,7 +95,6 @@ std::string continued_run(Options& options, Corpus const& corpus) {
     options.from_storage = stored && stored->state.step >= saved.state.step;
     auto const from = options.from_storage ? storage_file(options.storage) : checkpoint;
     auto const& run = options.from_storage ? *stored : saved;
-    semoe::checkpoint::expect_fields(from, run, fields);
     options.seed = run.state.seed;
     options.storage_step = run.state.step;
     std::printf("continuing from step %lld in %s\n", static_cast<long long>(run.state.step),

@@ -217,6 +217,9 @@ TEST_CASE("checkpoint/safetensors: a file that is not what it claims gives one d
          "header length: 100000001 is over the limit of 100000000"},
         {length_word(~std::uint64_t(0)) + "{}",
          "header length: 18446744073709551615 is over the limit of 100000000"},
+        {R"({"weight_map":{}})", "header length: 8388068008349082235 is over the limit of "
+                                 "100000000; the file is text: where "
+                                 "it is the index of a model in several files, give those"},
         {length_word(0), "header: does not begin with '{'"},
         // the text
         {file_of("[]", 0), "header: does not begin with '{'"},

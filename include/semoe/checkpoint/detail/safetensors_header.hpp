@@ -319,9 +319,13 @@ inline Header parse_header(std::string const& file, std::span<std::byte const> b
                           " bytes, the length alone takes 8");
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), length_bytes);
+    bool const is_text = bytes[0] == std::byte{'{'};
     if (length > std::uint64_t(header_limit_bytes))
         throw store_error(file + ": header length: " + std::to_string(length) +
-                          " is over the limit of " + std::to_string(header_limit_bytes));
+                          " is over the limit of " + std::to_string(header_limit_bytes) +
+                          (is_text ? "; the file is text: where it is the index of a model in "
+                                     "several files, give those"
+                                   : ""));
     if (index_t(length) > size - length_bytes)
         throw store_error(file + ": header length: " + std::to_string(length) + ", but only " +
                           std::to_string(size - length_bytes) + " bytes follow");

@@ -22,6 +22,7 @@ inline std::string own_value(std::map<std::string, std::string> const& metadata,
 
 /// Names of what tells codes of equal shapes apart, in a layer.
 inline constexpr char const *expert_codes = "experts.codes", *shared_codes = "shared.codes";
+
 /// "layers.7.".
 inline std::string layer_prefix(layer_id layer) { return "layers." + std::to_string(layer) + "."; }
 
