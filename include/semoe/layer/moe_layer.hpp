@@ -575,9 +575,12 @@ private:
         static_assert(activation_trains,
                       "MoeLayer::backward: the expert's activation lacks float derivative(float) "
                       "const (see ops/activation.hpp)");
-        static_assert(trainable, "MoeLayer::backward: Expert, or the shared expert beside it, "
-                                 "lacks backward_grouped(backend, weights, gradients, accumulate, "
-                                 "rows) or backward_scratch_columns() (see expert/concept.hpp)");
+        constexpr bool named = !DifferentiableGate<G, B, Real> || !detail::has_float_weights<X> ||
+                               !activation_trains; // what is at fault, above
+        static_assert(trainable || named,
+                      "MoeLayer::backward: Expert, or the shared expert beside it, lacks "
+                      "backward_grouped(backend, weights, gradients, accumulate, rows) or "
+                      "backward_scratch_columns() (see expert/concept.hpp)");
         auto& s = context.state_;
         expect_usable();
         expect_own(s.shape);
