@@ -107,6 +107,15 @@ inline void use(Layer& layer, View x, View y) {
 #endif
 }
 
+#if defined(CASE_untrainable_expert)
+// must print: MoeLayer::backward: Expert, or the shared expert beside it, lacks backward_grouped
+inline void train(MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, UserExpert>& layer, View x,
+                  View y) {
+    auto context = layer.make_context(16);
+    layer.backward(x, y, context);
+}
+#endif
+
 #if defined(CASE_quantized_backward) || defined(CASE_quantized_update)
 using Quantized = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>,
                            expert::Quantized<quant::Int8, expert::SwiGlu<float>>>;
