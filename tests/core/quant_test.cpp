@@ -120,9 +120,16 @@ TEST_CASE("core/quant: Int4 keeps its products within a byte and its groups apar
                         std::abs(quant::Int4::steps(code, quant::Int4::multiplier(m, row.row, k))));
     }
     CHECK(most == 126);
-    // Codes that encode() never writes are read as something nevertheless.
-    CHECK(quant::Int4::steps(0, 255) == -128);
-    CHECK(quant::Int4::steps(15, 255) == 127);
+    // What encode() never writes is read as something nevertheless.
+    CHECK(quant::Int4::steps(0, 16) == -128);
+    CHECK(quant::Int4::steps(0, 17) == quant::Int4::steps(1, 17));
+    CHECK(quant::Int4::steps(15, 255) == quant::Int4::steps(15, 18));
+    for (int multiplier = 0; multiplier < 256; ++multiplier)
+        for (int code = 0; code < 16; ++code) {
+            int const steps = quant::Int4::steps(code, multiplier);
+            CHECK(std::abs(steps + 0.5) < 128);
+            if (code > 0 && multiplier <= 18) CHECK(steps == (code - 8) * multiplier);
+        }
 }
 
 TEST_CASE("core/quant: Mxfp4 has the numbers and the rounding of the OCP formats") {

@@ -163,10 +163,13 @@ struct Int4 : detail::Tiles<128, true, true> {
     SEMOE_HD static constexpr detail::Half half(index_t k) {
         return {k % (chunk / 2), k % chunk < chunk / 2 ? 0 : 4};
     }
-    /// In units of the row's scale. Neither code 0 nor large multipliers come out of encode().
+    /// In units of the row's scale. Codes and multipliers that encode() does not write count as the
+    /// nearest of those that it does, where their product would not fit.
     SEMOE_HD static constexpr int steps(int code, int multiplier) {
-        int const product = (code - 8) * multiplier;
-        return product < -128 ? -128 : product > 127 ? 127 : product;
+        return (factor(code, multiplier) - 8) * min(multiplier, largest_multiplier);
+    }
+    SEMOE_HD static constexpr int factor(int code, int multiplier) {
+        return code == 0 && multiplier > 16 ? 1 : code;
     }
     SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
         return float(steps(half(k).of(line(m, n, k)), *group_scale(m, n, k))) *

@@ -7,6 +7,7 @@
 
 #if SEMOE_X86
 #include <bit>
+#include <utility>
 
 namespace semoe::ops::cpu::avx2 {
 
@@ -14,11 +15,6 @@ namespace detail {
 
 SEMOE_AVX2 SEMOE_INLINE __m256i magnitude(__m256 x) {
     return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
-}
-/// The sums of four bytes of every word.
-SEMOE_AVX2 SEMOE_INLINE __m256i sums_of_words(__m256i words) {
-    __m256i const pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), words);
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 /// Eight numbers as bytes, each in the lowest byte of a word.
 SEMOE_AVX2 SEMOE_INLINE __m256i rounded(__m256 x, __m256 inverse) {
@@ -37,13 +33,36 @@ SEMOE_AVX2 float largest_of_row(T const* row, index_t n) {
     return std::bit_cast<float>(all);
 }
 
-/// Half bytes in their lower or upper halves, by the table of their group's scale.
+/// Bytes' lower halves, or their upper ones, as factors of a group with that scale.
 template <class Format, int Upper>
-SEMOE_AVX2 SEMOE_INLINE __m256i decoded(__m256i codes, std::uint8_t scale) {
-    __m256i const table = _mm256_broadcastsi128_si256(
-        _mm_load_si128(reinterpret_cast<__m128i const*>(Decode<Format>::table(scale))));
+SEMOE_AVX2 SEMOE_INLINE __m256i factors_of(__m256i codes, std::uint8_t scale) {
+    __m256i const table = _mm256_broadcastsi128_si256(_mm_load_si128(
+        reinterpret_cast<__m128i const*>(cpu::detail::factor_table<Format>.factor[scale])));
     __m256i const lower = Upper == 0 ? codes : _mm256_srli_epi16(codes, 4);
     return _mm256_shuffle_epi8(table, _mm256_and_si256(lower, _mm256_set1_epi8(15)));
+}
+/// A total of eight lanes of every sum.
+SEMOE_AVX2 SEMOE_INLINE __m128i totals(__m256i a, __m256i b, __m256i c, __m256i d) {
+    __m256i const halves = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    return _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+template <index_t N, index_t Rows, index_t Tokens>
+SEMOE_AVX2 SEMOE_INLINE __m256i nth(__m256i const (&sums)[Rows][Tokens]) {
+    return sums[N / Tokens][N % Tokens];
+}
+/// No loop, whose index would keep sums in memory.
+template <index_t Rows, index_t Tokens, index_t... Quads>
+SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], std::int32_t* to,
+                                          std::integer_sequence<index_t, Quads...>) {
+    (_mm_storeu_si128(reinterpret_cast<__m128i*>(to + Quads * 4),
+                      totals(nth<4 * Quads>(sums), nth<4 * Quads + 1>(sums),
+                             nth<4 * Quads + 2>(sums), nth<4 * Quads + 3>(sums))),
+     ...);
+}
+/// Of so many as are four times any number.
+template <index_t Rows, index_t Tokens>
+SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], std::int32_t* to) {
+    store_totals(sums, to, std::make_integer_sequence<index_t, Rows * Tokens / 4>{});
 }
 
 } // namespace detail
@@ -69,7 +88,7 @@ struct ByteLines {
                               rows + i * line_bytes);
                 transpose_words(rows, line_bytes, words);
             }
-            store_offsets(to, block, steps);
+            store_sums(to, block, steps);
         }
         spread(to, steps);
     }
@@ -98,7 +117,7 @@ struct ByteLines {
                     store_half(words + k / 4 * line_bytes + half * 32, word);
                 }
             }
-            store_offsets(to, block, steps);
+            store_sums(to, block, steps);
         }
         spread(to, steps);
     }
@@ -124,34 +143,37 @@ struct ByteLines {
             store_half(largest + half, most);
         }
     }
-    template <class Format>
-    SEMOE_AVX2 static void decode_tile(std::uint8_t const* codes, std::uint8_t const* scales,
-                                       char* tiles, Fetch& fetch) {
-        int const fetched = fetch.wanted() ? 1 : 0;
-        for (index_t r = 0; r < tile_rows; ++r, codes += line_bytes, scales += 4) {
-            fetch.some(fetched);
-            for (index_t half = 0; half < 2; ++half) {
-                __m256i const both = load_half(codes + half * 32);
-                char* const to = tiles + r * line_bytes + half * 32;
-                store_half(to, detail::decoded<Format, 0>(both, scales[half]));
-                store_half(to + tile_bytes, detail::decoded<Format, 1>(both, scales[2 + half]));
-            }
-        }
-    }
 
 private:
-    /// Words of few tokens to lines, too; zeros beyond the last step.
+    /// Words of few tokens to lines, too, and sums of their groups; zeros beyond the last step.
     SEMOE_AVX2 static void spread(TokenTiles const& t, index_t steps) {
         for (index_t group = 0; group < few_groups(t.few); ++group) {
             index_t const bytes = lines_of_group(t.few, group) * line_bytes;
-            index_t const block = t.first_few / 16 + group / 2;
+            index_t const block = t.first_few / 16 + group / 2, half = group % 2;
             char* to = t.few_group(group);
             for (index_t s = 0; s < steps; ++s, to += bytes) {
                 alignas(64) char lines[tile_bytes];
                 transpose_words(t.words + (block * steps + s) * tile_bytes, line_bytes, lines);
-                std::memcpy(to, lines + group % 2 * 8 * line_bytes, std::size_t(bytes));
+                std::memcpy(to, lines + half * 8 * line_bytes, std::size_t(bytes));
             }
             std::memset(to, 0, std::size_t((TokenTiles::padded(steps) - steps) * bytes));
+            spread_sums(t.group_sums + block * 2 * steps * line_bytes + half * 32, 2 * steps,
+                        t.sums_of_group(group));
+        }
+    }
+    /// Pairs of eight tokens' sums to one for each of four groups.
+    SEMOE_AVX2 static void spread_sums(char const* pairs, index_t groups, char* to) {
+        for (index_t g = 0; g < (groups + 7) / 8 * 8; g += 4, to += line_bytes) {
+            __m256i sums[4] = {};
+            for (index_t i = 0; i < min(index_t(4), groups - g); ++i, pairs += line_bytes)
+                sums[i] = _mm256_madd_epi16(load_half(pairs), _mm256_set1_epi16(1));
+            __m256i const a = _mm256_packs_epi32(sums[0], sums[2]), // of 0 to 3, 4 to 7 in halves
+                b = _mm256_packs_epi32(sums[1], sums[3]);
+            __m256i const first = _mm256_unpacklo_epi16(a, b), last = _mm256_unpackhi_epi16(a, b);
+            __m256i const low = _mm256_unpacklo_epi32(first, last),
+                          high = _mm256_unpackhi_epi32(first, last);
+            store_half(to, _mm256_permute2x128_si256(low, high, 0x20));
+            store_half(to + 32, _mm256_permute2x128_si256(low, high, 0x31));
         }
     }
     /// The first n numbers of a row as 64 bytes.
@@ -175,15 +197,21 @@ private:
             store_half(to, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
         }
     }
-    /// What weights 128 too large add to the sums of a block's tokens.
-    SEMOE_AVX2 static void store_offsets(TokenTiles const& to, index_t block, index_t steps) {
-        char const* const words = to.words + block * steps * tile_bytes;
+    /// Sums of a block's groups of eight words, and what weights 128 too large add to all of them.
+    SEMOE_AVX2 static void store_sums(TokenTiles const& to, index_t block, index_t steps) {
         for (index_t half = 0; half < 2; ++half) {
-            __m256i sums = _mm256_setzero_si256();
-            for (index_t i = 0; i < 16 * steps; ++i)
-                sums = _mm256_add_epi32(
-                    sums, detail::sums_of_words(load_half(words + i * line_bytes + half * 32)));
-            store_half(to.offsets + block * 16 + half * 8, _mm256_slli_epi32(sums, 7));
+            char const* word = to.words + block * steps * tile_bytes + half * 32;
+            char* sums = to.group_sums + block * steps * 2 * line_bytes + half * 32;
+            __m256i all = _mm256_setzero_si256();
+            for (index_t group = 0; group < 2 * steps; ++group, sums += line_bytes) {
+                __m256i pairs = _mm256_setzero_si256();
+                for (index_t i = 0; i < 8; ++i, word += line_bytes)
+                    pairs = _mm256_add_epi16(
+                        pairs, _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_half(word)));
+                store_half(sums, pairs);
+                all = _mm256_add_epi32(all, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+            store_half(to.offsets + block * 16 + half * 8, _mm256_slli_epi32(all, 7));
         }
     }
 };

@@ -17,14 +17,15 @@ public:
       : w_(w)
       , x_(x) {}
 
-    /// Sums of both streams with the tokens, as a BlockKernel leaves them.
+    /// Sums of both streams with those tokens, among all as a BlockKernel leaves them.
     void multiply(index_t panel, Fetch& fetch, float* results) const {
         for (index_t g = 0; g < few_groups(x_.few); ++g)
             for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s) {
                 auto const* codes = w_.panel_codes(s, panel);
                 auto const* scales = w_.group_scales(s, panel);
                 char const* const tokens = x_.few_group(g);
-                float* const to = results + (g / 2 * 2 + s) * tile_floats + g % 2 * 8;
+                index_t const token = x_.first_few + g * 8;
+                float* const to = results + (token / 16 * 2 + s) * tile_floats + token % 16;
                 switch (lines_of_group(x_.few, g)) {
                 case 1:
                     tile<1>(codes, scales, tokens, fetch, to);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "semoe/ops/cpu/avx2/factor_rows.hpp"
+#include "semoe/ops/cpu/avx2/few_factors.hpp"
 #include "semoe/ops/cpu/avx2/few_rows.hpp"
 #include "semoe/ops/cpu/avx512/few_rows.hpp"
 #include "semoe/ops/cpu/feed_forward/block.hpp"
@@ -7,16 +9,68 @@
 
 namespace semoe::ops::cpu {
 
-/// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by; a multiple
-/// of Decode<Format>::lines.
-inline constexpr index_t slab_steps = 12;
-
 constexpr index_t pairs_of(index_t rows) { return (rows + 31) / 32; }
 
 /// Bytes of scratch that multiply_quantized works in.
 constexpr index_t quantized_scratch_bytes(index_t rows) {
     return (4 * pairs_of(rows) + 2 * slab_steps) * tile_bytes;
 }
+
+namespace detail {
+
+/// Sums of a panel with tokens that fill pairs of blocks, by tiles of bytes.
+template <class Format>
+void multiply_tiles(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w, index_t panel,
+                    TokenTiles const& x, index_t rows, Fetch& fetch, char* tiles, float* results) {
+    constexpr index_t decoded = Decode<Format>::lines;
+    index_t const steps = byte_steps(w.depth), pairs = pairs_of(rows - x.few);
+    int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
+    index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps;
+    // Where the second stream has ended, its results are nobody's.
+    int const second = w.panel_rows(1, panel) > 0 ? 1 : 0;
+    for (index_t first = 0; first < steps && pairs > 0; first += slab) {
+        index_t const n = min(slab, steps - first);
+        char const* left[2];
+        if constexpr (decoded == 1) {
+            for (int s = 0; s < 2; ++s)
+                left[s] = reinterpret_cast<char const*>(w.panel_codes(s * second, panel)) +
+                          first * tile_bytes;
+        } else {
+            index_t const whole = (n + decoded - 1) / decoded * decoded;
+            decode_panel(isa, w, panel, first, whole, tiles, fetch);
+            left[0] = tiles;
+            left[1] = tiles + second * whole * tile_bytes;
+        }
+        for (index_t c = 0; c < pairs; ++c) {
+            char const* const right = x.words + (2 * c * steps + first) * tile_bytes;
+            BlockSteps const block{{left[0], left[1]}, line_bytes, tile_bytes,   right,
+                                   steps * tile_bytes, n,          rows - 32 * c};
+            kernel.multiply(block, fetch, lines, first > 0, results + c * 4 * tile_floats);
+        }
+    }
+}
+/// Sums of a panel with all tokens, as a BlockKernel leaves them.
+template <class Format>
+void multiply_panel(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w, index_t panel,
+                    TokenTiles const& x, index_t rows, Fetch& fetch, char* tiles, float* results) {
+#if SEMOE_X86
+    if constexpr (Decode<Format>::lines > 1)
+        if (isa == Isa::avx2) {
+            if (index_t const many = rows - x.few; many > 0)
+                avx2::FactorRows<Format>(w, x).multiply(panel, many, fetch, tiles, results);
+            return avx2::FewFactors<Format>(w, x).multiply(panel, fetch, results);
+        }
+#endif
+    multiply_tiles(isa, kernel, w, panel, x, rows, fetch, tiles, results);
+#if SEMOE_X86
+    if (x.few == 0) return;
+    if constexpr (Decode<Format>::lines == 1)
+        if (isa == Isa::avx2) return avx2::FewRows(w, x).multiply(panel, fetch, results);
+    avx512::FewRows<Format>(w, x).multiply(panel, fetch, results);
+#endif
+}
+
+} // namespace detail
 
 /// As multiply_by_rows, for weights that are codes: the bits of an element depend on its row of
 /// weights and its token alone.
@@ -30,50 +84,16 @@ template <class Format, class Finish>
 void multiply_quantized(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w,
                         index_t first_panel, index_t last_panel, TokenTiles const& x, index_t rows,
                         QuantizedRows<Format> const& next, char* scratch, Finish const& finish) {
-    constexpr index_t decoded = Decode<Format>::lines;
     constexpr index_t pair_floats = 4 * tile_floats;
-    index_t const steps = byte_steps(w.depth), pairs = pairs_of(rows - x.few);
     float* const results = reinterpret_cast<float*>(scratch);
     char* const tiles = reinterpret_cast<char*>(results + pairs_of(rows) * pair_floats);
-    int const lines = decoded > 1 ? 0 : pairs == 1 ? 8 : pairs == 2 ? 4 : pairs < 8 ? 2 : 1;
-    index_t const slab = decoded == 1 && pairs == 1 ? steps : slab_steps;
     for (index_t p = first_panel; p < last_panel; ++p) {
         bool const more = p + 1 < last_panel;
         void const* const upcoming[2] = {more ? w.panel_codes(0, p + 1) : next.codes[0],
                                          more ? w.panel_codes(1, p + 1) : next.codes[1]};
         index_t const quarter = (more ? w : next).code_bytes() / 4;
         Fetch fetch(Fetch::places(isa, rows), upcoming, 4, quarter, quarter);
-        // Where the second stream has ended, its results are nobody's.
-        int const second = w.panel_rows(1, p) > 0 ? 1 : 0;
-        for (index_t first = 0; first < steps && pairs > 0; first += slab) {
-            index_t const n = min(slab, steps - first);
-            char const* left[2];
-            if constexpr (decoded == 1) {
-                for (int s = 0; s < 2; ++s)
-                    left[s] = reinterpret_cast<char const*>(w.panel_codes(s * second, p)) +
-                              first * tile_bytes;
-            } else {
-                index_t const whole = (n + decoded - 1) / decoded * decoded;
-                decode_panel(isa, w, p, first, whole, tiles, fetch);
-                left[0] = tiles;
-                left[1] = tiles + second * whole * tile_bytes;
-            }
-            for (index_t c = 0; c < pairs; ++c) {
-                char const* const right = x.words + (2 * c * steps + first) * tile_bytes;
-                BlockSteps const block{{left[0], left[1]}, line_bytes, tile_bytes,   right,
-                                       steps * tile_bytes, n,          rows - 32 * c};
-                kernel.multiply(block, fetch, lines, first > 0, results + c * pair_floats);
-            }
-        }
-#if SEMOE_X86
-        if (x.few > 0) {
-            float* const rest = results + pairs * pair_floats;
-            if (isa != Isa::avx2)
-                avx512::FewRows<Format>(w, x).multiply(p, fetch, rest);
-            else
-                avx2::FewRows<Format>(w, x).multiply(p, fetch, rest);
-        }
-#endif
+        detail::multiply_panel(isa, kernel, w, p, x, rows, fetch, tiles, results);
         for (index_t c = 0; c < pairs_of(rows); ++c)
             finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)),
                    results + c * pair_floats);

@@ -6,6 +6,10 @@
 
 namespace semoe::ops::cpu {
 
+/// Steps of a panel that are decoded at a time, to stay in L1 while all tokens pass by; a multiple
+/// of Decode<Format>::lines.
+inline constexpr index_t slab_steps = 12;
+
 /// What a format's codes are multiplied as: unsigned bytes, 128 too large, in units of their row. A
 /// specialisation has
 ///     static constexpr int lines;  // of operands that a line of codes holds: 1, where codes are
@@ -56,5 +60,51 @@ template <>
 struct Decode<quant::Int4> : detail::DecodeHalves<quant::Int4> {};
 template <>
 struct Decode<quant::Mxfp4> : detail::DecodeHalves<quant::Mxfp4> {};
+
+/// Half bytes as factors: a code means (factor - zero) * multiplier, both as the group's scale has
+/// it. Sums of a group's products fit 16 bits.
+template <class Format>
+struct Factors;
+
+template <>
+struct Factors<quant::Int4> {
+    static constexpr int zero = 8;
+    static constexpr int factor(int code, int scale) { return quant::Int4::factor(code, scale); }
+    static constexpr int multiplier(int scale) {
+        return min(scale, quant::Int4::largest_multiplier);
+    }
+};
+template <>
+struct Factors<quant::Mxfp4> {
+    static constexpr int zero = 12;
+    /// Below most_halvings all codes are doubled, from there on units of the row.
+    static constexpr int factor(int code, int scale) {
+        float const units = quant::Mxfp4::units(code, max(scale, quant::Mxfp4::most_halvings));
+        return zero + int(quant::detail::nearest(units));
+    }
+    static constexpr int multiplier(int scale) {
+        return 1 << max(quant::Mxfp4::most_halvings - scale, 0);
+    }
+};
+
+namespace detail {
+
+/// What Factors<Format> says of all codes and scales, for vectors to load.
+template <class Format>
+struct FactorTable {
+    alignas(64) std::uint8_t factor[256][16] = {};
+    std::uint32_t multiplier[256] = {}; ///< in both halves
+
+    constexpr FactorTable() {
+        for (int s = 0; s < 256; ++s) {
+            multiplier[s] = std::uint32_t(Factors<Format>::multiplier(s)) * 0x10001u;
+            for (int c = 0; c < 16; ++c) factor[s][c] = std::uint8_t(Factors<Format>::factor(c, s));
+        }
+    }
+};
+template <class Format>
+inline constexpr FactorTable<Format> factor_table;
+
+} // namespace detail
 
 } // namespace semoe::ops::cpu

@@ -26,6 +26,7 @@ template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const decodes = Decode<Format>::lines > 1;
     index_t const rest = rows % 32;
+    if (isa == Isa::avx2 && decodes) return rows % 16 <= 12 ? rows % 16 : 0;
     if (isa == Isa::avx2) return rest <= most_few_tokens ? rest : 0;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
         return rest <= most_few_tokens && (decodes || rows > 4) ? rest : 0;
@@ -60,28 +61,37 @@ struct TokenTiles {
     float* scales;         ///< [blocks * 16]
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
-    index_t few;         ///< of the last tokens, which are lines, too
-    index_t first_few;   ///< the first of them, a multiple of 32
-    char* few_lines;     ///< of each group [padded][lines_of_group][64]
+    char* group_sums;  ///< of 32 bytes each [blocks][2 * steps][16] pairs of 16 bits; AVX2's alone
+    index_t few;       ///< of the last tokens, which are lines, too
+    index_t first_few; ///< the first of them, a multiple of 16
+    char* few_lines;   ///< of each group [padded][lines_of_group][64]
     index_t group_bytes; ///< from one group's to the next
+    char* few_sums;      ///< of each group [padded / 2][8][4] group_sums, added; AVX2's alone
 
     char* few_group(index_t g) const { return few_lines + g * group_bytes; }
+    char* sums_of_group(index_t g) const { return few_sums + g * group_bytes / 16; }
 
     /// Bytes for that many tokens.
     static constexpr index_t bytes(index_t rows, index_t steps) {
-        return blocks_of_16(rows) * (2 * line_bytes + steps * tile_bytes) +
-               padded(steps) * min(few_groups(rows), few_groups(most_few_tokens)) * 8 * line_bytes;
+        return blocks_of_16(rows) * (2 * line_bytes + steps * (tile_bytes + 2 * line_bytes)) +
+               padded(steps) * (8 * line_bytes + 32) *
+                   min(few_groups(rows), few_groups(most_few_tokens));
     }
     static TokenTiles in(char* memory, index_t rows, index_t steps, index_t few) {
         index_t const numbers = blocks_of_16(rows) * line_bytes;
         char* const words = memory + 2 * numbers;
+        char* const sums = words + blocks_of_16(rows) * steps * tile_bytes;
+        char* const lines = sums + blocks_of_16(rows) * steps * 2 * line_bytes;
+        index_t const group = padded(steps) * 8 * line_bytes;
         return {reinterpret_cast<float*>(memory),
                 reinterpret_cast<std::int32_t*>(memory + numbers),
                 words,
+                sums,
                 few,
                 rows - few,
-                words + blocks_of_16(rows) * steps * tile_bytes,
-                padded(steps) * 8 * line_bytes};
+                lines,
+                group,
+                lines + few_groups(few) * group};
     }
     /// To whole lines of codes.
     static constexpr index_t padded(index_t steps) { return (steps + 3) / 4 * 4; }
