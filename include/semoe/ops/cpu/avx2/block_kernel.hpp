@@ -148,7 +148,11 @@ private:
             if (i % 4 == 0) fetch.some(lines);
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
             if constexpr (Words::lines == 2) columns += line;
-            if constexpr (Words::parts == 2) (step<1, Vectors, I>(rows, columns, s[I]), ...);
+            if constexpr (Words::parts == 2) {
+                // Four vectors are read again: they have no room beside eight sums.
+                if constexpr (Vectors == 4) __asm__("" : "+r"(rows));
+                (step<1, Vectors, I>(rows, columns, s[I]), ...);
+            }
         }
         (_mm256_store_ps(at(I), s[I]), ...);
     }
