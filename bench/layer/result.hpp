@@ -35,18 +35,19 @@ struct Setting {
 
 /// Limits of the machine, as far as they are known by now.
 struct Roofs {
-    double bf16_gflops, float_gflops, byte_gflops, memory_gbytes;
+    double bf16_gflops, float_gflops, byte_gflops, half_byte_gflops, memory_gbytes;
 
     explicit Roofs(Probes const& probes)
       : bf16_gflops(probes.bf16_peak.best() / 1e9)
       , float_gflops(probes.float_peak.best() / 1e9)
       , byte_gflops(probes.byte_peak.best() / 1e9)
+      , half_byte_gflops(probes.half_byte_peak.best() / 1e9)
       , memory_gbytes(median(probes.bandwidths) / 1e9) {}
     std::string text() const {
         char line[128];
         std::snprintf(line, sizeof line,
-                      "bf16 %.0f, float %.0f GFLOP/s, int8 %.0f GOP/s, memory %.1f GB/s",
-                      bf16_gflops, float_gflops, byte_gflops, memory_gbytes);
+                      "bf16 %.0f, float %.0f GFLOP/s, int8 %.0f, int4 %.0f GOP/s, memory %.1f GB/s",
+                      bf16_gflops, float_gflops, byte_gflops, half_byte_gflops, memory_gbytes);
         return line;
     }
 };

@@ -15,7 +15,8 @@ struct Row {
     bool training() const { return work == Work::forward_backward || is_step(work); }
     Factors factors() const {
         if (weights == Weights::floats) return Factors::floats;
-        return weights == Weights::bf16 ? Factors::bf16 : Factors::bytes;
+        if (weights == Weights::bf16) return Factors::bf16;
+        return weights == Weights::int8 ? Factors::bytes : Factors::half_bytes;
     }
     /// "OLMoE/bf16/balanced/forward/512"
     std::string name() const {

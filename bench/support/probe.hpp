@@ -75,6 +75,12 @@ inline void avx2_pair_products(long turns) {
                "vpmaddwd %%ymm0, %%ymm1, %%ymm2\nvpaddd %%ymm2, %%ymm\\r, %%ymm\\r");
     __asm__ volatile("vzeroupper");
 }
+/// Half bytes, whose sums fit 16 bits for as long as a group lasts.
+inline void avx2_half_byte_products(long turns) {
+    BENCH_LOOP("vpxor %%ymm\\r, %%ymm\\r, %%ymm\\r",
+               "vpmaddubsw %%ymm0, %%ymm1, %%ymm2\nvpaddw %%ymm2, %%ymm\\r, %%ymm\\r");
+    __asm__ volatile("vzeroupper");
+}
 inline void avx512_pair_products(long turns) {
     BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r",
                "vpmaddwd %%zmm0, %%zmm1, %%zmm2\nvpaddd %%zmm2, %%zmm\\r, %%zmm\\r");
@@ -132,6 +138,8 @@ inline constexpr ProductLoop byte_loops[] = {
     {semoe::Isa::avx512, avx512_pair_products, 12 * 32 * 2},
     {semoe::Isa::avx512_vnni, byte_dot_products, 12 * 64 * 2},
     {semoe::Isa::amx, amx_byte_products, 12 * 16 * 16 * 64 * 2}};
+inline constexpr ProductLoop half_byte_loops[] = {
+    {semoe::Isa::avx2, avx2_half_byte_products, 12 * 32 * 2}};
 #else
 /// Plain loops over sixteen floats, as good as the compiler makes them.
 inline void plain_products(long turns) {
@@ -144,11 +152,12 @@ inline void plain_products(long turns) {
 inline constexpr ProductLoop float_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 inline constexpr ProductLoop bf16_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 inline constexpr ProductLoop byte_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
+inline constexpr ProductLoop half_byte_loops[] = {{semoe::Isa::portable, plain_products, 96 * 2}};
 #endif
 
-/// What the factors of products are: bf16 and bytes may also be widened, which some processors do
+/// What the factors of products are: what is narrower may also be widened, which some processors do
 /// faster.
-enum class Factors { floats, bf16, bytes };
+enum class Factors { floats, bf16, bytes, half_bytes };
 
 /// The most flops a second that were seen, with the best instructions of the selected set.
 class PeakProbe {
@@ -161,7 +170,8 @@ public:
         };
         try_all(float_loops);
         if (factors != Factors::floats) try_all(bf16_loops);
-        if (factors == Factors::bytes) try_all(byte_loops);
+        if (factors >= Factors::bytes) try_all(byte_loops);
+        if (factors == Factors::half_bytes) try_all(half_byte_loops);
         for (int i = 0; i < 5; ++i) measure();
     }
 
@@ -267,14 +277,15 @@ private:
 /// What rows are compared with: probed before the first of them, and again during each.
 struct Probes {
     BandwidthProbe memory;
-    PeakProbe bf16_peak, float_peak, byte_peak;
+    PeakProbe bf16_peak, float_peak, byte_peak, half_byte_peak;
     std::vector<double> bandwidths; ///< of every pass
 
     explicit Probes(int threads)
       : memory(threads)
       , bf16_peak(threads, Factors::bf16)
       , float_peak(threads, Factors::floats)
-      , byte_peak(threads, Factors::bytes) {
+      , byte_peak(threads, Factors::bytes)
+      , half_byte_peak(threads, Factors::half_bytes) {
         for (int i = 0; i < 9; ++i) measure_memory();
     }
     Probes(Probes const&) = delete;
@@ -282,9 +293,10 @@ struct Probes {
 
     double measure_memory() { return bandwidths.emplace_back(memory.measure()); }
     PeakProbe& peak(Factors factors) {
-        return factors == Factors::floats ? float_peak
-               : factors == Factors::bf16 ? bf16_peak
-                                          : byte_peak;
+        return factors == Factors::floats  ? float_peak
+               : factors == Factors::bf16  ? bf16_peak
+               : factors == Factors::bytes ? byte_peak
+                                           : half_byte_peak;
     }
 };
 
