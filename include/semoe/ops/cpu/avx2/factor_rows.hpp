@@ -70,11 +70,11 @@ private:
                 scales += 4;
             }
     }
-    /// Sums of factors begin where those of unsigned bytes would end without weights.
+    /// With what is taken off sums of unsigned weights, since these are not.
     static void begin(std::int32_t const* offsets, float* results) {
         for (index_t r = 0; r < tile_rows; ++r) std::memcpy(results + r * 16, offsets, line_bytes);
     }
-    /// To results of some rows from r on.
+    /// Adds to the results of some rows from r on.
     template <index_t... R>
     SEMOE_AVX2 SEMOE_NOINLINE static void add(Block const& block, index_t r, float* results,
                                               std::integer_sequence<index_t, R...> rows) {

@@ -16,6 +16,7 @@ inline constexpr index_t slab_steps = 12;
 ///                                  // operands themselves, or 2, half bytes in the order of Int4,
 ///     static std::uint8_t const* table(std::uint8_t scale);  // what these mean under a group's
 ///                                                            // scale: 16 bytes, aligned to 16
+/// and Factors<Format> beside it where a line holds two.
 template <class Format>
 struct Decode;
 

@@ -14,14 +14,14 @@ namespace semoe::ops::cpu {
 
 inline constexpr index_t most_few_tokens = 24;
 
-/// How many of the last tokens are multiplied line by line, as FewRows does: the others fill pairs
-/// of blocks.
+/// How many of the last tokens are multiplied line by line, as FewRows and FewFactors do: the
+/// others fill pairs of blocks, or blocks of factors.
 ///
 /// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
 /// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
-/// On AVX2 one takes 25 ns of Int8 and 48 by tiles on Zen 3, eight 123 and 167, of Int4 268 and
-/// 382; groups of eight more are all but equal. Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40
-/// and 1.80 ns a line, and tiles 2.3.
+/// On AVX2 one takes 25 ns of Int8 and 48 by tiles on Zen 3, eight 123 and 167; groups of eight
+/// more are all but equal. Of Int4 8 take 202 there, 12 313, and a block of factors 321. Beside
+/// AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and tiles 2.3.
 template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const decodes = Decode<Format>::lines > 1;
