@@ -374,6 +374,15 @@ TEST_CASE("backend/cpu: a user's executor takes the place of the threads") {
     CHECK(thrown([&] { b.parallel_for(100, testing::detail::ThrowFn{"at ", 3}); }) == "at 3");
 }
 
+TEST_CASE("backend/cpu: an executor that runs nothing at a time is refused") {
+    struct Nobody : ThreadPerWorker {
+        int concurrency() const override { return 0; }
+    } nobody;
+    CHECK_THROWS_WITH_AS((CpuBackend{.executor = &nobody}),
+                         "CpuBackend: the executor's concurrency() is 0, must be at least 1",
+                         precondition_error);
+}
+
 TEST_CASE("backend/cpu: memory comes from the user's allocator and is counted") {
     struct Budget {
         std::size_t left = 4096;

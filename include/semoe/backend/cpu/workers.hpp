@@ -55,6 +55,9 @@ public:
       , inline_time_(std::chrono::microseconds(inline_us))
       , memory_(allocator) {
         expects(threads >= 0, "CpuBackend: threads is {}, must not be negative", threads);
+        expects(!executor_ || executor_->concurrency() >= 1,
+                "CpuBackend: the executor's concurrency() is {}, must be at least 1",
+                executor_ ? executor_->concurrency() : 0);
         if (!executor_) pool_.emplace(threads > 0 ? threads : available_processors());
         lanes_.resize(std::size_t(executor_ ? executor_->concurrency() : pool_->lanes()));
     }
