@@ -146,7 +146,6 @@ TEST_CASE("ops/quantized_kernels: sums of bytes are exact on every instruction s
     block.check<portable::ByteKernel>();
 #if SEMOE_X86
     block.check<amx::TileKernel<amx::EmulatedByteTiles>>();
-    if (!lacks(Isa::avx2)) block.check<avx2::ByteKernel>();
     if (lacks(Isa::avx512)) return;
     block.check<avx512::VectorKernel<avx512::WidenedByteWords>>();
     if (!lacks(Isa::avx512_vnni)) block.check<avx512::VectorKernel<avx512::ByteDotWords>>();

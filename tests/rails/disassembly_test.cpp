@@ -124,19 +124,20 @@ TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memo
         for (char const* tokens : {"4l", "8l"})
             check(std::string("avx512::FewRows<semoe::quant::") + format + ">::tile<" + tokens,
                   "vpdpbusd", 5);
-    auto const check_avx2 = [&](std::string const& name, int most_spills) {
+    auto const check_avx2 = [&](std::string const& name, char const* product, int most_spills) {
         CAPTURE(name);
         std::string const code = code_of(functions, "avx2::" + name);
         CHECK(count_calls(code) == 0);
-        CHECK(count_lines(code, "vpmaddubsw", "%ymm") >= 8);
+        CHECK(count_lines(code, product, "%ymm") >= 8);
         CHECK(count_spills(code, "%ymm") <= most_spills);
     };
     for (std::string const tokens : {"::tile<2l", "::tile<4l", "::tile<8l"}) {
-        check_avx2("FewRows" + tokens, 0);
+        check_avx2("FewBytes" + tokens, "vpmaddubsw", 0);
         // What it does not multiply goes through memory once, and one of ten sums has no register.
-        check_avx2("FewFactors<semoe::quant::Int4>" + tokens, 8);
+        check_avx2("FewFactors<semoe::quant::Int4>" + tokens, "vpmaddubsw", 8);
     }
-    check_avx2("FactorRows<semoe::quant::Int4>::add<", 0);
+    check_avx2("FactorRows<semoe::quant::Int4>::add<", "vpmaddubsw", 0);
+    check_avx2("ByteRows::add<", "vpmaddwd", 0);
 }
 
 TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {

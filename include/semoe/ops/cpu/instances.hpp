@@ -40,7 +40,6 @@ struct CpuBackend;
 #if SEMOE_X86
 #define SEMOE_TILE_KERNELS(how)                                                                    \
     how class VectorKernel<avx2::FewKernel<avx2::FloatWords>, avx2::Chains<avx2::FloatWords>>;     \
-    how class VectorKernel<void, avx2::Chains<avx2::ByteWords>>;                                   \
     how class avx2::FewKernel<avx2::FloatWords>;                                                   \
     how class avx2::FewKernel<avx2::WidenedWords>;                                                 \
     how class avx512::LanesKernel<avx512::FloatWords>;                                             \

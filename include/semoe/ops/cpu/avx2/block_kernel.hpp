@@ -41,30 +41,6 @@ struct WidenedWords {
         FloatWords::add(a, b, sum);
     }
 };
-/// Words of four bytes, unsigned in rows and signed in columns, as products of 16 bits: the even
-/// bytes', then the odd ones'. Sums are of 32 bits in what the kernel carries as floats.
-struct ByteWords {
-    static constexpr int parts = 2, lines = 1;
-    template <int Part>
-    SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
-        return Part == 0 ? _mm256_and_si256(words, _mm256_set1_epi16(0xff))
-                         : _mm256_srli_epi16(words, 8);
-    }
-    template <int Part>
-    SEMOE_AVX2 SEMOE_INLINE static __m256i column(__m256i words) {
-        return _mm256_srai_epi16(Part == 0 ? _mm256_slli_epi16(words, 8) : words, 8);
-    }
-    SEMOE_AVX2 SEMOE_INLINE static void add(__m256i a, __m256i b, __m256& sum) {
-        sum = _mm256_castsi256_ps(
-            _mm256_add_epi32(_mm256_castps_si256(sum), _mm256_madd_epi16(a, b)));
-    }
-};
-
-SEMOE_AVX2 SEMOE_INLINE __m256i spread(char const* from) {
-    int word;
-    std::memcpy(&word, from, sizeof(word));
-    return _mm256_set1_epi32(word);
-}
 
 /// Products of few columns: rows become lanes, so that none are empty.
 template <class Words>
@@ -220,8 +196,6 @@ private:
     }
 };
 using FloatKernel = VectorKernel<FewKernel<FloatWords>, Chains<FloatWords>>;
-/// Few tokens meet codes line by line instead.
-using ByteKernel = VectorKernel<void, Chains<ByteWords>>;
 
 } // namespace semoe::ops::cpu::avx2
 #endif

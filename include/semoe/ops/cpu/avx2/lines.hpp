@@ -16,6 +16,12 @@ SEMOE_AVX2 SEMOE_INLINE __m256i load_half(void const* p) {
 SEMOE_AVX2 SEMOE_INLINE void store_half(void* p, __m256i half) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), half);
 }
+/// A word in all lanes.
+SEMOE_AVX2 SEMOE_INLINE __m256i spread(char const* from) {
+    int word;
+    std::memcpy(&word, from, sizeof(word));
+    return _mm256_set1_epi32(word);
+}
 SEMOE_AVX2 SEMOE_INLINE __m128 load_quarter(char const* p) {
     return _mm_loadu_ps(reinterpret_cast<float const*>(p));
 }

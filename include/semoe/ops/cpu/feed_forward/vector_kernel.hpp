@@ -3,22 +3,20 @@
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/feed_forward/tiles.hpp"
 
-#include <type_traits>
 #include <utility>
 
 namespace semoe::ops::cpu {
 
 /// Products by vectors of columns: sixteen rows and sixteen columns at a time, in as many chains as
 /// there are registers for.
-/// @tparam Few     the kernel of few columns; void: they are multiplied as others
+/// @tparam Few     the kernel of few columns
 /// @tparam Chains  `lanes` of a vector; `registers` that it has for sums; rows<Vectors, Rows>(...),
 ///                 that many rows by that many vectors of columns, each element in a chain in order
 ///                 of the depth
 template <class Few, class Chains>
 class VectorKernel final : public BlockKernel {
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        if constexpr (!std::is_void_v<Few>)
-            if (s.columns <= few_beside_others) return Few::multiply(s, fetch, lines, add, results);
+        if (s.columns <= few_beside_others) return Few::multiply(s, fetch, lines, add, results);
         // Asked of some of the chains only.
         index_t const places = s.rows > 16 ? 2 : 1;
         int const fetched = lines_of_pass(lines, places * (s.columns > 16 ? 2 : 1));

@@ -1,11 +1,14 @@
 #pragma once
 
+#include "semoe/ops/cpu/avx2/byte_rows.hpp"
 #include "semoe/ops/cpu/avx2/factor_rows.hpp"
+#include "semoe/ops/cpu/avx2/few_bytes.hpp"
 #include "semoe/ops/cpu/avx2/few_factors.hpp"
-#include "semoe/ops/cpu/avx2/few_rows.hpp"
 #include "semoe/ops/cpu/avx512/few_rows.hpp"
 #include "semoe/ops/cpu/feed_forward/block.hpp"
 #include "semoe/ops/cpu/quantized/products.hpp"
+
+#include <type_traits>
 
 namespace semoe::ops::cpu {
 
@@ -54,19 +57,17 @@ template <class Format>
 void multiply_panel(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w, index_t panel,
                     TokenTiles const& x, index_t rows, Fetch& fetch, char* tiles, float* results) {
 #if SEMOE_X86
-    if constexpr (Decode<Format>::lines > 1)
-        if (isa == Isa::avx2) {
-            if (index_t const many = rows - x.few; many > 0)
-                avx2::FactorRows<Format>(w, x).multiply(panel, many, fetch, tiles, results);
-            return avx2::FewFactors<Format>(w, x).multiply(panel, fetch, results);
-        }
+    if (isa == Isa::avx2) {
+        constexpr bool bytes = Decode<Format>::lines == 1;
+        using Many = std::conditional_t<bytes, avx2::ByteRows, avx2::FactorRows<Format>>;
+        using Few = std::conditional_t<bytes, avx2::FewBytes, avx2::FewFactors<Format>>;
+        if (rows > x.few) Many(w, x).multiply(panel, rows - x.few, fetch, tiles, results);
+        return Few(w, x).multiply(panel, fetch, results);
+    }
 #endif
     multiply_tiles(isa, kernel, w, panel, x, rows, fetch, tiles, results);
 #if SEMOE_X86
-    if (x.few == 0) return;
-    if constexpr (Decode<Format>::lines == 1)
-        if (isa == Isa::avx2) return avx2::FewRows(w, x).multiply(panel, fetch, results);
-    avx512::FewRows<Format>(w, x).multiply(panel, fetch, results);
+    if (x.few > 0) avx512::FewRows<Format>(w, x).multiply(panel, fetch, results);
 #endif
 }
 

@@ -2,7 +2,6 @@
 
 #include "semoe/ops/cpu/amx/block_kernel.hpp"
 #include "semoe/ops/cpu/amx/byte_tiles.hpp"
-#include "semoe/ops/cpu/avx2/block_kernel.hpp"
 #include "semoe/ops/cpu/avx512/byte_words.hpp"
 #include "semoe/ops/cpu/feed_forward/tasks.hpp"
 #include "semoe/ops/cpu/neon/byte_kernel.hpp"
@@ -16,11 +15,10 @@ namespace semoe::ops::cpu {
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    if (isa == Isa::portable) return with(portable::ByteKernel{});
+    // AVX2 has loops of its own.
+    if (isa == Isa::portable || isa == Isa::avx2) return with(portable::ByteKernel{});
 #if SEMOE_X86
-    if (isa == Isa::avx2)
-        with(avx2::ByteKernel{});
-    else if (isa == Isa::amx)
+    if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
     else if (isa == Isa::avx512)
         with(avx512::VectorKernel<avx512::WidenedByteWords>{});

@@ -14,22 +14,20 @@ namespace semoe::ops::cpu {
 
 inline constexpr index_t most_few_tokens = 24;
 
-/// How many of the last tokens are multiplied line by line, as FewRows and FewFactors do: the
-/// others fill pairs of blocks, or blocks of factors.
+/// How many of the last tokens are multiplied line by line. The others fill blocks of 16, or pairs
+/// of them.
 ///
 /// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
 /// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
-/// On AVX2 one takes 25 ns of Int8 and 48 by tiles on Zen 3, eight 123 and 167; groups of eight
-/// more are all but equal. Of Int4 8 take 202 there, 12 313, and a block of factors 321. Beside
-/// AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and tiles 2.3.
+/// On AVX2 a block takes 245 ns of Int8 on Zen 3, 12 tokens line by line 188 and 8 123; of Int4
+/// 321, 313 and 202. Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and
+/// tiles 2.3.
 template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const decodes = Decode<Format>::lines > 1;
-    index_t const rest = rows % 32;
-    if (isa == Isa::avx2 && decodes) return rows % 16 <= 12 ? rows % 16 : 0;
-    if (isa == Isa::avx2) return rest <= most_few_tokens ? rest : 0;
+    if (isa == Isa::avx2) return rows % 16 <= 12 ? rows % 16 : 0;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
-        return rest <= most_few_tokens && (decodes || rows > 4) ? rest : 0;
+        return rows % 32 <= most_few_tokens && (decodes || rows > 4) ? rows % 32 : 0;
     return decodes && isa == Isa::amx && rows <= 4 ? rows : 0;
 }
 /// Of few tokens, groups of eight.

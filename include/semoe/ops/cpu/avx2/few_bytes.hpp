@@ -10,9 +10,9 @@ namespace semoe::ops::cpu::avx2 {
 
 /// Few tokens, in groups of eight, by whole panels of bytes. Their sums are exact, so the order is
 /// free, and lanes may run along the depth.
-class FewRows {
+class FewBytes {
 public:
-    FewRows(QuantizedRows<quant::Int8> const& w, TokenTiles const& x)
+    FewBytes(QuantizedRows<quant::Int8> const& w, TokenTiles const& x)
       : w_(w)
       , x_(x) {}
 

@@ -1,0 +1,105 @@
+#pragma once
+
+#include "semoe/ops/cpu/avx2/byte_lines.hpp"
+#include "semoe/ops/cpu/quantized/weights.hpp"
+
+#if SEMOE_X86
+#include <utility>
+
+namespace semoe::ops::cpu::avx2 {
+
+/// Tokens by panels of bytes, as products of 16 bits: the even bytes' and the odd ones'. Both
+/// operands are split ahead, so that the loop has nothing else to do.
+class ByteRows {
+public:
+    ByteRows(QuantizedRows<quant::Int8> const& w, TokenTiles const& x)
+      : w_(w)
+      , x_(x) {}
+
+    /// Sums of both streams with the first tokens, as a BlockKernel leaves them.
+    /// @param tiles  memory for 2 * slab_steps of them
+    void multiply(index_t panel, index_t tokens, Fetch& fetch, char* tiles, float* results) const {
+        index_t const steps = byte_steps(w_.depth), blocks = blocks_of_16(tokens);
+        int const streams = w_.panel_rows(1, panel) > 0 ? 2 : 1;
+        constexpr index_t split = 2 * slab * tile_bytes;
+        char* const columns = tiles + 2 * split;
+        for (index_t first = 0; first < steps; first += slab) {
+            index_t const n = min(slab, steps - first);
+            for (int s = 0; s < streams; ++s)
+                split_rows(w_.panel_codes(s, panel) + first * tile_bytes, n, tiles + s * split);
+            for (index_t b = 0; b < blocks; ++b) {
+                split_columns(x_.words + (b * steps + first) * tile_bytes, n, columns);
+                for (int s = 0; s < streams; ++s)
+                    for (index_t r = 0; r < tile_rows; r += height) {
+                        // As many lines as were split, while the first tokens pass by.
+                        fetch.some(b == 0 && fetch.wanted() ? int(n * height) : 0);
+                        add(tiles + s * split + r * line_bytes, columns, n, first > 0,
+                            results + (2 * b + s) * tile_floats + r * 16,
+                            std::make_integer_sequence<index_t, height>{});
+                    }
+            }
+        }
+    }
+
+private:
+    /// Steps that are split at a time, so that both operands stay in L1, and rows at a time.
+    static constexpr index_t slab = 4, height = 4;
+    static_assert(6 * slab <= 2 * slab_steps);
+
+    /// Tiles of unsigned bytes to two of 16 bits each.
+    SEMOE_AVX2 static void split_rows(std::uint8_t const* from, index_t n, char* to) {
+        for (; n > 0; --n, to += tile_bytes)
+            for (index_t i = 0; i < tile_bytes; i += 32, from += 32, to += 32) {
+                __m256i const bytes = load_half(from);
+                store_half(to, _mm256_and_si256(bytes, _mm256_set1_epi16(0xff)));
+                store_half(to + tile_bytes, _mm256_srli_epi16(bytes, 8));
+            }
+    }
+    /// Tiles of signed bytes.
+    SEMOE_AVX2 static void split_columns(char const* from, index_t n, char* to) {
+        for (; n > 0; --n, to += tile_bytes)
+            for (index_t i = 0; i < tile_bytes; i += 32, from += 32, to += 32) {
+                __m256i const bytes = load_half(from);
+                store_half(to, _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8));
+                store_half(to + tile_bytes, _mm256_srai_epi16(bytes, 8));
+            }
+    }
+    /// Sums of some rows with 16 tokens.
+    /// @param more  whether to add them to what is there
+    template <index_t... R>
+    SEMOE_AVX2 SEMOE_NOINLINE static void add(char const* rows, char const* columns, index_t n,
+                                              bool more, float* results,
+                                              std::integer_sequence<index_t, R...>) {
+        __m256i low[] = {(more ? load_half(results + R * 16) : _mm256_setzero_si256())...};
+        __m256i high[] = {(more ? load_half(results + R * 16 + 8) : _mm256_setzero_si256())...};
+        for (; n > 0; --n, rows += 2 * tile_bytes - line_bytes, columns += tile_bytes)
+            for (index_t i = 0; i < 16; ++i, rows += 4, columns += line_bytes) {
+                __m256i const a = load_half(columns), b = load_half(columns + 32),
+                              c = load_half(columns + tile_bytes),
+                              d = load_half(columns + tile_bytes + 32);
+                ((step(spread(rows + R * line_bytes), a, b, low[R], high[R]),
+                  step(spread(rows + R * line_bytes + tile_bytes), c, d, low[R], high[R])),
+                 ...);
+            }
+        ((store_half(results + R * 16, low[R]), store_half(results + R * 16 + 8, high[R])), ...);
+    }
+    SEMOE_AVX2 SEMOE_INLINE static void step(__m256i row, __m256i x, __m256i y, __m256i& low,
+                                             __m256i& high) {
+        step(row, x, low);
+        step(row, y, high);
+    }
+    SEMOE_AVX2 SEMOE_INLINE static void step(__m256i row, __m256i x, __m256i& sum) {
+        // Written out, or the compiler keeps all products and moves all sums.
+        __m256i product;
+        __asm__("{vpmaddwd %3, %2, %1|vpmaddwd %1, %2, %3}\n\t"
+                "{vpaddd %1, %0, %0|vpaddd %0, %0, %1}"
+                : "+x"(sum), "=&x"(product)
+                : "x"(row), "x"(x));
+    }
+
+    QuantizedRows<quant::Int8> const& w_;
+    TokenTiles const& x_;
+};
+
+} // namespace semoe::ops::cpu::avx2
+#endif
