@@ -75,7 +75,7 @@ inline void avx2_pair_products(long turns) {
                "vpmaddwd %%ymm0, %%ymm1, %%ymm2\nvpaddd %%ymm2, %%ymm\\r, %%ymm\\r");
     __asm__ volatile("vzeroupper");
 }
-/// Half bytes, whose sums fit 16 bits for as long as a group lasts.
+/// Half bytes, whose sums fit 16 bits for as long as a group of them lasts.
 inline void avx2_half_byte_products(long turns) {
     BENCH_LOOP("vpxor %%ymm\\r, %%ymm\\r, %%ymm\\r",
                "vpmaddubsw %%ymm0, %%ymm1, %%ymm2\nvpaddw %%ymm2, %%ymm\\r, %%ymm\\r");

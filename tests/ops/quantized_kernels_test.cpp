@@ -245,9 +245,11 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: tokens have a scale each, however the
 
 TEST_CASE_TEMPLATE("ops/quantized_kernels: sums with codes of any making are exact", Format,
                    quant::Int8, quant::Int4, quant::Mxfp4) {
-    // Scales up to 3 and up to 18 are those of encode(), and all its codes but 0.
+    // Scales up to 3 and up to 18 are those of encode(), and all its codes but 0. The largest sums
+    // are those of one code and of tokens that are all 127.
     struct Made {
         unsigned codes, first_code, scales;
+        bool largest = false;
     };
     auto const check = [](Isa isa, index_t depth, index_t weight_rows, index_t rows, Made made) {
         Encoded<Format> m(weight_rows, depth);
@@ -259,7 +261,9 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: sums with codes of any making are exa
         index_t const steps = byte_steps(depth);
         Lines memory(TokenTiles::bytes(rows, steps)), scratch(quantized_scratch_bytes(rows));
         auto const x = TokenTiles::in(memory.data(), rows, steps, few_tokens<Format>(isa, rows));
-        auto const numbers = random_values<float>(5, rows * depth);
+        auto numbers = random_values<float>(5, rows * depth);
+        for (float& number : numbers)
+            if (made.largest) number = 1;
         pack_tokens(isa, HostRows<float>{numbers.data(), depth, rows, depth}, x);
 
         bool same = true;
@@ -271,8 +275,9 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: sums with codes of any making are exa
                 std::int32_t sum = 0;
                 for (index_t k = 0; k < depth; ++k)
                     sum += weight_in_units<Format>(m.view(), n, k) *
-                           x.words[(token / 16 * steps + k / 64) * tile_bytes + k % 64 / 4 * 64 +
-                                   token % 16 * 4 + k % 4];
+                           static_cast<signed char>(
+                               x.words[(token / 16 * steps + k / 64) * tile_bytes +
+                                       k % 64 / 4 * 64 + token % 16 * 4 + k % 4]);
                 std::int32_t got;
                 std::memcpy(&got, results + i, sizeof(got));
                 same &= got - x.offsets[token] == sum;
@@ -287,12 +292,18 @@ TEST_CASE_TEMPLATE("ops/quantized_kernels: sums with codes of any making are exa
         CAPTURE(weight_rows);
         CAPTURE(rows);
         CAPTURE(made.scales);
+        CAPTURE(made.first_code);
         CHECK(same);
     };
     for (Isa const isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16,
                           Isa::amx, Isa::neon, Isa::neon_dot}) {
         if (lacks(isa)) continue;
-        for (Made const made : {Made{15, 1, 4}, {15, 1, 19}, {16, 0, 19}, {16, 0, 256}}) {
+        for (Made const made : {Made{15, 1, 4},
+                                {15, 1, 19},
+                                {16, 0, 19},
+                                {16, 0, 256},
+                                {1, 15, 19, true},
+                                {1, 1, 19, true}}) {
             for (index_t rows = 1; rows <= 50; rows += rows < 18 ? 1 : 8)
                 check(isa, 200, 17, rows, made);
             for (index_t const depth : {1, 31, 64, 65, 128, 1000}) check(isa, depth, 33, 14, made);

@@ -163,13 +163,14 @@ struct Int4 : detail::Tiles<128, true, true> {
     SEMOE_HD static constexpr detail::Half half(index_t k) {
         return {k % (chunk / 2), k % chunk < chunk / 2 ? 0 : 4};
     }
-    /// In units of the row's scale. Codes and multipliers that encode() does not write count as the
-    /// nearest of those that it does, where their product would not fit.
+    /// In units of the row's scale.
     SEMOE_HD static constexpr int steps(int code, int multiplier) {
-        return (factor(code, multiplier) - 8) * min(multiplier, largest_multiplier);
+        return (fitting(code, multiplier) - 8) * multiplier;
     }
-    SEMOE_HD static constexpr int factor(int code, int multiplier) {
-        return code == 0 && multiplier > 16 ? 1 : code;
+    /// The nearest code whose product fits a byte; all that encode() writes do.
+    SEMOE_HD static constexpr int fitting(int code, int multiplier) {
+        if (multiplier == 0) return code;
+        return max(8 - 128 / multiplier, min(code, 8 + 127 / multiplier));
     }
     SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
         return float(steps(half(k).of(line(m, n, k)), *group_scale(m, n, k))) *

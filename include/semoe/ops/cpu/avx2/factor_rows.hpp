@@ -8,7 +8,7 @@
 
 namespace semoe::ops::cpu::avx2 {
 
-/// Tokens by panels of half bytes, as factors: sums over a group stay in 16 bits, and only those
+/// Tokens by panels of half bytes, as factors: sums of half a group stay in 16 bits, and only those
 /// are multiplied by what the group's scale says. That takes half the instructions of bytes.
 template <class Format>
 class FactorRows {
@@ -44,6 +44,7 @@ public:
 
 private:
     static constexpr auto& table = cpu::detail::factor_table<Format>;
+    static_assert(table.sound);
     static constexpr int lines = Decode<Format>::lines;
     static constexpr index_t height = 4; ///< rows at a time
 

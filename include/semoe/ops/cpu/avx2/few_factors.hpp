@@ -42,6 +42,9 @@ public:
     }
 
 private:
+    static constexpr auto& table = cpu::detail::factor_table<Format>;
+    static_assert(table.sound);
+
     /// Vectors of two lanes for each of some tokens.
     static constexpr index_t zeros_of(index_t tokens) { return (tokens + 3) / 4; }
 
@@ -66,15 +69,19 @@ private:
                 tokens += 2 * Tokens * line_bytes;
                 group_sums += line_bytes;
             }
-            std::int32_t totals[height * Tokens], zero[height][8 * zeros_of(Tokens)];
+            std::int32_t totals[height * Tokens];
             detail::store_totals(sums, totals);
+            std::uint32_t total[height * Tokens], zero[height][8 * zeros_of(Tokens)];
+            std::memcpy(total, totals, sizeof(total));
             std::memcpy(zero, zeros, sizeof(zero));
+            // Without signs: with its zeros the sum of a long row needs more than 32 bits.
             for (index_t i = 0; i < height * Tokens; ++i) {
-                std::int32_t const* const two = zero[i / Tokens] + i % Tokens * 2;
-                totals[i] += offsets[i % Tokens] - Factors<Format>::zero * (two[0] + two[1]);
+                std::uint32_t const* const two = zero[i / Tokens] + i % Tokens * 2;
+                total[i] += std::uint32_t(offsets[i % Tokens]) -
+                            std::uint32_t(Factors<Format>::zero) * (two[0] + two[1]);
             }
             for (index_t i = 0; i < height; ++i)
-                std::memcpy(results + (r + i) * 16, totals + i * Tokens, std::size_t(Tokens) * 4);
+                std::memcpy(results + (r + i) * 16, total + i * Tokens, std::size_t(Tokens) * 4);
         }
         shared_fetch = fetch;
     }
@@ -115,14 +122,12 @@ private:
     SEMOE_AVX2 SEMOE_INLINE static __m256i multipliers(std::uint8_t const* scales) {
         int word;
         std::memcpy(&word, scales, sizeof(word));
-        return _mm256_cvtepu8_epi16(multipliers(_mm_set1_epi32(word), Format{}));
-    }
-    SEMOE_AVX2 SEMOE_INLINE static __m128i multipliers(__m128i scales, quant::Int4) {
-        return _mm_min_epu8(scales, _mm_set1_epi8(quant::Int4::largest_multiplier));
-    }
-    SEMOE_AVX2 SEMOE_INLINE static __m128i multipliers(__m128i scales, quant::Mxfp4) {
-        return _mm_shuffle_epi8(_mm_setr_epi8(8, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
-                                _mm_min_epu8(scales, _mm_set1_epi8(15)));
+        __m128i by = _mm_set1_epi32(word);
+        if constexpr (!Factors<Format>::scale_is_multiplier)
+            by = _mm_shuffle_epi8(
+                _mm_load_si128(reinterpret_cast<__m128i const*>(table.short_multiplier)),
+                _mm_min_epu8(by, _mm_set1_epi8(15)));
+        return _mm256_cvtepu8_epi16(by);
     }
     /// That of one of the groups in all lanes.
     template <int Group>

@@ -62,22 +62,22 @@ struct Decode<quant::Int4> : detail::DecodeHalves<quant::Int4> {};
 template <>
 struct Decode<quant::Mxfp4> : detail::DecodeHalves<quant::Mxfp4> {};
 
-/// Half bytes as factors: a code means (factor - zero) * multiplier, both as the group's scale has
-/// it. Sums of a group's products fit 16 bits.
+/// Half bytes as factors, for sums in 16 bits: a code means (factor - zero) * multiplier, both as
+/// its group's scale has it.
 template <class Format>
 struct Factors;
 
 template <>
 struct Factors<quant::Int4> {
     static constexpr int zero = 8;
-    static constexpr int factor(int code, int scale) { return quant::Int4::factor(code, scale); }
-    static constexpr int multiplier(int scale) {
-        return min(scale, quant::Int4::largest_multiplier);
-    }
+    static constexpr bool scale_is_multiplier = true;
+    static constexpr int factor(int code, int scale) { return quant::Int4::fitting(code, scale); }
+    static constexpr int multiplier(int scale) { return scale; }
 };
 template <>
 struct Factors<quant::Mxfp4> {
     static constexpr int zero = 12;
+    static constexpr bool scale_is_multiplier = false;
     /// Below most_halvings all codes are doubled, from there on units of the row.
     static constexpr int factor(int code, int scale) {
         float const units = quant::Mxfp4::units(code, max(scale, quant::Mxfp4::most_halvings));
@@ -94,12 +94,27 @@ namespace detail {
 template <class Format>
 struct FactorTable {
     alignas(64) std::uint8_t factor[256][16] = {};
-    std::uint32_t multiplier[256] = {}; ///< in both halves
+    std::uint32_t multiplier[256] = {};                 ///< in both halves
+    alignas(16) std::uint8_t short_multiplier[16] = {}; ///< the last is that of all above, too
+
+    /// Whether the kernels' arithmetic holds: pairs of products do not saturate, sums of half a
+    /// group without zeros fit 16 bits, and short_multiplier says what it should.
+    bool sound = true;
 
     constexpr FactorTable() {
+        using F = Factors<Format>;
+        constexpr int most = 32767 / 127, half_group = quant::group_size / 2;
         for (int s = 0; s < 256; ++s) {
-            multiplier[s] = std::uint32_t(Factors<Format>::multiplier(s)) * 0x10001u;
-            for (int c = 0; c < 16; ++c) factor[s][c] = std::uint8_t(Factors<Format>::factor(c, s));
+            int const m = F::multiplier(s), shortened = F::multiplier(min(s, 15));
+            multiplier[s] = std::uint32_t(m) * 0x10001u;
+            short_multiplier[min(s, 15)] = std::uint8_t(shortened);
+            sound &= m >= 0 && m < 256 && m == (F::scale_is_multiplier ? s : shortened);
+            for (int c = 0; c < 16; ++c) {
+                int const f = F::factor(c, s), apart = max(f - F::zero, F::zero - f);
+                factor[s][c] = std::uint8_t(f);
+                sound &= f >= 0 && 2 * f <= most && apart * half_group <= most;
+                sound &= (f - F::zero) * m == int(code_table<Format>.code[s][c]) - 128;
+            }
         }
     }
 };

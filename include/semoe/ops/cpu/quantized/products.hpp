@@ -43,7 +43,14 @@ inline void numbers_of(Isa isa, SumScales const& scales, index_t rows, float* su
 inline void keep_largest(Isa isa, float const* rows, index_t n, std::uint32_t* largest) {
     with_byte_lines(isa, [&](auto lines) { lines.keep_largest(rows, n, largest); });
 }
-/// Some steps of a panel as tiles [two streams][steps]. AVX2 meets half bytes as factors instead.
+/// Whether an instruction set multiplies half bytes as bytes; AVX2 takes factors.
+template <class Lines>
+inline constexpr bool decodes = true;
+#if SEMOE_X86
+template <>
+inline constexpr bool decodes<avx2::ByteLines> = false;
+#endif
+/// Some steps of a panel as tiles [two streams][steps].
 /// @pre isa != Isa::avx2
 /// @param first  a multiple of Decode<Format>::lines, as steps is
 /// @param fetch  asked for as many bytes as are read
@@ -55,7 +62,7 @@ void decode_panel(Isa isa, QuantizedRows<Format> const& w, index_t p, index_t fi
         std::uint8_t const* codes = w.panel_codes(s, p) + first / lines * tile_bytes;
         std::uint8_t const* scales = w.group_scales(s, p) + first / lines * line_bytes;
         with_byte_lines(isa, [&](auto byte_lines) {
-            if constexpr (requires { &decltype(byte_lines)::template decode_tile<Format>; })
+            if constexpr (decodes<decltype(byte_lines)>)
                 for (index_t n = 0; n < steps; n += lines, tiles += lines * tile_bytes) {
                     byte_lines.template decode_tile<Format>(codes, scales, tiles, fetch);
                     codes += tile_bytes;

@@ -19,13 +19,14 @@ inline constexpr index_t most_few_tokens = 24;
 ///
 /// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
 /// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
-/// On AVX2 a block takes 245 ns of Int8 on Zen 3, 12 tokens line by line 188 and 8 123; of Int4
-/// 321, 313 and 202. Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and
-/// tiles 2.3.
+/// On AVX2 a block takes 250 ns of Int8 on Zen 3, two 477, and 24 tokens line by line 366; of Int4
+/// a block takes 321, 12 line by line 313. Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80
+/// ns a line, and tiles 2.3.
 template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const decodes = Decode<Format>::lines > 1;
-    if (isa == Isa::avx2) return rows % 16 <= 12 ? rows % 16 : 0;
+    if (isa == Isa::avx2 && decodes) return rows % 16 <= 12 ? rows % 16 : 0;
+    if (isa == Isa::avx2) return rows % 32 <= most_few_tokens ? rows % 32 : 0;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
         return rows % 32 <= most_few_tokens && (decodes || rows > 4) ? rows % 32 : 0;
     return decodes && isa == Isa::amx && rows <= 4 ? rows : 0;
