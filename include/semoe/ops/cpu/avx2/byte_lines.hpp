@@ -52,16 +52,16 @@ SEMOE_AVX2 SEMOE_INLINE __m256i nth(__m256i const (&sums)[Rows][Tokens]) {
 }
 /// No loop, whose index would keep sums in memory.
 template <index_t Rows, index_t Tokens, index_t... Quads>
-SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], std::int32_t* to,
+SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], void* to,
                                           std::integer_sequence<index_t, Quads...>) {
-    (_mm_storeu_si128(reinterpret_cast<__m128i*>(to + Quads * 4),
+    (_mm_storeu_si128(static_cast<__m128i*>(to) + Quads,
                       totals(nth<4 * Quads>(sums), nth<4 * Quads + 1>(sums),
                              nth<4 * Quads + 2>(sums), nth<4 * Quads + 3>(sums))),
      ...);
 }
 /// Of so many as are four times any number.
 template <index_t Rows, index_t Tokens>
-SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], std::int32_t* to) {
+SEMOE_AVX2 SEMOE_INLINE void store_totals(__m256i const (&sums)[Rows][Tokens], void* to) {
     store_totals(sums, to, std::make_integer_sequence<index_t, Rows * Tokens / 4>{});
 }
 
