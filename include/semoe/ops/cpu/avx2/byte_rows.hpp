@@ -90,7 +90,7 @@ private:
     }
     SEMOE_AVX2 SEMOE_INLINE static void step(__m256i row, __m256i x, __m256i& sum) {
         // Written out, or the compiler keeps all products and moves all sums.
-        __m256i product;
+        [[maybe_unused]] __m256i product;
         __asm__("{vpmaddwd %3, %2, %1|vpmaddwd %1, %2, %3}\n\t"
                 "{vpaddd %1, %0, %0|vpaddd %0, %0, %1}"
                 : "+x"(sum), "=&x"(product)

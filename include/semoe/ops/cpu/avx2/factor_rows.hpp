@@ -115,7 +115,7 @@ private:
     }
     SEMOE_AVX2 SEMOE_INLINE static void step(__m256i factors, __m256i x, __m256i& sum) {
         // Written out, or the compiler keeps all products and moves all sums.
-        __m256i product;
+        [[maybe_unused]] __m256i product;
         __asm__("{vpmaddubsw %3, %2, %1|vpmaddubsw %1, %2, %3}\n\t"
                 "{vpaddw %1, %0, %0|vpaddw %0, %0, %1}"
                 : "+x"(sum), "=&x"(product)

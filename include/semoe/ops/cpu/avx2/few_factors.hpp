@@ -141,7 +141,7 @@ private:
     SEMOE_AVX2 SEMOE_INLINE static void add(__m256i factors, __m256i by, char const* token,
                                             __m256i& sum) {
         // Written out, or the compiler keeps sums in memory.
-        __m256i product;
+        [[maybe_unused]] __m256i product;
         __asm__("{vpmaddubsw %4, %2, %1|vpmaddubsw %1, %2, %4}\n\t"
                 "{vpmaddwd %3, %1, %1|vpmaddwd %1, %1, %3}\n\t"
                 "{vpaddd %1, %0, %0|vpaddd %0, %0, %1}"

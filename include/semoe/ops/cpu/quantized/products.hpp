@@ -62,12 +62,13 @@ void decode_panel(Isa isa, QuantizedRows<Format> const& w, index_t p, index_t fi
         std::uint8_t const* codes = w.panel_codes(s, p) + first / lines * tile_bytes;
         std::uint8_t const* scales = w.group_scales(s, p) + first / lines * line_bytes;
         with_byte_lines(isa, [&](auto byte_lines) {
-            if constexpr (decodes<decltype(byte_lines)>)
+            if constexpr (decodes<decltype(byte_lines)>) {
                 for (index_t n = 0; n < steps; n += lines, tiles += lines * tile_bytes) {
                     byte_lines.template decode_tile<Format>(codes, scales, tiles, fetch);
                     codes += tile_bytes;
                     scales += line_bytes;
                 }
+            }
         });
     }
 }
