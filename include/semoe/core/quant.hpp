@@ -169,8 +169,8 @@ struct Int4 : detail::Tiles<128, true, true> {
     }
     /// The nearest code whose product fits a byte; all that encode() writes do.
     SEMOE_HD static constexpr int fitting(int code, int multiplier) {
-        if (multiplier == 0) return code;
-        return max(8 - 128 / multiplier, min(code, 8 + 127 / multiplier));
+        int const product = (code - 8) * multiplier;
+        return product < -128 ? 8 - 128 / multiplier : product > 127 ? 8 + 127 / multiplier : code;
     }
     SEMOE_HD static float weight(ConstCodes const& m, index_t n, index_t k) {
         return float(steps(half(k).of(line(m, n, k)), *group_scale(m, n, k))) *

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "semoe/ops/cpu/avx2/byte_lines.hpp"
-#include "semoe/ops/cpu/quantized/weights.hpp"
+#include "semoe/ops/cpu/quantized/few.hpp"
 
 #if SEMOE_X86
 #include <utility>
@@ -18,25 +18,9 @@ public:
 
     /// Sums of both streams with those tokens, among all as a BlockKernel leaves them.
     void multiply(index_t panel, Fetch& fetch, float* results) const {
-        for (index_t g = 0; g < few_groups(x_.few); ++g)
-            for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s) {
-                auto const* codes = w_.panel_codes(s, panel);
-                index_t const token = x_.first_few + g * 8;
-                float* const to = results + (token / 16 * 2 + s) * tile_floats + token % 16;
-                switch (lines_of_group(x_.few, g)) {
-                case 1:
-                    tile<1>(codes, g, fetch, to);
-                    break;
-                case 2:
-                    tile<2>(codes, g, fetch, to);
-                    break;
-                case 4:
-                    tile<4>(codes, g, fetch, to);
-                    break;
-                default:
-                    tile<8>(codes, g, fetch, to);
-                }
-            }
+        for_few_tokens(w_, panel, x_, results, [&](auto tokens, int s, index_t g, float* to) {
+            tile<decltype(tokens)::value>(w_.panel_codes(s, panel), g, fetch, to);
+        });
     }
 
 private:

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "semoe/ops/cpu/avx512/byte_lines.hpp"
-#include "semoe/ops/cpu/quantized/weights.hpp"
+#include "semoe/ops/cpu/quantized/few.hpp"
 
 #if SEMOE_X86
 #include <utility>
@@ -19,27 +19,10 @@ public:
 
     /// Sums of both streams with those tokens, among all as a BlockKernel leaves them.
     void multiply(index_t panel, Fetch& fetch, float* results) const {
-        for (index_t g = 0; g < few_groups(x_.few); ++g)
-            for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s) {
-                auto const* codes = w_.panel_codes(s, panel);
-                auto const* scales = w_.group_scales(s, panel);
-                char const* const tokens = x_.few_group(g);
-                index_t const token = x_.first_few + g * 8;
-                float* const to = results + (token / 16 * 2 + s) * tile_floats + token % 16;
-                switch (lines_of_group(x_.few, g)) {
-                case 1:
-                    tile<1>(codes, scales, tokens, fetch, to);
-                    break;
-                case 2:
-                    tile<2>(codes, scales, tokens, fetch, to);
-                    break;
-                case 4:
-                    tile<4>(codes, scales, tokens, fetch, to);
-                    break;
-                default:
-                    tile<8>(codes, scales, tokens, fetch, to);
-                }
-            }
+        for_few_tokens(w_, panel, x_, results, [&](auto tokens, int s, index_t g, float* to) {
+            tile<decltype(tokens)::value>(w_.panel_codes(s, panel), w_.group_scales(s, panel),
+                                          x_.few_group(g), fetch, to);
+        });
     }
 
 private:

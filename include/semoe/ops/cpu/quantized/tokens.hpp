@@ -24,12 +24,12 @@ inline constexpr index_t most_few_tokens = 24;
 /// ns a line, and tiles 2.3.
 template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
-    bool const decodes = Decode<Format>::lines > 1;
-    if (isa == Isa::avx2 && decodes) return rows % 16 <= 12 ? rows % 16 : 0;
+    bool const halves = Decode<Format>::lines > 1;
+    if (isa == Isa::avx2 && halves) return rows % 16 <= 12 ? rows % 16 : 0;
     if (isa == Isa::avx2) return rows % 32 <= most_few_tokens ? rows % 32 : 0;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
-        return rows % 32 <= most_few_tokens && (decodes || rows > 4) ? rows % 32 : 0;
-    return decodes && isa == Isa::amx && rows <= 4 ? rows : 0;
+        return rows % 32 <= most_few_tokens && (halves || rows > 4) ? rows % 32 : 0;
+    return halves && isa == Isa::amx && rows <= 4 ? rows : 0;
 }
 /// Of few tokens, groups of eight.
 constexpr index_t few_groups(index_t few) { return (few + 7) / 8; }
