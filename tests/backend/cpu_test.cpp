@@ -378,7 +378,7 @@ TEST_CASE("backend/cpu: an executor that runs nothing at a time is refused") {
     struct Nobody : ThreadPerWorker {
         int concurrency() const override { return 0; }
     } nobody;
-    CHECK_THROWS_WITH_AS((CpuBackend{.executor = &nobody}),
+    CHECK_THROWS_WITH_AS((CpuBackend{.executor = &nobody}.concurrency()),
                          "CpuBackend: the executor's concurrency() is 0, must be at least 1",
                          precondition_error);
 }
