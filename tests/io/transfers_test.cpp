@@ -144,6 +144,34 @@ TEST_CASE("io/transfers: reads begin at any byte of the file, in whole pages aft
         }
 }
 
+TEST_CASE("io/transfers: a direct write that does not begin with a page is refused") {
+    for (Way const way : {Way::direct, Way::cached}) {
+        ScratchDirectory directory;
+        TransferFile file(default_file_system(), make_file(directory, 8192), true, way);
+        auto const transfers = make_transfers(file, {});
+        std::vector<std::byte> memory(100, std::byte{1});
+        Transfer t;
+        t.file = &file;
+        t.kind = Transfer::Kind::write;
+        t.memory = memory.data();
+        t.bytes = 100;
+        t.offset = 4196;
+        std::string expected = read_text(file.name());
+        if (file.way() == Way::direct) {
+            CHECK_THROWS_WITH_AS(transfers->start(t),
+                                 "io::Transfers: offset of a direct write is 4196, must be a "
+                                 "multiple of 4096",
+                                 precondition_error);
+        } else {
+            transfers->start(t);
+            transfers->wait(t);
+            CHECK(t.error == 0);
+            expected.replace(4196, 100, 100, '\1');
+        }
+        CHECK(read_text(file.name()) == expected);
+    }
+}
+
 TEST_CASE("io/transfers: a mapped file is read like any other") {
     ScratchDirectory directory;
     TransferFile file(default_file_system(), make_file(directory, 50'000), false, Way::mapped);

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -147,6 +148,26 @@ TEST_CASE("tier/cached: dense blocks are loaded once and stay, in memory of thei
     CHECK(tier.counters().write_backs == 0);
     tier.flush(b);
     CHECK(tier.counters().write_backs == 3);
+}
+
+TEST_CASE(
+    "tier/cached: more slots, layers or contexts than there are blocks are as good as those") {
+    CpuBackend b;
+    constexpr index_t most = std::numeric_limits<index_t>::max();
+    for (tier::CachedOptions const options : {tier::CachedOptions{.slots = most},
+                                              {.layers = most},
+                                              {.layers = most / 2 + 1},
+                                              {.slots = most, .contexts = most},
+                                              {.contexts = most, .bytes = 1 << 20},
+                                              {.contexts = most / 2 + 1, .bytes = 8 * n},
+                                              {.contexts = most, .layers = 1}}) {
+        tier::Cached tier{b, tier::HostStore{}, options};
+        declare(b, tier, 2, 4, 1);
+        for (int pass = 0; pass < 2; ++pass)
+            for (int l = 0; l < 2; ++l)
+                for (int e = 0; e < 4; ++e) (void)tier.acquire(b, {l, e}, Access::read).bytes();
+        CHECK(tier.counters().loads == 8);
+    }
 }
 
 } // namespace cached_budget_test

@@ -4,6 +4,7 @@
 #include "semoe/testing/detail/block_bytes.hpp"
 #include "semoe/testing/faulty_store.hpp"
 #include "support/allocation_counter.hpp"
+#include "tier/file_blocks.hpp"
 
 #include <doctest/doctest.h>
 
@@ -354,6 +355,25 @@ TEST_CASE("tier/cached: who overwrites a block takes no error of the slot's read
     }
     (void)f.tier.acquire(queue, key(1), Access::overwrite).bytes();
     CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
+}
+
+TEST_CASE("tier/store/file: a commit for which there was no memory is made by the next one") {
+    test::ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    {
+        CpuBackend b{.threads = 1};
+        tier::FileStore store{path};
+        store.declare(key(0), {bytes, LayoutId::row_major});
+        test::store_pattern(b, store, key(0), 1);
+        test::no_memory = true;
+        CHECK_THROWS_AS(store.commit(), std::bad_alloc);
+        test::no_memory = false;
+        store.commit();
+        CHECK(store.counters().commits == 1);
+    }
+    tier::FileStore store{path};
+    REQUIRE(store.contains(key(0)));
+    CHECK(test::holds(store, key(0), 1));
 }
 
 } // namespace cached_failures_test

@@ -399,4 +399,16 @@ TEST_CASE("tier/eviction: a policy of one's own keeps what it counts as hot") {
     CHECK(loads_of_hot(tier::eviction::Lru{}) == 4);
 }
 
+TEST_CASE("tier/eviction: a decay that is no share is refused by the tier that takes it") {
+    CpuBackend b;
+    auto const make = [&](double decay) {
+        tier::Cached{b, tier::HostStore{}, {}, tier::eviction::Lfu{.decay = decay}};
+    };
+    for (double const decay : {0.0, 0.5, 1.0}) CHECK_NOTHROW(make(decay));
+    CHECK_THROWS_WITH_AS(make(1.5), "eviction::Lfu: decay is 1.5, must be from 0 to 1",
+                         precondition_error);
+    CHECK_THROWS_AS(make(-0.5), precondition_error);
+    CHECK_THROWS_AS(make(std::nan("")), precondition_error);
+}
+
 } // namespace eviction_test

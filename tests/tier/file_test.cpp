@@ -293,8 +293,8 @@ TEST_CASE("tier/store/file: a table that lies is refused, though its checksum is
               path + ": block (layer 0, expert 1, weight) lies outside of the file");
     CHECK(refusal([](BlockHeader&, Rows& r) { r[1].bytes = -1; }) ==
           path + ": block (layer 0, expert 1, weight) lies outside of the file");
-    CHECK(refusal([](BlockHeader&, Rows& r) { r[1].layout = 77; }) ==
-          path + ": the table lists a block of kind 0 and layout 77, unknown to this program");
+    CHECK(refusal([](BlockHeader&, Rows& r) { r[1].kind = 9; }) ==
+          path + ": the table lists a block of kind 9, unknown to this program");
     CHECK(refusal([](BlockHeader& h, Rows&) { h.table_blocks = index_t(1) << 60; }) ==
           path + ": the header is corrupted: the table lies outside of the file");
 }
@@ -376,4 +376,78 @@ TEST_CASE("tier/store/file: a slow disk keeps nobody but those who wait for it")
     system.open_gate = true;
     b.wait(stored);
     CHECK(holds(store, file_key(0), 3));
+}
+
+TEST_CASE("tier/store/file: a layout of the user's own is kept, and compared by its number") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    CpuBackend b{.threads = 1};
+    BlockInfo const own{64, LayoutId(100)};
+    {
+        tier::FileStore store{path};
+        store.declare(file_key(0), own);
+        store_pattern(b, store, file_key(0), 1);
+        store.commit();
+    }
+    tier::FileStore store{path};
+    CHECK(store.info(file_key(0)) == own);
+    CHECK(holds(store, file_key(0), 1));
+    store.declare(file_key(0), own);
+    CHECK(store_error_of([&] {
+              store.declare(file_key(0), {64, LayoutId(101)});
+          }) ==
+          "tier::FileStore: block (layer 0, expert 0, weight) is declared with 64 bytes, layout "
+          "101, but it exists with 64 bytes, layout 100");
+}
+
+TEST_CASE("tier/store/file: what no file can hold is refused by name, and is not in the file") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    make_blocks(path, {64});
+    {
+        tier::FileStore store{path};
+        CHECK_THROWS_WITH_AS(store.declare(file_key(1), {-64, LayoutId::row_major}),
+                             "tier::FileStore: block (layer 0, expert 1, weight) is declared with "
+                             "-64 bytes, row_major, must not be negative",
+                             precondition_error);
+        CHECK_THROWS_WITH_AS(store.declare({0, 2, BlockKind(9)}, {64, LayoutId::row_major}),
+                             "tier::FileStore: block (layer 0, expert 2, unknown) is of kind 9, "
+                             "must be below 4",
+                             precondition_error);
+        store.declare(file_key(3), {64, LayoutId::row_major});
+        store.commit();
+    }
+    tier::FileStore store{path};
+    CHECK(store.keys() == std::vector{file_key(0), file_key(3)});
+    CHECK(holds(store, file_key(0), 0));
+}
+
+TEST_CASE("tier/store/file: a header's number never begins anew") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    make_blocks(path, {64});
+    auto const number = [&](std::uint64_t sequence) {
+        tier::detail::BlockHeader header;
+        std::string text = read_text(path);
+        std::memcpy(&header, text.data(), sizeof header);
+        header.sequence = sequence;
+        auto const page = tier::detail::encode(header);
+        for (std::size_t i = 0; i < 2; ++i)
+            std::memcpy(text.data() + i * page.size(), page.data(), page.size());
+        write_text(path, text);
+    };
+    number(~std::uint64_t(0));
+    CHECK(store_error_of([&] { tier::FileStore{path}; }) ==
+          path + ": the header is corrupted: its number leaves none for another commit");
+    number(~std::uint64_t(0) - 1);
+    {
+        CpuBackend b{.threads = 1};
+        tier::FileStore store{path};
+        store.commit(); // nothing to do
+        store_pattern(b, store, file_key(0), 1);
+        CHECK(store_error_of([&] { store.commit(); }) ==
+              path + ": its header's number leaves none for another commit");
+    }
+    tier::FileStore store{path};
+    CHECK(holds(store, file_key(0), 0));
 }

@@ -71,3 +71,48 @@ TEST_CASE("tier/store/file_writer: a block of another size, or a second one, is 
                          "row_major, the memory to write has 4 bytes",
                          precondition_error);
 }
+
+TEST_CASE("tier/store/file_writer: a block that could not be written is not in the file, and may "
+          "be written again") {
+    for (bool const again : {false, true}) {
+        ScratchDirectory directory;
+        std::string const path = directory / "blocks";
+        FaultyFileSystem system;
+        system.error = ENOSPC;
+        tier::FileWriter writer{path, system};
+        auto const write = [&](int i) {
+            writer.write(file_key(i), {5000, LayoutId::row_major}, pattern(std::uint32_t(i), 5000));
+        };
+        write(0);
+        system.fail_at = system.operations;
+        CHECK(store_error_of([&] { write(1); }).starts_with(path + ": write: No space left"));
+        if (again) write(1);
+        write(2);
+        writer.commit();
+        tier::FileStore store{path, {.read_only = true}};
+        std::vector<BlockKey> expected{file_key(0), file_key(2)};
+        if (again) expected.insert(expected.begin() + 1, file_key(1));
+        CHECK(store.keys() == expected);
+        for (BlockKey const key : expected) CHECK(holds(store, key, key.expert));
+    }
+}
+
+TEST_CASE(
+    "tier/store/file_writer: any layout is written, and of a kind that there is not nothing") {
+    ScratchDirectory directory;
+    std::string const path = directory / "blocks";
+    tier::FileWriter writer{path};
+    writer.write(file_key(1), {3, LayoutId(100)}, pattern(1, 3));
+    CHECK_THROWS_WITH_AS(
+        writer.write({0, 2, BlockKind(9)}, {3, LayoutId::row_major}, pattern(1, 3)),
+        "tier::FileWriter: block (layer 0, expert 2, unknown) is of kind 9, must be below 4",
+        precondition_error);
+    CHECK_THROWS_WITH_AS(writer.write(file_key(2), {-3, LayoutId::row_major}, {}),
+                         "tier::FileWriter: block (layer 0, expert 2, weight) is declared with -3 "
+                         "bytes, row_major, must not be negative",
+                         precondition_error);
+    writer.commit();
+    tier::FileStore store{path};
+    CHECK(store.info(file_key(1)) == BlockInfo{3, LayoutId(100)});
+    CHECK(store.keys().size() == 1);
+}

@@ -76,6 +76,22 @@ TEST_CASE("tier/resident: adopting or declaring with another size or layout name
                          precondition_error);
 }
 
+TEST_CASE("tier/resident: a block of a negative size, or of no kind, is refused by name") {
+    CpuBackend b;
+    tier::Resident<CpuBackend> tier{b};
+    BlockInfo const negative{-64, LayoutId::row_major};
+    auto const message = "tier::Resident: block (layer 3, expert 5, weight) is declared with -64 "
+                         "bytes, row_major, must not be negative";
+    std::byte byte{};
+    CHECK_THROWS_WITH_AS(tier.adopt(key, {&byte, -64}, negative), message, precondition_error);
+    CHECK_THROWS_WITH_AS(tier.declare(b, key, negative), message, precondition_error);
+    CHECK_THROWS_WITH_AS(tier.declare(b, {0, 1, BlockKind(4)}, {64, LayoutId::row_major}),
+                         "tier::Resident: block (layer 0, expert 1, unknown) is of kind 4, must be "
+                         "below 4",
+                         precondition_error);
+    CHECK_FALSE(tier.contains(key));
+}
+
 TEST_CASE("tier/resident: one allocation a block, none for adopted memory, none in acquire") {
     CpuBackend b;
     index_t const before = b.counters().allocations;

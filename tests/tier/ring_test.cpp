@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <vector>
 
 using namespace semoe;
@@ -168,6 +169,14 @@ TEST_CASE("tier/ring: its memory is that of a few layers, beside the dense block
     }
     CHECK(b.counters().bytes_in_use == before);
     CHECK_THROWS_AS((tier::Ring{b, tier::HostStore{}, {.slots = 0}}), precondition_error);
+}
+
+TEST_CASE("tier/ring: more layers than there are take the memory of those") {
+    CpuBackend b;
+    auto tier = ring_of(b, 4, std::numeric_limits<index_t>::max() / 2 + 1);
+    CHECK(tier.max_pinned(BlockKind::weight) == 4 * num_experts);
+    for (int turn = 0; turn < 8; ++turn) (void)pass_through(b, tier, turn % 4);
+    CHECK(tier.counters().loads == 4 * num_experts);
 }
 
 } // namespace ring_test

@@ -107,3 +107,19 @@ TEST_CASE("tier/split: each tier forgets its own blocks where it can") {
     tier.flush(b);
     CHECK(tier.counters().write_backs == 1);
 }
+
+TEST_CASE("tier/split: blocks that its tiers had before are announced like any other") {
+    CpuBackend b;
+    test::RecordingTier dense, sparse;
+    BlockInfo const info{8, LayoutId::row_major};
+    dense.declare(b, {0, router_block}, info);
+    sparse.declare(b, {0, 0}, info);
+    tier::Split tier{dense, sparse};
+    for (int time = 0; time < 2; ++time)
+        for (expert_id e : {router_block, 0}) tier.declare(b, {0, e}, info);
+    tier.prefetch(b, Keys{{0, router_block}, {0, 0}});
+    CHECK(*dense.told == std::vector<Keys>{{{0, router_block}}});
+    REQUIRE(*sparse.told == std::vector<Keys>{{{0, 0}}});
+    tier.prefetch(b, Keys(1000, BlockKey{0, 0}));
+    CHECK(sparse.told->back().size() == 2 * 8);
+}

@@ -11,6 +11,9 @@ namespace semoe::io {
 
 /// One run of a file's bytes to bring or to leave. Give it to Transfers::start, then wait; it and
 /// its memory stay where they are until it is done.
+///
+/// A direct write is of whole pages: all of the last one belongs to it, and may be zero behind the
+/// last byte.
 struct Transfer {
     enum class Kind { read, write };
 
@@ -18,7 +21,7 @@ struct Transfer {
     Kind kind = Kind::read;
     std::byte* memory = nullptr; ///< only read from, where the transfer writes to the file
     index_t bytes = 0;
-    index_t offset = 0; ///< a multiple of direct_alignment, where the transfer writes
+    index_t offset = 0; ///< a multiple of direct_alignment, where a direct transfer writes
 
     /// What errors call a read past the end of the file.
     static constexpr int end_of_file = -1;

@@ -50,8 +50,15 @@ public:
 
     virtual Engine engine() const = 0;
 
-    /// @param transfer  stays where it is until it is done @sync none: never waits for the file
+    /// @param transfer  stays where it is until it is done
+    /// @throws precondition_error when it is to write past the system's cache and does not begin
+    ///         with a page
+    /// @sync none: never waits for the file
     void start(Transfer& transfer) {
+        expects(transfer.kind == Transfer::Kind::read || transfer.bytes == 0 ||
+                    transfer.file->way() != Way::direct || transfer.offset % direct_alignment == 0,
+                "io::Transfers: offset of a direct write is {}, must be a multiple of {}",
+                transfer.offset, direct_alignment);
         std::lock_guard lock(mutex_);
         transfer.error = 0;
         transfer.handed_out = 0;

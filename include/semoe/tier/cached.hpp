@@ -83,8 +83,9 @@ public:
 
     /// Makes the block exist here and in the store, where it may have existed before.
     /// @throws precondition_error or store_error naming both sizes and layouts when it exists with
-    ///         others; precondition_error when slots have to be replaced while one is leased, or
-    ///         when the budget is too small: it says the least that would do
+    ///         others; precondition_error when its size is negative, when slots have to be replaced
+    ///         while one is leased, or when the budget is too small: it says the least that would
+    ///         do
     /// @sync waits for threads that wait for transfers; where slots are replaced, b and every
     ///       transfer are waited for, and others start none meanwhile
     /// @cost slots, as above

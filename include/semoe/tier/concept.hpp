@@ -27,9 +27,11 @@ inline std::string to_string(BlockKey key) {
                                                            : message("expert {}", key.expert);
     return message("block (layer {}, {}, {})", key.layer, whose, to_string(key.kind));
 }
-/// "4096 bytes, row_major".
+/// "4096 bytes, row_major"; of a layout of others than the library's own "4096 bytes, layout 100".
 inline std::string to_string(BlockInfo info) {
-    return message("{} bytes, {}", info.bytes, to_string(info.layout));
+    auto const number = std::uint32_t(info.layout);
+    return message("{} bytes, {}", info.bytes,
+                   number < num_layout_ids ? to_string(info.layout) : message("layout {}", number));
 }
 
 /// What a tier has done so far; tests assert these instead of timing.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 
 #include <cmath>
@@ -39,6 +40,12 @@ concept HasVictimOrder = requires(E const& e, Candidate<typename E::SlotState> a
 /// Frequency counts, their decay, and the announced future all fit in.
 template <class E>
 concept EvictionPolicy = HasSlotState<E> && HasNotices<E> && HasVictimOrder<E>;
+/// Capability: a policy whose numbers may be out of range.
+template <class E>
+concept HasValidation = requires(E const& e) {
+    /// Throws precondition_error naming the field; called once, by the tier that takes the policy.
+    e.validate();
+};
 
 /// What nobody announced goes first, the least recently used of it before the rest; then what is
 /// announced for the latest (Belady's rule, as far as the future is known).
@@ -75,6 +82,10 @@ struct Lfu {
     };
     std::uint64_t clock = 0, num_uses = 0;
 
+    /// @throws precondition_error naming the field
+    void validate() const {
+        expects(decay >= 0 && decay <= 1, "eviction::Lfu: decay is {}, must be from 0 to 1", decay);
+    }
     void placed(SlotState& state) { state = {0, periods(), ++clock}; }
     void used(SlotState& state) {
         state = {uses(state) + 1, periods(), ++clock};
@@ -96,6 +107,6 @@ private:
     }
 };
 
-static_assert(EvictionPolicy<Lfu>);
+static_assert(EvictionPolicy<Lfu> && HasValidation<Lfu>);
 
 } // namespace semoe::tier::eviction

@@ -87,9 +87,11 @@ public:
     explicit Resident(B backend)
       : state_(std::make_shared<State>(backend)) {}
 
-    /// @throws precondition_error naming both sizes and layouts when it exists with others
+    /// @throws precondition_error naming both sizes and layouts when it exists with others, or a
+    ///         negative size
     /// @sync enqueues @cost one allocation of info.bytes, filled with zeros; none if it exists
     void declare(B& b, BlockKey key, BlockInfo info) {
+        detail::expect_possible(name, key, info);
         std::lock_guard lock(state_->mutex);
         if (auto const found = state_->blocks.find(key); found != state_->blocks.end())
             return detail::expect_same<precondition_error>(name, key, found->second.info, info);
@@ -105,10 +107,11 @@ public:
     /// @param memory  backend memory that outlives the tier, aligned for the block's elements; its
     ///                bytes are there for every queue
     /// @pre no lease of the block is alive
-    /// @throws precondition_error when memory is not of info.bytes, or the block exists with
-    ///         another size or layout
+    /// @throws precondition_error when memory is not of info.bytes, these are negative, or the
+    ///         block exists with another size or layout
     /// @sync none @cost no copy
     void adopt(BlockKey key, Bytes<space_of<B>> memory, BlockInfo info) {
+        detail::expect_possible(name, key, info);
         expects(memory.size == info.bytes && (memory.data || info.bytes == 0), [&] {
             return message("{}: {} is declared with {}, but the memory to adopt has {}", name,
                            to_string(key), to_string(info),

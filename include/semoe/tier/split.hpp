@@ -3,12 +3,14 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/tier/concept.hpp"
+#include "semoe/tier/detail/block_map.hpp"
 #include "semoe/tier/resident.hpp"
 
 #include <memory>
 #include <mutex>
 #include <span>
 #include <type_traits>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -58,10 +60,10 @@ public:
                                             "MemoryTier (see tier/concept.hpp)");
         static_assert(MemoryTier<Sparse, B>, "tier::Split: the tier of experts is no MemoryTier "
                                              "(see tier/concept.hpp)");
-        bool const present = contains(key);
         on_tier(key, [&](auto& tier) { tier.declare(b, key, info); });
         std::lock_guard lock(state_->mutex);
-        if (!present) state_->list.resize(state_->list.size() + longest_list_per_block);
+        state_->known.insert(key); // the tier may have had it before
+        state_->list.resize(state_->known.size() * longest_list_per_block);
     }
     bool contains(BlockKey key) const {
         return on_tier(key, [&](auto& tier) { return tier.contains(key); });
@@ -141,6 +143,8 @@ public:
         tell(dense(), true);
         tell(sparse(), false);
     }
+    /// Each tier's own, one after the other. Over one file these are two commits: whoever dies in
+    /// between leaves the dense blocks of one step and the experts of the last.
     template <class B>
     void flush(B& b) {
         dense().flush(b);
@@ -158,6 +162,7 @@ private:
         Dense dense;
         Sparse sparse;
         std::mutex mutex;
+        std::unordered_set<BlockKey, detail::BlockKeyHash> known; ///< declared here
         std::vector<BlockKey> list; ///< one tier's part of an announcement
     };
 

@@ -94,6 +94,7 @@ public:
     BlockFile& operator=(BlockFile const&) = delete;
 
     void declare(BlockKey key, BlockInfo info) {
+        expect_possible(name(), key, info);
         std::lock_guard lock(mutex_);
         if (auto const found = blocks_.find(key); found != blocks_.end())
             return expect_same<store_error>(name(), key, found->second.info, info);
@@ -209,29 +210,32 @@ public:
         if (broken_)
             throw store_error(path() + ": fsync failed earlier, and what was stored since the last "
                                        "commit may be lost; open the file again");
-        if (!std::exchange(changed_, false)) return;
+        if (!changed_) return;
+        if (header_.sequence >= BlockHeader::last_sequence)
+            throw store_error(path() + ": its header's number leaves none for another commit");
         BlockHeader const next = list();
         Extent const table = space_.take(next.table_bytes());
         std::vector<Extent> leaving = std::move(retired_);
         retired_.clear();
+        changed_ = false; // not before: there may be no memory for the list
         lock.unlock();
         try {
             write(next, table);
         } catch (...) {
             lock.lock();
+            changed_ = true;
             // The device may hold either table now, and blocks of both.
             retired_.insert(retired_.end(), leaving.begin(), leaving.end());
             retired_.push_back(table);
-            changed_ = true;
             throw;
         }
+        int const other = std::exchange(safe_page_, 1 - safe_page_);
         lock.lock();
         for (Extent const place : leaving) give(place);
         space_.give(std::exchange(table_, table));
         ++counters_.commits;
         lock.unlock();
         // A second copy, in case the first one's page goes bad; the next commit waits for it.
-        int const other = std::exchange(safe_page_, 1 - safe_page_);
         try {
             file_.file().write_at(encode(header_), other * io::direct_alignment);
         } catch (store_error const&) { // this commit holds, and the next one begins with that page

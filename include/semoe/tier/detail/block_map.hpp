@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/tier/concept.hpp"
 
 #include <cstdint>
@@ -17,6 +18,18 @@ struct BlockKeyHash {
         return std::size_t(mixed ^ mixed >> 32);
     }
 };
+
+/// @throws precondition_error naming the block unless there can be one of that kind and size
+inline void expect_possible(char const* who, BlockKey key, BlockInfo info) {
+    expects(int(key.kind) < num_block_kinds, [&] {
+        return message("{}: {} is of kind {}, must be below {}", who, to_string(key), int(key.kind),
+                       num_block_kinds);
+    });
+    expects(info.bytes >= 0, [&] {
+        return message("{}: {} is declared with {}, must not be negative", who, to_string(key),
+                       to_string(info));
+    });
+}
 
 /// What is known of each declared block; entries stay where they are.
 template <class Entry>

@@ -43,6 +43,7 @@ static_assert(sizeof(StoredBlock) == 48);
 struct BlockHeader {
     static constexpr char expected_magic[9] = "semoeblk";
     static constexpr std::uint32_t expected_version = 1;
+    static constexpr std::uint64_t last_sequence = ~std::uint64_t(0) - 1; ///< none is higher
 
     char magic[8] = {'s', 'e', 'm', 'o', 'e', 'b', 'l', 'k'};
     std::uint32_t version = expected_version, header_bytes = 72;
@@ -132,17 +133,17 @@ private:
         }
         if (!ours) refuse("not a file of blocks: it does not start with \"semoeblk\"");
         if (!best) refuse("both headers are corrupted: their checksums are wrong");
+        if (best->sequence > BlockHeader::last_sequence)
+            refuse("the header is corrupted: its number leaves none for another commit");
         return *best;
     }
     void check(BlockTable& table) const {
         std::vector<BlockKey> keys;
         for (StoredBlock const& block : table.blocks) {
-            bool const known =
-                block.kind < std::uint32_t(num_block_kinds) && block.layout < num_layout_ids;
-            if (!known)
-                refuse(message("the table lists a block of kind {} and layout {}, unknown to this "
-                               "program",
-                               block.kind, block.layout));
+            // Any layout may be one of the user's, which is compared where the block is declared.
+            if (block.kind >= std::uint32_t(num_block_kinds))
+                refuse(message("the table lists a block of kind {}, unknown to this program",
+                               block.kind));
             bool const nowhere = block.offset == 0 && block.bytes >= 0;
             if (!nowhere && !lies_inside(block.offset, block.bytes))
                 refuse(to_string(block.key()) + " lies outside of the file");

@@ -45,7 +45,9 @@ public:
       , copies_(b.fork())
       , witness_(fails_late<Store> ? std::optional<B>(b.fork()) : std::nullopt)
       , pools_{Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>),
-               Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>)} {}
+               Pool(eviction, fails_late<Store>), Pool(eviction, fails_late<Store>)} {
+        if constexpr (eviction::HasValidation<Eviction>) eviction.validate();
+    }
     CachedState(CachedState const&) = delete;
     CachedState& operator=(CachedState const&) = delete;
     ~CachedState() {
@@ -85,6 +87,7 @@ public:
     }
 
     void declare(B& b, BlockKey key, BlockInfo info) {
+        expect_possible(name, key, info);
         std::lock_guard settling(settling_);
         Lock lock(mutex_);
         if (auto const found = blocks_.find(key); found != blocks_.end())

@@ -51,7 +51,8 @@ inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const
         slots[kind] = std::min(demands[kind].blocks, contexts);
     constexpr index_t few = 4;
     for (index_t n = 2; n <= few; ++n)
-        for (std::size_t kind = 0; kind < demands.size(); ++kind) add(kind, n * contexts);
+        for (std::size_t kind = 0; kind < demands.size(); ++kind)
+            add(kind, n * std::min(demands[kind].blocks, contexts));
     auto const of_layer = [&](std::size_t kind) { return demands[kind].layer_blocks; };
     constexpr auto gradient = std::size_t(BlockKind::gradient);
     constexpr auto master = std::size_t(BlockKind::master);
@@ -70,12 +71,12 @@ inline SlotShares shares_of_bytes(index_t bytes, index_t contexts, Demands const
 inline SlotShares shares(CachedOptions const& options, Demands const& demands) {
     if (options.bytes > 0) return shares_of_bytes(options.bytes, options.contexts, demands);
     SlotShares slots{};
-    for (std::size_t kind = 0; kind < demands.size(); ++kind)
-        slots[kind] =
-            std::min(demands[kind].blocks,
-                     options.layers > 0
-                         ? std::max(options.layers * demands[kind].layer_blocks, options.contexts)
-                         : options.slots);
+    for (std::size_t kind = 0; kind < demands.size(); ++kind) {
+        Demand const& d = demands[kind];
+        index_t const of_layers = std::min(options.layers, d.blocks) * d.layer_blocks;
+        slots[kind] = std::min(d.blocks, options.layers > 0 ? std::max(of_layers, options.contexts)
+                                                            : options.slots);
+    }
     return slots;
 }
 

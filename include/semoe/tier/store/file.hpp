@@ -28,6 +28,11 @@ namespace semoe::tier {
 /// them the file's in one step (HasCommit). Whoever dies in between leaves the last commit. Every
 /// block has a checksum, compared as FileOptions::verify says.
 ///
+/// All of them: whatever any copy stored. A tier's flush commits once, so what one tier over the
+/// file holds goes from step to step as one. Where several have copies, each flush also commits
+/// what the others have written back by then, and whoever dies between two of them leaves blocks of
+/// two steps.
+///
 /// Each copy ends its transfers on a queue of its own, in the order in which they were asked for,
 /// and that tells of a failure once, to whoever waits first. So every tier has a copy, and so does
 /// every thread that waits for transfers of its own.
@@ -50,7 +55,8 @@ public:
       : jobs_(std::make_unique<detail::BlockFile>(path, options, system)) {}
 
     /// @throws store_error naming both sizes and layouts when it exists with others, or when it
-    ///         does not and the file is open for reading only
+    ///         does not and the file is open for reading only; precondition_error naming a size
+    ///         that is negative
     /// @cost no room in the file until it is stored
     void declare(BlockKey key, BlockInfo info) { jobs_.file().declare(key, info); }
     bool contains(BlockKey key) const { return jobs_.file().contains(key); }

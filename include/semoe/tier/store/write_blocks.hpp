@@ -2,9 +2,12 @@
 
 #include "semoe/backend/buffer.hpp"
 #include "semoe/backend/concept.hpp"
+#include "semoe/core/error.hpp"
+#include "semoe/core/message.hpp"
 #include "semoe/tier/concept.hpp"
 #include "semoe/tier/store/file_writer.hpp"
 
+#include <exception>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,19 +31,31 @@ void write_blocks(B& b, Source& source, std::span<BlockKey const> keys, std::str
                   "tier/concept.hpp)");
     FileWriter file(path, system);
     std::vector<std::byte> host;
+    Buffer<std::byte, B> buffer; // of a store's block
+    auto const make_room = [&](BlockKey key, BlockInfo info) {
+        try {
+            host.resize(std::size_t(info.bytes));
+            if constexpr (!MemoryTier<Source, B>) {
+                buffer = {};
+                buffer = {b, info.bytes};
+            }
+        } catch (std::exception const& error) {
+            throw store_error(message("tier::write_blocks: no memory for {}, {}: {}",
+                                      to_string(key), to_string(info), error.what()));
+        }
+    };
     auto const write = [&](BlockKey key, BlockInfo info, ConstBytes<space_of<B>> bytes) {
-        host.resize(std::size_t(info.bytes));
         b.copy(host.data(), bytes.data, host.size());
         b.synchronize();
         file.write(key, info, host);
     };
     for (BlockKey const key : keys) {
         BlockInfo const info = source.info(key);
+        make_room(key, info);
         if constexpr (MemoryTier<Source, B>) {
             auto const lease = source.acquire(b, key, Access::read);
             write(key, info, lease.bytes());
         } else {
-            Buffer<std::byte, B> const buffer(b, info.bytes);
             b.wait(source.load(b, key, buffer.view()));
             write(key, info, buffer.view());
         }
