@@ -306,6 +306,8 @@ TEST_CASE("checkpoint/checkpoint: metadata that lie are an error that names the 
           path + ": metadata 'semoe.step': '7.5' is not a whole number in range");
     CHECK(with({{"semoe.step", "9223372036854775808"}}) ==
           path + ": metadata 'semoe.step': '9223372036854775808' is not a whole number in range");
+    CHECK(with({{"semoe.step", "-3"}}) ==
+          path + ": metadata 'semoe.step': -3, must not be negative");
     CHECK(with({{"semoe.seed", "-1"}}) ==
           path + ": metadata 'semoe.seed': '-1' is not a whole number in range");
 }

@@ -182,11 +182,14 @@ TEST_CASE("checkpoint/import: part of a vector, and parts that no tensor has") {
         b, {.name = "bias", .slice = 1, .slices = 2, .part = 0, .parts = 2, .interleaved = true},
         view);
     CHECK(std::vector<float>(bias, bias + 3) == std::vector<float>{10, 12, 14});
-    for (TensorPart const& part : {TensorPart{.name = "bias", .slice = 2, .slices = 2, .parts = 2},
-                                   TensorPart{.name = "bias", .slice = -1, .slices = 2},
-                                   TensorPart{.name = "bias", .slice = 1},
-                                   TensorPart{.name = "bias", .slices = 2, .part = 2, .parts = 2},
-                                   TensorPart{.name = "bias", .slices = 2, .parts = 0}})
+    for (TensorPart const& part :
+         {TensorPart{.name = "bias", .slice = 2, .slices = 2, .parts = 2},
+          TensorPart{.name = "bias", .slice = -1, .slices = 2},
+          TensorPart{.name = "bias", .slice = 1},
+          TensorPart{.name = "bias", .slices = 2, .part = 2, .parts = 2},
+          TensorPart{.name = "bias", .slices = 2, .parts = 0},
+          TensorPart{
+              .name = "bias", .slices = 2, .parts = std::numeric_limits<index_t>::max() / 3}})
         CHECK_THROWS_WITH_AS(reader.check_values(part, view), doctest::Contains("'bias'"),
                              precondition_error);
 }

@@ -5,6 +5,7 @@
 #include "semoe/layer/moe_layer.hpp"
 #include "semoe/optim/adamw.hpp"
 #include "semoe/optim/adamw8.hpp"
+#include "semoe/testing/faulty_store.hpp"
 #include "semoe/tier/cached.hpp"
 #include "semoe/tier/store/host.hpp"
 #include "support/faulty_file_system.hpp"
@@ -158,6 +159,44 @@ TEST_CASE("checkpoint/resume: weights alone serve inference with the same output
                                       "before load(), call prepare() with the run's optimizer")
                              .c_str(),
                          store_error);
+}
+
+TEST_CASE("checkpoint/resume: a layer that an error left in between is not saved, and refuses work "
+          "until it is loaded whole") {
+    ScratchDirectory directory;
+    std::string const path = directory / "f";
+    CpuBackend b{.threads = 1};
+    testing::FaultyStore<CpuBackend> store{b};
+    auto layer = make_layer(b, tier::Cached{b, store, {.slots = 1}});
+    layer.initialize(1);
+    checkpoint::save(path, {.step = 1}, layer);
+    int between = 0;
+    for (index_t n = 0;; ++n) {
+        CAPTURE(n);
+        bool failed = false, written = false;
+        store.reset({.fail_load = n});
+        try {
+            checkpoint::load_weights(path, layer);
+        } catch (store_error const&) {
+            failed = true;
+        }
+        store.reset();
+        if (!failed) break;
+        try {
+            layer.expect_usable();
+        } catch (precondition_error const&) {
+            written = true;
+        }
+        if (written) {
+            ++between;
+            CHECK_THROWS_WITH_AS(checkpoint::save(path, {.step = 2}, layer),
+                                 doctest::Contains("failed midway"), precondition_error);
+        }
+        CHECK(checkpoint::read_state(path).state.step == 1);
+        checkpoint::load_weights(path, layer);
+        layer.expect_usable();
+    }
+    CHECK(between >= 3);
 }
 
 TEST_CASE(

@@ -186,6 +186,16 @@ TEST_CASE("checkpoint/safetensors: a view that the file does not align is refuse
     CHECK(aligned == 1);
 }
 
+TEST_CASE("checkpoint/safetensors: a bool is 0 or 1") {
+    std::string bytes = file_of(header_a("\"BOOL\"", "[2]", "[0,2]"), 2);
+    bytes[bytes.size() - 2] = 0;
+    bytes.back() = 1;
+    CHECK(in_memory(bytes).view<bool>("a")[1]);
+    bytes.back() = 2;
+    CHECK_THROWS_WITH_AS(in_memory(bytes).view<bool>("a"),
+                         "input: tensor 'a': a bool that is neither 0 nor 1", store_error);
+}
+
 TEST_CASE("checkpoint/safetensors: scalars, empty tensors, metadata and no tensors are ordinary") {
     for (std::string const& seed : fuzz::seeds()) CHECK(error_of(seed) == "accepted");
     std::string const bytes = fuzz::seeds()[3];

@@ -106,17 +106,24 @@ TEST_CASE("checkpoint/writer: memory passes through in copies of at most a chunk
     writer.commit();
 }
 
-TEST_CASE("checkpoint/writer: a view of another size than was declared is refused") {
+TEST_CASE("checkpoint/writer: a view of another shape or type than was declared is refused") {
     ScratchDirectory directory;
     CpuBackend b{};
     std::vector<float> values(12);
     Writer writer{directory / "f"};
     writer.declare("a", VectorView<float, HostSpace>{values.data(), 10});
-    CHECK_THROWS_AS(writer.write(b, "a", VectorView<float, HostSpace>{values.data(), 12}),
-                    precondition_error);
-    writer.write(b, "a", VectorView<float, HostSpace>{values.data(), 9});
+    auto const refused = [&](auto view, char const* as) {
+        CHECK_THROWS_WITH_AS(
+            writer.write(b, "a", view),
+            (directory / "f: tensor 'a': declared otherwise than as ").append(as).c_str(),
+            precondition_error);
+    };
+    refused(VectorView<float, HostSpace>{values.data(), 12}, "F32 [12]");
+    refused(VectorView<float, HostSpace>{values.data(), 9}, "F32 [9]");
+    refused(MatrixView<float, HostSpace>{values.data(), 2, 5}, "F32 [2,5]");
+    refused(VectorView<std::int32_t, HostSpace>{nullptr, 10}, "I32 [10]");
     CHECK_THROWS_WITH_AS(writer.commit(),
-                         (directory / "f: tensor 'a': 36 of 40 bytes were written").c_str(),
+                         (directory / "f: tensor 'a': 0 of 40 bytes were written").c_str(),
                          precondition_error);
 }
 

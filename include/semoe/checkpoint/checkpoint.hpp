@@ -94,6 +94,7 @@ private:
 // property() for what must be equal in file and model.
 
 struct Declaring {
+    static constexpr bool of_save = true;
     static constexpr Access access = Access::read;
     static constexpr bool states = true;
     Writer& writer;
@@ -196,6 +197,9 @@ inline Resumed resumed_from(SafetensorsFile const& file) {
     };
     Resumed resumed;
     whole(resumed.state.step, "step");
+    if (resumed.state.step < 0)
+        throw store_error(message("{}: metadata 'semoe.step': {}, must not be negative",
+                                  file.path(), resumed.state.step));
     whole(resumed.state.seed, "seed");
     resumed.version = required(file, own("version"));
     resumed.instruction_set = required(file, own("instruction_set"));
@@ -265,6 +269,9 @@ void visit_layer(L& layer, Visit& visit) {
                   "checkpoint: the layer lacks backend(), config().layer, for_each_parameter(f, "
                   "kind, access), moments_per_element(), has_masters(), weights_changed(bool) or "
                   "zero_grad() (see HasParameters in checkpoint/checkpoint.hpp)");
+    if constexpr (
+        requires { Visit::of_save; } && requires { layer.expect_usable(); })
+        layer.expect_usable();
     std::string const prefix = detail::layer_prefix(layer.config().layer);
     auto const visit_kind = [&](BlockKind kind, std::string const& before, auto const& as) {
         layer.for_each_parameter(
@@ -313,8 +320,9 @@ void visit_layer(L& layer, Visit& visit) {
 ///                 view is a MatrixView or VectorView of backend memory, needed during its call
 ///                 alone
 /// @throws store_error naming the file, and whatever tensors() throws: the previous checkpoint is
-///         then whole and no other file is left; precondition_error for a name that comes twice, a
-///         field that begins with "semoe." or a negative step
+///         then whole and no other file is left, but where the directory could not be made durable,
+///         as io::AtomicFile::commit says; precondition_error for a name that comes twice, a field
+///         that begins with "semoe.", a negative step, or a layer whose last step failed midway
 /// @sync waits for the backends and the device
 /// @cost reads every tensor once; 4 MiB of host memory
 template <class Tensors>
@@ -379,7 +387,8 @@ inline void expect_fields(std::string const& path, Resumed const& resumed,
 ///               number of ranks: each takes its experts from whichever file has them and leaves
 ///               those of others, and all else, fields too, from the first file that has it
 /// @throws store_error naming the file and what is missing, unknown, or of another shape or type:
-///         checked for every tensor before the first is written; when files differ in step or seed
+///         checked for every tensor before the first is written; when files differ in step or seed.
+///         A layer that an error leaves half read refuses work until it is loaded whole
 /// @sync waits for the backends
 template <class Tensors>
     requires(!HasParameters<Tensors>)

@@ -161,11 +161,11 @@ private:
     /// Where the view's elements lie in the tensor, which is checked.
     template <class T, class Space>
     ElementRows elements_of(TensorPart const& part, MatrixView<T, Space> view) {
-        detail::expect_part(part);
         auto const found = file_of(part.name).tensor(part.name);
         std::size_t const dimensions = found.shape.size() - std::size_t(part.slices > 0);
         bool const vector = view.rows == 1 && dimensions == 1;
         index_t const rows = vector ? view.cols : view.rows, cols = vector ? 0 : view.cols;
+        detail::expect_part(part, rows, cols);
         using To = std::remove_const_t<T>;
         check(part.name, converts<To>(found.dtype) ? found.dtype : dtype_of<To>,
               detail::shape_of(part, rows, cols));

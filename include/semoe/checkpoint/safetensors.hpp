@@ -97,7 +97,8 @@ public:
     }
 
     /// The file's own elements, without a copy.
-    /// @throws store_error for another dtype, and where the file does not align them for T
+    /// @throws store_error for another dtype, where the file does not align them for T, and for a
+    ///         bool that is none
     template <Storable T>
     VectorView<T const, HostSpace> view(std::string_view name) const {
         StoredTensor const t = tensor(name);
@@ -105,6 +106,11 @@ public:
         if (reinterpret_cast<std::uintptr_t>(t.bytes.data()) % alignof(T) != 0)
             throw store_error(path_ + ": tensor " + detail::in_quotes(name) +
                               ": not aligned for its type; copy it with values()");
+        if constexpr (std::same_as<T, bool>)
+            for (std::byte const x : t.bytes)
+                if (x > std::byte{1})
+                    throw store_error(path_ + ": tensor " + detail::in_quotes(name) +
+                                      ": a bool that is neither 0 nor 1");
         return {reinterpret_cast<T const*>(t.bytes.data()), t.elements()};
     }
 

@@ -43,8 +43,7 @@ public:
         });
         expects(name != "__metadata__", [&] { return describe(name) + "the name is reserved"; });
         Slot slot;
-        slot.json = detail::json_string(name) + ":{\"dtype\":\"" + to_string(dtype) +
-                    "\",\"shape\":" + detail::shape_text(shape, shape.size());
+        slot.json = entry(name, dtype, shape);
         slot.element_bytes = size_bytes(dtype);
         auto const whole = bytes_of(dtype, *elements);
         expects(whole.has_value(), [&] {
@@ -57,6 +56,17 @@ public:
         bool const inserted = slots_.emplace(name, std::move(slot)).second;
         expects(inserted, [&] { return describe(name) + "declared twice"; });
         bytes_ += size;
+    }
+
+    /// @throws precondition_error for a tensor that was not declared so
+    void expect_declared(std::string const& name, Dtype dtype,
+                         std::span<index_t const> shape) const {
+        auto const it = slots_.find(name);
+        expects(it != slots_.end(), [&] { return describe(name) + "not declared"; });
+        expects(it->second.json == entry(name, dtype, shape), [&] {
+            return describe(name) + "declared otherwise than as " + to_string(dtype) + " " +
+                   detail::shape_text(shape);
+        });
     }
 
     /// The next bytes of a declared tensor. The first call of all writes the header.
@@ -112,7 +122,7 @@ private:
         std::numeric_limits<index_t>::max() - detail::header_limit_bytes - 8;
 
     struct Slot {
-        std::string json; // the entry up to its offsets
+        std::string json; // entry()
         index_t element_bytes = 0, size = 0;
         index_t offset = 0; // from the start of the file
         index_t written = 0;
@@ -156,6 +166,11 @@ private:
         begun_ = true; // only now, so that a write of the header that fails is made again
     }
 
+    /// The header's entry up to its offsets.
+    static std::string entry(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
+        return detail::json_string(name) + ":{\"dtype\":\"" + to_string(dtype) +
+               "\",\"shape\":" + detail::shape_text(shape, shape.size());
+    }
     std::string describe(std::string const& name) const {
         return path() + ": tensor " + detail::in_quotes(name) + ": ";
     }

@@ -3,6 +3,7 @@
 #include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -30,11 +31,17 @@ struct ElementRows {
 
 namespace detail {
 
-inline void expect_part(TensorPart const& p) {
+inline void expect_part(TensorPart const& p, index_t rows, index_t cols) {
     expects(p.slices == 0 ? p.slice == 0 : 0 <= p.slice && p.slice < p.slices,
             "checkpoint::TensorPart '{}': slice is {}, of {}", p.name, p.slice, p.slices);
     expects(0 <= p.part && p.part < p.parts, "checkpoint::TensorPart '{}': part is {}, of {}",
             p.name, p.part, p.parts);
+    index_t elements = rows;
+    bool fits = true;
+    for (index_t const n : {p.parts, std::max<index_t>(cols, 1), std::max<index_t>(p.slices, 1)})
+        fits = !__builtin_mul_overflow(elements, n, &elements) && fits;
+    expects(fits, "checkpoint::TensorPart '{}': {} slices of {} parts of [{},{}] are too many",
+            p.name, p.slices, p.parts, rows, cols);
 }
 /// The tensor that has such parts of rows x cols, which are a vector's elements if cols is 0.
 inline std::vector<index_t> shape_of(TensorPart const& p, index_t rows, index_t cols) {

@@ -6,6 +6,7 @@
 #include "semoe/core/view.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -34,22 +35,22 @@ public:
     /// @throws precondition_error when the name is taken
     template <class T, class Space>
     void declare(std::string const& name, MatrixView<T, Space> view) {
-        index_t const shape[] = {view.rows, view.cols};
-        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape);
+        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape_of(view));
     }
     template <class T, class Space>
     void declare(std::string const& name, VectorView<T, Space> view) {
-        index_t const shape[] = {view.size};
-        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape);
+        file_.declare(name, dtype_of<std::remove_const_t<T>>, shape_of(view));
     }
 
     /// The values that the view has when the work enqueued on b so far is done.
-    /// @throws precondition_error when the name was not declared, or with another size; store_error
+    /// @throws precondition_error when it was not declared, or with another type or shape;
+    /// store_error
     ///         or what b throws: then nothing of the view counts as written, and the same call may
     ///         be made again
     /// @sync waits for b, once a chunk
     template <Backend B, class T, class Space>
     void write(B& b, std::string const& name, MatrixView<T, Space> view) {
+        file_.expect_declared(name, dtype_of<std::remove_const_t<T>>, shape_of(view));
         // Rows without padding between them are one long row.
         bool const packed = view.ld == view.cols;
         index_t const rows = packed ? 1 : view.rows;
@@ -62,6 +63,7 @@ public:
     }
     template <Backend B, class T, class Space>
     void write(B& b, std::string const& name, VectorView<T, Space> view) {
+        file_.expect_declared(name, dtype_of<std::remove_const_t<T>>, shape_of(view));
         all_or_nothing(name, [&] {
             gather(b, name, as_bytes(view));
             flush(b, name);
@@ -73,6 +75,14 @@ public:
     void commit() { file_.commit(); }
 
 private:
+    template <class T, class Space>
+    static std::array<index_t, 2> shape_of(MatrixView<T, Space> view) {
+        return {view.rows, view.cols};
+    }
+    template <class T, class Space>
+    static std::array<index_t, 1> shape_of(VectorView<T, Space> view) {
+        return {view.size};
+    }
     /// A chunk that fails takes those before it along.
     template <class F>
     void all_or_nothing(std::string const& name, F const& write) {
