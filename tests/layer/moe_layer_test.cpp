@@ -188,9 +188,51 @@ TEST_CASE("layer/moe_layer: an engine's own routing gives what the gate's routin
     CHECK_THROWS_WITH_AS(layer.forward_routed(rows(x), {ids.data(), T, K}, {weights.data(), T, K},
                                               rows(y2), context),
                          doctest::Contains("repeated"), data_error);
+    ids[5] = dropped_expert;
+    weights[5] = std::numeric_limits<float>::quiet_NaN(); // of no choice: not looked at
+    layer.forward_routed(rows(x), {ids.data(), T, K}, {weights.data(), T, K}, rows(y2), context);
+    for (float const bad :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+        auto broken = weights;
+        broken[4] = bad;
+        CHECK_THROWS_WITH_AS(layer.forward_routed(rows(x), {ids.data(), T, K},
+                                                  {broken.data(), T, K}, rows(y2), context),
+                             "MoeLayer: a routing weight that is not finite, token 1 of rank 0",
+                             data_error);
+    }
     std::fill(ids.begin(), ids.end(), dropped_expert);
     layer.forward_routed(rows(x), {ids.data(), T, K}, {weights.data(), T, K}, rows(y2), context);
     CHECK(std::count(y2.begin(), y2.end(), 0.f) == T * H);
+}
+
+TEST_CASE(
+    "layer/moe_layer: a context tells which choices were kept, and what moves a balance bias") {
+    auto layer = make_layer(CpuBackend{.threads = 1}, {.capacity = {.factor = 0.5}});
+    auto x = random_values<float>(1, T * H);
+    std::vector<float> y(x.size()), bias(E);
+    auto context = layer.make_context(T);
+    layer.forward(rows(x), rows(y), context);
+    auto const chosen = context.assignment().topk_ids;
+    auto const kept = context.kept_ids();
+    std::vector<index_t> choices(E);
+    index_t dropped = 0;
+    for (index_t t = 0; t < T; ++t)
+        for (index_t k = 0; k < K; ++k) {
+            ++choices[std::size_t(chosen(t, k))];
+            if (kept(t, k) == chosen(t, k)) continue;
+            CHECK(kept(t, k) == dropped_expert);
+            ++dropped;
+        }
+    CHECK(dropped > 0);
+    CHECK(dropped == context.counters.dropped);
+
+    update_balance_bias(layer.backend(), context.statistics(), 0.25,
+                        VectorView<float, HostSpace>{bias.data(), E});
+    for (std::size_t e = 0; e < std::size_t(E); ++e) {
+        CAPTURE(e);
+        index_t const above = choices[e] * E - T * K; // than the mean
+        CHECK(bias[e] == (above > 0 ? -0.25f : above < 0 ? 0.25f : 0.f));
+    }
 }
 
 TEST_CASE("layer/moe_layer: masked tokens give nothing, count for nothing and disturb nobody") {

@@ -12,10 +12,12 @@
 #include "support/layer.hpp"
 #include "support/matrix.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <doctest/doctest.h>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 using namespace semoe;
@@ -217,6 +219,40 @@ TEST_CASE("layer/quantize: layers that do not match, and training, are refused")
                              precondition_error);
     });
     CHECK_THROWS_AS(layer.make_context(4, Mode::training), precondition_error);
+}
+
+TEST_CASE("layer/quantize: what is refused leaves the layer's blocks as they were") {
+    CpuBackend const b{.threads = 1};
+    auto const quantised = expert::Quantized{quant::Int8{}, swiglu<float>()};
+    MoeLayer from{b, top_2, expert::WithShared{swiglu<float>(), swiglu<float>()}};
+    MoeLayer to{b, top_2,
+                expert::WithShared{quantised, swiglu<float>(), true}, // its router has a row more
+                comm::Self{}, tier::Cached{b, tier::HostStore{}, {.slots = 1}}};
+    from.initialize(1);
+    to.initialize(2);
+    auto const before = parameters_of(to);
+    CHECK_THROWS_WITH_AS(quantize(from, to),
+                         "quantize: routers of 1152 and 1440 bytes: only one layer's shared expert "
+                         "has a sigmoid_gate",
+                         precondition_error);
+    CHECK(parameters_of(to) == before);
+}
+
+/// Takes its time, so that what is enqueued behind it is late.
+struct Nap {
+    void operator()(index_t) const { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }
+};
+
+TEST_CASE("layer/quantize: what the other layer's queue has still to do comes first") {
+    CpuBackend b{.threads = 1};
+    MoeLayer from{b.fork(), top_2, swiglu<float>()};
+    MoeLayer to{b.fork(), top_2, expert::Quantized{quant::Int8{}, swiglu<float>()}};
+    from.backend().parallel_for(1, Nap{});
+    from.initialize(1);
+    quantize(from, to);
+    to.backend().synchronize();
+    from.backend().synchronize();
+    CHECK(parameters_of(to)["router.weight"] == parameters_of(from)["router.weight"]);
 }
 
 } // namespace quantize_test

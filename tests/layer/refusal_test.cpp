@@ -52,13 +52,15 @@ struct WrongGate : TopK {
 /// A schedule of the user's of two chunks, counted from `first` on, of which it combines some.
 struct WrongSchedule {
     index_t chunks = 2, first = 0, combined = 2;
+    bool same_experts = false, late = false;
 
     template <class Stages>
     void run(Stages& stages) const {
         auto& q = stages.compute();
         for (index_t c = 0; c < chunks; ++c) {
-            stages.dispatch(q, first + c);
-            stages.experts(q, first + c);
+            if (!late) stages.dispatch(q, first + c);
+            stages.experts(q, same_experts ? 0 : first + c);
+            if (late) stages.dispatch(q, first + c);
             if (c < combined) stages.combine(q, first + c);
         }
     }
@@ -178,10 +180,20 @@ TEST_CASE("layer/refusal: a schedule of the user's that leaves work out, or name
         CHECK_THROWS_WITH_AS(layer.forward(in, out, context), doctest::Contains(what),
                              precondition_error);
     };
-    refused({.combined = 1},
-            "the schedule ran dispatch, experts and combine of 2, 2 and 1 chunks, and not of 2");
+    refused({.combined = 1}, "the schedule comes to the end when chunk 1 has run 2 of dispatch, "
+                             "experts and combine");
+    refused({.same_experts = true}, "the schedule comes to experts when chunk 0 has run 3 of");
+    refused({.late = true}, "the schedule comes to experts when chunk 0 has run 0 of");
     refused({.first = 1}, "the schedule names chunk 2 of 2");
     refused({.first = -1}, "the schedule names chunk -1 of 2");
+    for (index_t const chunks : {0, -2})
+        CHECK_THROWS_WITH_AS(
+            (MoeLayer{CpuBackend{.threads = 1}, TopK{.num_experts = 4, .top_k = 2},
+                      expert::SwiGlu<float>{.hidden = H, .intermediate = 6}, comm::Self{},
+                      tier::Resident<CpuBackend>{CpuBackend{.threads = 1}},
+                      WrongSchedule{.chunks = chunks}}),
+            message("MoeLayer: the schedule's chunks is {}, must be at least 1", chunks).c_str(),
+            precondition_error);
 }
 TEST_CASE("layer/refusal: a store's weights of another type, or of other matrices") {
     CpuBackend b{.threads = 1};
@@ -252,7 +264,8 @@ TEST_CASE("layer/refusal: rows without an address, and fewer than none") {
     auto const refused = [](auto const& call, char const* what) {
         CHECK_THROWS_WITH_AS(call(), doctest::Contains(what), precondition_error);
     };
-    refused([&] { layer.forward(negative, negative, context); }, "is [-1,8]");
+    refused([&] { layer.forward(negative, negative, context); },
+            "x has -1 rows, must not be negative");
     refused([&] { layer.forward(nowhere, m, context); }, "x is [6,8] without an address");
     refused([&] { layer.forward(m, nowhere, context); }, "y is [6,8] without an address");
     refused(

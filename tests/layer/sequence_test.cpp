@@ -189,6 +189,21 @@ TEST_CASE("layer/sequence: a layer's own list comes first, then the following la
     CHECK(x.told.back() == Keys{key(1, 0), key(1, 1), key(2, 0), key(2, 1)});
 }
 
+TEST_CASE("layer/sequence: blocks that the tier had before are told like others") {
+    CpuBackend b;
+    test::RecordingTier recording;
+    Sequenced tier{recording};
+    for (auto const& [block, access] : forward_pass(3))
+        recording.declare(b, block, {8, LayoutId::row_major});
+    (void)tier.acquire(b, key(0, 0), Access::read).bytes(); // nothing to remember it by yet
+    for (auto const& [block, access] : forward_pass(3))
+        tier.declare(b, block, {8, LayoutId::row_major});
+    for (int n = 0; n < 2; ++n)
+        for (auto const& [block, access] : forward_pass(3))
+            (void)tier.acquire(b, block, access).bytes();
+    CHECK(recording.told->back() == Keys{key(2, 1), key(0, 0), key(0, 1), key(1, 0)});
+}
+
 TEST_CASE("layer/sequence: a prediction ends with its layer, though that announces nothing") {
     ReadOnce x;
     x.acquire(key(0, 0));

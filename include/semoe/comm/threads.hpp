@@ -26,8 +26,8 @@ class ThreadWorld;
 /// comm_error, and the world and all that was split from it are broken: every further call throws
 /// at once. Buffers of a collective that throws hold unspecified values.
 ///
-/// A rank's handle and its copies belong to one thread at a time. To run two contexts at once on
-/// the same ranks, give each a communicator of its own by split.
+/// A rank's handle and its copies belong to one thread at a time. To run two layers at once on the
+/// same ranks, give each a communicator of its own by split.
 class Threads {
 public:
     int rank() const { return rank_; }

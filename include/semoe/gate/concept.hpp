@@ -63,8 +63,8 @@ concept HasSlotsPerToken = requires(G const& g) {
 template <class G, class B, class Real = float>
 concept HasGateForward = requires(G const& g, B& b, RouteInput<B, Real> const& input,
                                   Assignment<B, Real> out) {
-    /// Writes every id and weight of `out`: a token's ids are distinct numbers in [0,E), or -1;
-    /// masked tokens get -1 everywhere. A layer refuses other ids, naming the token.
+    /// Writes every id and weight of `out`: a token's ids are distinct numbers in [0,E) with finite
+    /// weights, or -1; masked tokens get -1 everywhere. A layer refuses others, naming the token.
     { g.forward(b, input, out) } -> std::same_as<void>;
 };
 /// A routing policy: tokens to experts.

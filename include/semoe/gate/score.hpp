@@ -54,7 +54,8 @@ struct NormalizedSigmoid : Sigmoid {
 };
 
 /// Ranks by sigmoid(logit) + bias, weighs by sigmoid(logit) divided by the sum over the chosen:
-/// the bias balances load and has no gradient; see update_balance_bias. (DeepSeek-V3, arXiv
+/// the bias balances load and has no gradient. After a forward,
+/// update_balance_bias(backend, context.statistics(), rate, bias) moves it. (DeepSeek-V3, arXiv
 /// 2412.19437.)
 struct SigmoidBias {
     static constexpr Normalize normalize = Normalize::sum_topk;

@@ -19,7 +19,7 @@ struct MoeConfig {
     double z_loss_weight = 0;    ///< of the router z-loss, in backward
     std::uint64_t seed = 0;      ///< of the gate's random numbers
     bool recompute = false;      ///< compute expert activations again in backward, save none
-    bool skip_untouched = false; ///< train_step leaves experts without a gradient alone
+    bool skip_untouched = false; ///< an update leaves experts without a gradient alone
 
     /// @throws precondition_error naming the field
     void validate() const {

@@ -58,6 +58,7 @@ struct ContextState {
     std::vector<index_t> expert_order;      // local experts with rows, chunk after chunk
     std::vector<char> expert_distance;      // how far from its slot each local expert's block is
     std::vector<std::size_t> order_end;     // [chunks], where a chunk's part of it ends
+    std::vector<char> stages_run;           // [chunks], stages that the schedule has run
     std::array<index_t, 2> status = {};     // host copy of views.status
 
     MatrixView<T const, S> x;
@@ -80,7 +81,8 @@ struct ContextState {
       , row_begin(std::size_t(n.num_chunks) + 1)
       , batch_send(std::size_t(n.num_ranks))
       , batch(std::size_t(n.num_ranks))
-      , balance(std::size_t(RouterStatistics{n.num_experts}.size())) {
+      , balance(std::size_t(RouterStatistics{n.num_experts}.size()))
+      , stages_run(std::size_t(n.num_chunks)) {
         auto arena = memory.arena();
         views.carve(arena, n);
         if (n.num_chunks > 1) wire.emplace(b.fork());
@@ -169,7 +171,8 @@ struct ContextState {
 } // namespace detail
 
 /// The saved state of one forward, its losses and its counters. Made by MoeLayer::make_context,
-/// used again and again; each of several concurrent forwards on one layer needs its own.
+/// used again and again; each of several concurrent forwards on one layer needs its own. Like x and
+/// y it must live until what it was enqueued for is done (backend().synchronize()).
 template <class B, class T, class C>
 class MoeContext {
 public:
@@ -179,8 +182,15 @@ public:
     index_t max_tokens() const { return state_.shape.max_tokens; }
     Mode mode() const { return state_.shape.training ? Mode::training : Mode::inference; }
     index_t workspace_bytes() const { return state_.memory.size_bytes(); }
-    /// [T,K], backend memory: what the last forward routed by.
+    /// [T,K], backend memory: what the gate, or the caller, chose in the last forward.
     Assignment<B, accumulate_t<T>> assignment() const { return state_.assignment(); }
+    /// [T,K], backend memory: the choices of them that capacity kept, -1 for others.
+    MatrixView<expert_id const, space_of<B>> kept_ids() const {
+        return state_.views.kept_ids.row_range(0, state_.num_tokens);
+    }
+    /// Backend memory: RouterStatistics of the last forward, summed over ranks; what
+    /// update_balance_bias takes.
+    VectorView<double const, space_of<B>> statistics() const { return state_.views.balance; }
     /// [T,K], backend memory: after backward, the gradient of the routing weights.
     MatrixView<accumulate_t<T> const, space_of<B>> weight_gradients() const {
         return state_.views.d_weights.row_range(0, state_.num_tokens);

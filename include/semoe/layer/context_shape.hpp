@@ -5,7 +5,7 @@
 #include "semoe/layer/blocks.hpp"
 #include "semoe/layer/config.hpp"
 #include "semoe/layer/context_views.hpp"
-#include "semoe/routing/check_ids.hpp"
+#include "semoe/routing/check_choices.hpp"
 #include "semoe/routing/check_logits.hpp"
 #include "semoe/routing/drop.hpp"
 
@@ -173,7 +173,7 @@ ContextShape context_shape(LayerShape const& layer, BlockLayout const& expert,
         n.capacity_scratch_bytes = drop_by_probability_scratch_bytes<B, Real>(
             ranks ? gathered : max_tokens, n.num_slots, n.num_experts);
     n.check_scratch_bytes =
-        std::max(check_logits_scratch_bytes(max_tokens), check_ids_scratch_bytes(max_tokens));
+        std::max(check_logits_scratch_bytes(max_tokens), check_choices_scratch_bytes(max_tokens));
     n.balance_scratch_bytes = router_statistics_scratch_bytes(max_tokens, n.num_experts);
     n.exchange_table_bytes = exchange_table_bytes(placement, comm.rank());
     n.exchange_staging_bytes = exchange_staging_bytes(

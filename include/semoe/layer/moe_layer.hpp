@@ -31,8 +31,8 @@ namespace semoe {
 ///
 /// The layer owns its gate and expert; backend, communicator and tier are shared handles. Its
 /// parameters are blocks of the tier. Everything that a forward leaves for backward lies in a
-/// context, so several host threads may run inference on one layer, each with its own context.
-/// With several ranks every call below is collective unless it says otherwise.
+/// context, so on one rank several host threads may run inference on one layer, each with its own
+/// context. With several ranks every call below is collective unless it says otherwise.
 ///
 /// Element type T of x and y is X::value_type; logits, weights, gradients and the router are
 /// Real = accumulate_t<T>.
@@ -165,8 +165,9 @@ public:
     /// @param y  [T,H] backend memory, overwritten; masked rows become 0
     /// @post context.losses and context.counters cover this forward on all ranks
     /// @throws precondition_error on shapes; data_error on every rank, naming rank and token, when
-    ///         a logit is not finite or the gate's choices are out of range or repeated;
-    ///         comm_error; store_error. Nothing works on x and y any more then
+    ///         a logit is not finite, or the gate's choices are out of range or repeated or have a
+    ///         weight that is not finite; comm_error; store_error. Nothing works on x and y any
+    ///         more then
     /// @sync waits once on the host for the counts; y is complete when the queue gets there
     /// @cost 2*T*H*E flops of router, the expert's flops for each kept choice, no allocation; with
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
@@ -204,8 +205,9 @@ public:
     /// As forward, for those with a router of their own; gate and router take no part.
     /// @param topk_ids      [T,K] backend memory, K = slots_per_token(gate), distinct in a row, -1
     ///                      chooses nobody
-    /// @param topk_weights  [T,K] backend memory
-    /// @throws as forward: data_error for an id that is out of range or repeated
+    /// @param topk_weights  [T,K] backend memory, finite where the id is not -1
+    /// @throws as forward: data_error for an id that is out of range or repeated, and for a weight
+    ///         that is not finite
     /// @sync as forward @cost as forward, without the router
     /// @post context.counters covers this forward on all ranks; its entropy and context.losses,
     ///       which are of a gate, are zero; after backward, context.weight_gradients() is [T,K]
@@ -218,7 +220,7 @@ public:
         auto& s = begin(x, y, context, options, true);
         settled(s, [&] {
             ops::fill(backend_, s.views.status.part(0, 1), index_t(-1));
-            check_choices(topk_ids, s);
+            check_routing(topk_ids, topk_weights, s);
             backend_.parallel_for(
                 s.num_tokens, detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
@@ -303,22 +305,35 @@ public:
     /// Lets the layer be used again after a step that failed midway; parameters and gradients are
     /// whatever that step left, so load them anew first.
     void reset_after_error() { unusable_ = false; }
+    /// @throws precondition_error after a step, or a writing for_each_parameter, that failed midway
+    void expect_usable() const {
+        expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
+                            "then call reset_after_error()");
+    }
 
     /// Calls f(name, view, shape) for every parameter on this rank, in a fixed order; view is a
     /// MatrixView in backend memory: T for weights of experts, Real for the router and for every
     /// other kind. Names: "router.weight", "experts.3.gate_proj", "shared.up_proj"; of moments,
     /// with ".0", ".1" behind, or "experts.3.packed" [1, numbers] where an optimizer packs them.
     /// @param access  write: f may change values through the queue (then call weights_changed())
+    /// @throws what f throws; where it was to write other than gradients, the layer is then as
+    ///         after a step that failed midway
     /// @sync enqueues what f enqueues; with a tier of few slots it moves blocks
     template <class F>
     void for_each_parameter(F&& f, BlockKind kind = BlockKind::weight,
                             Access access = Access::read) {
-        for (expert_id id : blocks_.ids()) {
-            if (kind == BlockKind::gradient) materialise_gradient(id);
-            blocks_.visit_block(backend_, id, kind, access, f);
-            if (kind == BlockKind::gradient && access != Access::read)
-                blocks_.set_gradient(id, true);
-        }
+        auto const visit = [&] {
+            for (expert_id id : blocks_.ids()) {
+                if (kind == BlockKind::gradient) materialise_gradient(id);
+                blocks_.visit_block(backend_, id, kind, access, f);
+                if (kind == BlockKind::gradient && access != Access::read)
+                    blocks_.set_gradient(id, true);
+            }
+        };
+        if (access == Access::read || kind == BlockKind::gradient)
+            visit();
+        else
+            guarded(visit);
     }
     /// The blocks of a kind on this rank, in the order in which forward needs them first. States
     /// exist once an optimizer has stepped.
@@ -401,6 +416,10 @@ private:
     }
     static Sch checked_schedule(Sch schedule) {
         if constexpr (requires { schedule.validate(); }) schedule.validate();
+        expects(index_t(schedule.chunks) >= 1,
+                "MoeLayer: the schedule's chunks is {}, must be at "
+                "least 1",
+                index_t(schedule.chunks));
         return schedule;
     }
     static MoeConfig checked_config(MoeConfig config) {
@@ -444,13 +463,10 @@ private:
         if constexpr (HasSharedExpert<X>) bytes = std::max(bytes, wanted(expert_.shared));
         return bytes;
     }
-    void expect_usable() const {
-        expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
-                            "then call reset_after_error()");
-    }
     template <class E>
     void expect_shape(char const* name, MatrixView<E, space> m, index_t rows) const {
-        expects(rows >= 0 && m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
+        expects(m.rows >= 0, "MoeLayer: {} has {} rows, must not be negative", name, m.rows);
+        expects(m.rows == rows && m.cols == hidden() && m.ld >= m.cols,
                 "MoeLayer: {} must be [{},{}] with an ld of at least {}, is {} with ld {}", name,
                 rows, hidden(), hidden(), m, m.ld);
     }
@@ -470,9 +486,9 @@ private:
     /// Work that leaves the layer unusable when it fails midway.
     template <class F>
     void guarded(F&& work) {
-        unusable_ = true;
+        bool const before = std::exchange(unusable_, true);
         work();
-        unusable_ = false;
+        unusable_ = before;
     }
 
     State& begin(MatrixView<T const, space> x, MatrixView<T, space> y, Context& context,
@@ -509,13 +525,14 @@ private:
         check_logits(backend_, logits, s.options.mask, s.views.status.part(0, 1),
                      s.views.check_scratch);
         detail::run_gate(backend_, gate_, comm_, config_, s);
-        check_choices(s.assignment().topk_ids, s);
+        check_routing(s.assignment().topk_ids, s.assignment().topk_weights, s);
         detail::gather_statistics<G>(backend_, comm_, logits.data, s);
         detail::limit_capacity(backend_, comm_, config_, s);
     }
-    void check_choices(MatrixView<expert_id const, space> ids, State& s) {
-        check_ids(backend_, ids, num_experts(), s.views.status.part(1, 1), s.views.check_scratch,
-                  s.options.mask);
+    void check_routing(MatrixView<expert_id const, space> ids,
+                       MatrixView<Real const, space> weights, State& s) {
+        check_choices(backend_, ids, weights, num_experts(), s.views.status.part(1, 1),
+                      s.views.check_scratch, s.options.mask);
     }
     /// Work on the caller's matrices, of which nothing goes on after an error.
     template <class F>
@@ -535,6 +552,7 @@ private:
         detail::ForwardStages<B, X, M, T, C, Tr> stages{
             {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}};
         stages.groups.announce(backend_, false);
+        stages.begin();
         schedule_.run(stages);
         stages.expect_all();
         s.complete = true;
@@ -611,6 +629,7 @@ private:
                 detail::BackwardStages<B, X, M, T, C, Tr> stages{
                     {backend_, detail::routed_part(expert_), {blocks_, s}, s, tracer_}, dx, user};
                 stages.groups.announce(backend_, true, user != nullptr);
+                stages.begin();
                 schedule_.run(stages);
                 stages.expect_all();
                 finish(stages.groups);

@@ -27,9 +27,8 @@ void for_each_expert_block(L& layer, F&& f) {
     for (expert_id const id : layer.local_experts()) f(id, routed_part(layer.expert()));
 }
 template <class L>
-auto acquire_weights(L& layer, expert_id id, Access access) {
-    return layer.tier().acquire(layer.backend(), {layer.config().layer, id, BlockKind::weight},
-                                access);
+BlockKey weight_key(L& layer, expert_id id) {
+    return {layer.config().layer, id, BlockKind::weight};
 }
 template <class X, class B>
 BlockLayout float_layout(X const& expert, B const& b) {
@@ -55,8 +54,10 @@ std::string matrices_of(X const& expert, B const& b) {
 /// A shared expert may be quantised, the routed ones, or both.
 /// @param from  a layer with as many experts, none of them quantised, whose blocks are what `to`
 ///              would have unquantised
-/// @throws precondition_error naming what differs where the layers do not match; nothing is written
-/// @sync enqueues @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
+/// @throws precondition_error naming what differs where the layers do not match, and after a step
+///         of `from` that failed midway; nothing is written
+/// @sync enqueues on to.backend(), behind what from's queue does to its blocks @cost 3 to 25 ns a
+/// weight and thread; no allocation beyond what tiers do
 template <class From, class To>
 void quantize(From& from, To& to) {
     static_assert(std::same_as<typename From::value_type, typename To::value_type>,
@@ -85,15 +86,21 @@ void quantize(From& from, To& to) {
     expect_same("an expert", detail::routed_part(from.expert()), detail::routed_part(to.expert()));
     if constexpr (HasSharedExpert<Target>)
         expect_same("the shared expert", from.expert().shared, to.expert().shared);
+    auto const router_bytes = [](auto& layer) {
+        return layer.tier().info(detail::weight_key(layer, router_block)).bytes;
+    };
+    expects(router_bytes(from) == router_bytes(to),
+            "quantize: routers of {} and {} bytes: only one layer's shared expert has a "
+            "sigmoid_gate",
+            router_bytes(from), router_bytes(to));
+    from.expect_usable();
     auto const move = [&](expert_id id, auto const& adopt) {
-        auto const source = detail::acquire_weights(from, id, Access::read);
-        auto const target = detail::acquire_weights(to, id, Access::overwrite);
+        auto const source = from.tier().acquire(b, detail::weight_key(from, id), Access::read);
+        auto const target = to.tier().acquire(b, detail::weight_key(to, id), Access::overwrite);
         adopt(source.bytes(), target.bytes());
     };
     using Block = Bytes<typename To::space>;
     move(router_block, [&](Block source, Block target) {
-        expects(source.size == target.size, "quantize: routers of {} and {} bytes", source.size,
-                target.size);
         b.copy(target.data, source.data, std::size_t(source.size));
     });
     detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
@@ -108,7 +115,7 @@ void quantize(From& from, To& to) {
 /// @param read  read(name, view) writes the matrix of that name, "router.weight" or
 ///              "experts.3.gate_proj", to backend memory through layer.backend(); the view is a
 ///              MatrixView<value_type>, or of the router's type
-/// @throws what read throws
+/// @throws what read throws; weights are then in between
 /// @sync enqueues, and waits before the block is reused
 /// @cost one block of floats
 template <class L, class Read>
@@ -116,7 +123,8 @@ void quantize_from(L& layer, Read&& read) {
     using T = typename L::value_type;
     auto& b = layer.backend();
     {
-        auto const router = detail::acquire_weights(layer, router_block, Access::overwrite);
+        auto const router =
+            layer.tier().acquire(b, detail::weight_key(layer, router_block), Access::overwrite);
         auto const all = view_as<typename L::Real>(router.bytes());
         index_t const E = layer.num_experts(), H = layer.hidden();
         using View = MatrixView<typename L::Real, typename L::space>;
@@ -133,7 +141,8 @@ void quantize_from(L& layer, Read&& read) {
             read(prefix + s.name,
                  MatrixView<T, typename L::space>(block.data() + s.offset, s.rows, s.cols));
         }
-        auto const target = detail::acquire_weights(layer, id, Access::overwrite);
+        auto const target =
+            layer.tier().acquire(b, detail::weight_key(layer, id), Access::overwrite);
         detail::adopt_block(b, expert, as_writable_bytes(block.view()), target.bytes());
         b.synchronize();
     });

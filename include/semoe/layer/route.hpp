@@ -7,7 +7,7 @@
 #include "semoe/ops/fill.hpp"
 #include "semoe/ops/gemm.hpp"
 #include "semoe/routing/balance.hpp"
-#include "semoe/routing/check_ids.hpp"
+#include "semoe/routing/check_choices.hpp"
 #include "semoe/routing/check_logits.hpp"
 #include "semoe/routing/drop.hpp"
 #include "semoe/routing/make_plan.hpp"
@@ -180,8 +180,9 @@ void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextStat
 ///         precondition_error when a gate breaks its word on max_rows_per_expert
 template <class B, class T, class C>
 void make_plans(B& b, ContextState<B, T, C>& s) {
-    constexpr char const* nonsense[] = {"a logit that is not finite",
-                                        "an expert number that is out of range or repeated"};
+    constexpr char const* nonsense[] = {"an expert number that is out of range or repeated",
+                                        "a routing weight that is not finite",
+                                        "a logit that is not finite"};
     auto& v = s.views;
     index_t const chunks = s.shape.num_chunks;
     s.counts.begin(chunks);
@@ -197,15 +198,15 @@ void make_plans(B& b, ContextState<B, T, C>& s) {
     b.copy(s.status.data(), v.status.data, sizeof s.status);
     b.copy(s.balance.data(), v.balance.data, s.balance.size() * sizeof(double));
     b.synchronize();
-    // Twice the token, the second kind of nonsense one higher; 0 is none.
-    for (index_t kind : {1, 0})
-        if (index_t const token = s.status[std::size_t(kind)]; token >= 0)
-            *s.counts.status_word() = 2 * token + kind + 1;
+    // Three times the token, and which nonsense it is; 0 is none.
+    if (index_t const choice = s.status[1]; choice >= 0)
+        *s.counts.status_word() = 3 * (choice / 2) + choice % 2 + 1;
+    if (index_t const token = s.status[0]; token >= 0) *s.counts.status_word() = 3 * token + 2 + 1;
     s.counts.run();
     if (int const failed = s.counts.first_failed_rank(); failed >= 0) {
         index_t const word = s.counts.status(failed) - 1;
         throw data_error(
-            message("MoeLayer: {}, token {} of rank {}", nonsense[word % 2], word / 2, failed));
+            message("MoeLayer: {}, token {} of rank {}", nonsense[word % 3], word / 3, failed));
     }
     for (index_t c = 0; c < chunks; ++c) {
         auto& exchange = s.exchanges[std::size_t(c)];

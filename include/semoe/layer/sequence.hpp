@@ -3,6 +3,7 @@
 #include "semoe/backend/concept.hpp"
 #include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/tier/concept.hpp"
+#include "semoe/tier/detail/block_map.hpp"
 #include "semoe/tier/resident.hpp"
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -42,10 +44,11 @@ public:
         place_ = {};
     }
 
-    /// The block has been acquired. @return whether another layer begins with it
-    /// @pre reserve() was called
+    /// The block has been acquired. @return whether another layer begins with it, as far as there
+    ///         is room to remember
     /// @cost when a layer begins, one look at each run that is remembered
     bool acquired(BlockKey key, Access access) {
+        if (keys_.empty()) return false;
         bool const begins = num_runs_ == 0 || run(num_runs_ - 1).layer != key.layer;
         if (begins) {
             first_run_ = std::max(first_run_, num_runs_ + 1 - max_runs);
@@ -215,9 +218,9 @@ public:
     void declare(B& b, BlockKey key, BlockInfo info) {
         check<B>();
         std::lock_guard lock(state_->mutex);
-        bool const present = state_->tier.contains(key);
         state_->tier.declare(b, key, info);
-        if (!present) state_->grow(key);
+        if (state_->declared.insert(key).second)
+            state_->grow(key); // the tier may have had it before
     }
     bool contains(BlockKey key) const { return tier().contains(key); }
     BlockInfo info(BlockKey key) const { return tier().info(key); }
@@ -326,6 +329,7 @@ private:
         std::mutex mutex;
         Tier tier;
         Sequence sequence;
+        std::unordered_set<BlockKey, tier::detail::BlockKeyHash> declared;
         index_t num_blocks[num_block_kinds] = {};
         std::size_t window = 0;
         std::vector<BlockKey> list; ///< window more than the longest list that a layer may give

@@ -252,21 +252,27 @@ struct StagesBase {
     ContextState<B, T, C>& s;
     Tr& tracer;
 
-    index_t dispatched = 0, computed = 0, combined = 0; ///< chunks
-
-    /// @throws precondition_error naming a chunk that there is not
-    void count(index_t& chunks, index_t c) const {
+    /// A schedule begins: no chunk has passed a stage.
+    void begin() const { std::fill(s.stages_run.begin(), s.stages_run.end(), char(0)); }
+    /// The schedule runs a chunk's stage: dispatch, experts and combine are 0, 1 and 2.
+    /// @throws precondition_error naming a chunk that there is not, or a stage out of its order
+    void pass(int stage, index_t c) const {
         expects(c >= 0 && c < s.shape.num_chunks, "MoeLayer: the schedule names chunk {} of {}", c,
                 s.shape.num_chunks);
-        ++chunks;
+        expect_passed(c, stage);
+        ++s.stages_run[std::size_t(c)];
     }
     /// @throws precondition_error unless the schedule ran every stage of every chunk
     void expect_all() const {
-        index_t const n = s.shape.num_chunks;
-        expects(dispatched == n && computed == n && combined == n,
-                "MoeLayer: the schedule ran dispatch, experts and combine of {}, {} and {} chunks, "
-                "and not of {}",
-                dispatched, computed, combined, n);
+        for (index_t c = 0; c < s.shape.num_chunks; ++c) expect_passed(c, 3);
+    }
+    void expect_passed(index_t c, int stages) const {
+        constexpr char const* when[] = {"dispatch", "experts", "combine", "the end"};
+        int const run = s.stages_run[std::size_t(c)];
+        expects(run == stages,
+                "MoeLayer: the schedule comes to {} when chunk {} has run {} of dispatch, experts "
+                "and combine, which every chunk runs once and in this order",
+                when[stages], c, run);
     }
 
     B& compute() { return backend; }
@@ -304,7 +310,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
     using Base::s, Base::of_tokens;
 
     void dispatch(B& q, index_t c) {
-        this->count(this->dispatched, c);
+        this->pass(0, c);
         auto const span = this->tracer.span(q, "dispatch", this->queue_name(q), c);
         if (s.shape.indexed_rows) return;
         auto const send = s.by_slot(s.views.send, c);
@@ -312,7 +318,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
         this->exchange(c).to_experts(q, send, s.by_row(s.views.rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        this->count(this->computed, c);
+        this->pass(1, c);
         auto const span = this->tracer.span(q, "experts", this->queue_name(q), c);
         auto const in = this->inputs(c);
         ExpertRows<T, space_of<B>> const rows{in.all,
@@ -325,7 +331,7 @@ struct ForwardStages : StagesBase<B, X, M, T, C, Tr> {
             q, c, [&](auto const& weights) { this->expert.forward_grouped(q, weights, rows); });
     }
     void combine(B& q, index_t c) {
-        this->count(this->combined, c);
+        this->pass(2, c);
         auto const span = this->tracer.span(q, "combine", this->queue_name(q), c);
         auto const slots = s.by_slot(s.views.slots, c);
         this->exchange(c).to_tokens(q, s.by_row(s.views.out_rows, c), slots,
@@ -349,13 +355,13 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
     GradientUser<B, T>* user = nullptr;
 
     void dispatch(B& q, index_t c) {
-        this->count(this->dispatched, c);
+        this->pass(0, c);
         auto const span = this->tracer.span(q, "dispatch backward", this->queue_name(q), c);
         this->exchange(c).to_experts(q, s.by_slot(s.views.d_slots, c),
                                      s.by_row(s.views.d_out_rows, c), s.views.exchange_staging);
     }
     void experts(B& q, index_t c) {
-        this->count(this->computed, c);
+        this->pass(1, c);
         auto const span = this->tracer.span(q, "experts backward", this->queue_name(q), c);
         auto const in = this->inputs(c);
         auto const kept = this->saved(c);
@@ -385,7 +391,7 @@ struct BackwardStages : StagesBase<B, X, M, T, C, Tr> {
             this->expert.recompute_grouped(q, weights, in.all, saved, scratch);
     }
     void combine(B& q, index_t c) {
-        this->count(this->combined, c);
+        this->pass(2, c);
         auto const span = this->tracer.span(q, "combine backward", this->queue_name(q), c);
         auto const rows = s.by_row(s.views.d_rows, c);
         bool const local = this->exchange(c).is_local();

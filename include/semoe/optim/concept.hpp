@@ -21,7 +21,7 @@ struct ParameterBlock {
 
 /// What changes from step to step.
 struct UpdateStep {
-    index_t step = 0;          ///< 0 for the first update ever of this block
+    index_t step = 0;          ///< of the run, 0 for the first; bias corrections go by it
     double lr_factor = 1;      ///< a schedule's factor on the learning rate, 0 or more
     double gradient_scale = 1; ///< multiplies every gradient first: clipping, averaging
     /// Forget each gradient once it has been used, as MoeLayer::zero_grad does for all, so that a

@@ -22,9 +22,10 @@ inline double progress(index_t step, index_t warmup, index_t total) {
     if (step >= total) return 1;
     return double(step - warmup) / double(total - warmup);
 }
-inline void validate(char const* warmup_name, index_t warmup, index_t total,
+inline void validate(char const* warmup_name, index_t warmup, char const* total_name, index_t total,
                      char const* minimum_name, double minimum) {
     using optim::detail::expects_number;
+    expects_number(total >= 1, total_name, double(total), "be 1 or more");
     expects_number(warmup >= 0 && warmup <= total, warmup_name, double(warmup),
                    "lie in [0, total]");
     expects_number(minimum >= 0 && minimum <= 1, minimum_name, minimum, "lie in [0, 1]");
@@ -54,8 +55,8 @@ struct Linear {
     double minimum = 0;
 
     double operator()(index_t step) const {
-        detail::validate("learning_rate::Linear: warmup", warmup, total,
-                         "learning_rate::Linear: minimum", minimum);
+        detail::validate("learning_rate::Linear: warmup", warmup, "learning_rate::Linear: total",
+                         total, "learning_rate::Linear: minimum", minimum);
         if (double const share = detail::risen(step, warmup); step < warmup) return share;
         return minimum + (1 - minimum) * (1 - detail::progress(step, warmup, total));
     }
@@ -68,8 +69,8 @@ struct Cosine {
     double minimum = 0;
 
     double operator()(index_t step) const {
-        detail::validate("learning_rate::Cosine: warmup", warmup, total,
-                         "learning_rate::Cosine: minimum", minimum);
+        detail::validate("learning_rate::Cosine: warmup", warmup, "learning_rate::Cosine: total",
+                         total, "learning_rate::Cosine: minimum", minimum);
         if (double const share = detail::risen(step, warmup); step < warmup) return share;
         double const angle = 3.14159265358979323846 * detail::progress(step, warmup, total);
         return minimum + (1 - minimum) * 0.5 * (1 + std::cos(angle));

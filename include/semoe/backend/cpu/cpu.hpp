@@ -129,7 +129,7 @@ private:
                 (w.get()->*how)(n, loop.over_copy(&functor));
             });
     }
-    void enqueue(index_t n, detail::CopiedLoop const& loop, Run how) {
+    SEMOE_NOINLINE void enqueue(index_t n, detail::CopiedLoop const& loop, Run how) {
         queue->enqueue([loop, w = workers, n, how] { (w.get()->*how)(n, loop.ref()); });
     }
     template <class F>

@@ -77,7 +77,8 @@ public:
     /// Calls task(i, scratch) for i in [0, n), taken one by one in rising order, and returns when
     /// all are done. A call from inside a task runs on the same thread, with other scratch.
     /// @throws what the lowest throwing task threw; tasks above it may not have run
-    void for_each_task(index_t n, semoe::detail::LoopRef task) {
+    // Not inlined, here and below: compilers would put all of it into every functor's parallel_for.
+    SEMOE_NOINLINE void for_each_task(index_t n, semoe::detail::LoopRef task) {
         if (n <= 0) return;
         if (Inside const* const outer = inside()) {
             Inside const here(this, outer->lane, outer->depth + 1);
@@ -105,7 +106,7 @@ public:
 
     /// Calls f(i) for i in [0, n). The calling thread starts alone, and others join once the loop
     /// has proved long enough to be worth waking them. Results cannot depend on it.
-    void for_each_index(index_t n, semoe::detail::LoopRef f) {
+    SEMOE_NOINLINE void for_each_index(index_t n, semoe::detail::LoopRef f) {
         using clock = std::chrono::steady_clock;
         if (n <= 1 || concurrency() == 1 || inside()) return f(0, n, {});
         index_t first = 0;
