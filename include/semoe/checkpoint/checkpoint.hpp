@@ -269,9 +269,11 @@ void visit_layer(L& layer, Visit& visit) {
                   "checkpoint: the layer lacks backend(), config().layer, for_each_parameter(f, "
                   "kind, access), moments_per_element(), has_masters(), weights_changed(bool) or "
                   "zero_grad() (see HasParameters in checkpoint/checkpoint.hpp)");
-    if constexpr (
-        requires { Visit::of_save; } && requires { layer.expect_usable(); })
+    constexpr bool checks = requires {
+        Visit::of_save;
         layer.expect_usable();
+    };
+    if constexpr (checks) layer.expect_usable();
     std::string const prefix = detail::layer_prefix(layer.config().layer);
     auto const visit_kind = [&](BlockKind kind, std::string const& before, auto const& as) {
         layer.for_each_parameter(

@@ -44,9 +44,8 @@ public:
 
     /// The values that the view has when the work enqueued on b so far is done.
     /// @throws precondition_error when it was not declared, or with another type or shape;
-    /// store_error
-    ///         or what b throws: then nothing of the view counts as written, and the same call may
-    ///         be made again
+    ///         store_error or what b throws: then nothing of the view counts as written, and the
+    ///         same call may be made again
     /// @sync waits for b, once a chunk
     template <Backend B, class T, class Space>
     void write(B& b, std::string const& name, MatrixView<T, Space> view) {

@@ -58,14 +58,14 @@ struct ContextViews {
     VectorView<index_t, S> token_of_slot;       // [T*K], chunk by chunk
     MatrixView<index_t, S> slot_of;             // [T,K], slots of the token's chunk
     VectorView<double, S> balance;              // RouterStatistics over all ranks
-    VectorView<index_t, S> status;              // [2], of check_logits and of check_choices
-    MatrixView<T, S> send;                      // [S,H], by slot, chunk by chunk
-    MatrixView<T, S> rows;                      // [R,H], expert inputs that were copied
-    MatrixView<T, S> out_rows;                  // [R,H], expert outputs
-    MatrixView<T, S> slots;                     // [S,H], expert outputs back by slot
-    MatrixView<T, S> saved;                     // [R,saved]
-    MatrixView<T, S> scratch;                   // [Rc,scratch]
-    VectorView<Real, S> shared_factor;          // [T], sigmoid gate of the shared expert
+    VectorView<index_t, S> status;     // [2], what check_logits and check_choices have found
+    MatrixView<T, S> send;             // [S,H], by slot, chunk by chunk
+    MatrixView<T, S> rows;             // [R,H], expert inputs that were copied
+    MatrixView<T, S> out_rows;         // [R,H], expert outputs
+    MatrixView<T, S> slots;            // [S,H], expert outputs back by slot
+    MatrixView<T, S> saved;            // [R,saved]
+    MatrixView<T, S> scratch;          // [Rc,scratch]
+    VectorView<Real, S> shared_factor; // [T], sigmoid gate of the shared expert
     MatrixView<T, S> shared_out, shared_saved, shared_scratch;
     VectorView<std::byte, S> gate_scratch, plan_scratch, capacity_scratch, check_scratch;
     VectorView<std::byte, S> exchange_staging, balance_scratch;

@@ -416,10 +416,8 @@ private:
     }
     static Sch checked_schedule(Sch schedule) {
         if constexpr (requires { schedule.validate(); }) schedule.validate();
-        expects(index_t(schedule.chunks) >= 1,
-                "MoeLayer: the schedule's chunks is {}, must be at "
-                "least 1",
-                index_t(schedule.chunks));
+        index_t const chunks = schedule.chunks;
+        expects(chunks >= 1, "MoeLayer: the schedule's chunks is {}, must be at least 1", chunks);
         return schedule;
     }
     static MoeConfig checked_config(MoeConfig config) {

@@ -56,8 +56,8 @@ std::string matrices_of(X const& expert, B const& b) {
 ///              would have unquantised
 /// @throws precondition_error naming what differs where the layers do not match, and after a step
 ///         of `from` that failed midway; nothing is written
-/// @sync enqueues on to.backend(), behind what from's queue does to its blocks @cost 3 to 25 ns a
-/// weight and thread; no allocation beyond what tiers do
+/// @sync enqueues on to.backend(), behind what from's queue does to its blocks
+/// @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
 template <class From, class To>
 void quantize(From& from, To& to) {
     static_assert(std::same_as<typename From::value_type, typename To::value_type>,
