@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cerrno>
 #include <deque>
 #include <semaphore>
 #include <thread>
@@ -157,17 +158,10 @@ TEST_CASE("io/transfers: a direct write that does not begin with a page is refus
         t.bytes = 100;
         t.offset = 4196;
         std::string expected = read_text(file.name());
-        if (file.way() == Way::direct) {
-            CHECK_THROWS_WITH_AS(transfers->start(t),
-                                 "io::Transfers: offset of a direct write is 4196, must be a "
-                                 "multiple of 4096",
-                                 precondition_error);
-        } else {
-            transfers->start(t);
-            transfers->wait(t);
-            CHECK(t.error == 0);
-            expected.replace(4196, 100, 100, '\1');
-        }
+        transfers->start(t);
+        transfers->wait(t);
+        CHECK(t.error == (file.way() == Way::direct ? EINVAL : 0));
+        if (t.error == 0) expected.replace(4196, 100, 100, '\1');
         CHECK(read_text(file.name()) == expected);
     }
 }

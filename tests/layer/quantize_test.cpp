@@ -218,7 +218,9 @@ TEST_CASE("layer/quantize: layers that do not match, and training, are refused")
         CHECK_THROWS_WITH_AS(quantize(whole, spread), doctest::Contains("over ranks alike"),
                              precondition_error);
     });
-    CHECK_THROWS_AS(layer.make_context(4, Mode::training), precondition_error);
+    CHECK_THROWS_WITH_AS(layer.make_context(4, Mode::training),
+                         doctest::Contains("quantised experts are for inference"),
+                         precondition_error);
 }
 
 TEST_CASE("layer/quantize: what is refused leaves the layer's blocks as they were") {

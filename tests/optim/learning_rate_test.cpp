@@ -54,11 +54,14 @@ TEST_CASE("optim/learning_rate: Constant warms up and stays") {
     CHECK(learning_rate::Constant{}(0) == 1);
 }
 
-TEST_CASE("optim/learning_rate: a total equal to the warm-up or to zero divides by nothing") {
+TEST_CASE(
+    "optim/learning_rate: a total equal to the warm-up divides by nothing, and none is refused") {
     learning_rate::Cosine const all_warmup{.warmup = 5, .total = 5, .minimum = 0.5};
     CHECK(all_warmup(4) == 0.8);
     CHECK(all_warmup(5) == 0.5);
-    CHECK(learning_rate::Linear{}(0) == 0);
+    CHECK_THROWS_WITH_AS(learning_rate::Linear{}(0),
+                         "learning_rate::Linear: total is 0, must be 1 or more",
+                         precondition_error);
     CHECK_THROWS_WITH_AS((learning_rate::Linear{.warmup = 6, .total = 5}(0)),
                          doctest::Contains("warmup is 6, must lie in [0, total]"),
                          precondition_error);

@@ -5,6 +5,7 @@
 #include "semoe/io/transfer.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <mutex>
 
 namespace semoe::io {
@@ -50,20 +51,18 @@ public:
 
     virtual Engine engine() const = 0;
 
-    /// @param transfer  stays where it is until it is done
-    /// @throws precondition_error when it is to write past the system's cache and does not begin
-    ///         with a page
+    /// @param transfer  stays where it is until it is done; a direct write that does not begin with
+    ///                  a page fails at once, with EINVAL
     /// @sync none: never waits for the file
     void start(Transfer& transfer) {
-        expects(transfer.kind == Transfer::Kind::read || transfer.bytes == 0 ||
-                    transfer.file->way() != Way::direct || transfer.offset % direct_alignment == 0,
-                "io::Transfers: offset of a direct write is {}, must be a multiple of {}",
-                transfer.offset, direct_alignment);
+        bool const misplaced = transfer.kind == Transfer::Kind::write && transfer.bytes > 0 &&
+                               transfer.file->way() == Way::direct &&
+                               transfer.offset % direct_alignment != 0;
         std::lock_guard lock(mutex_);
-        transfer.error = 0;
+        transfer.error = misplaced ? EINVAL : 0;
         transfer.handed_out = 0;
         transfer.next = nullptr;
-        transfer.done = transfer.bytes == 0;
+        transfer.done = transfer.bytes == 0 || misplaced;
         if (transfer.done) return transfer.changed.notify_all();
         (last_ ? last_->next : first_) = &transfer;
         last_ = &transfer;

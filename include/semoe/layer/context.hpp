@@ -58,7 +58,7 @@ struct ContextState {
     std::vector<index_t> expert_order;      // local experts with rows, chunk after chunk
     std::vector<char> expert_distance;      // how far from its slot each local expert's block is
     std::vector<std::size_t> order_end;     // [chunks], where a chunk's part of it ends
-    std::vector<char> stages_run;           // [chunks], stages that the schedule has run
+    std::vector<int> stages_run;            // [chunks], stages that the schedule has run
     std::array<index_t, 2> status = {};     // host copy of views.status
 
     MatrixView<T const, S> x;

@@ -150,6 +150,9 @@ public:
     /// @cost workspace_bytes(max_tokens, mode) bytes and a few host arrays: the only allocations
     Context make_context(index_t max_tokens, Mode mode = Mode::inference) {
         if (mode == Mode::training) {
+            expects(detail::has_float_weights<X>,
+                    "MoeLayer: quantised experts are for inference: train a layer of floats and "
+                    "quantise it (see layer/quantize.hpp)");
             expects(trainable, "MoeLayer: the gate or the expert lacks backward, so a training "
                                "context cannot be made (see DifferentiableGate, "
                                "DifferentiableExpert)");

@@ -253,7 +253,7 @@ struct StagesBase {
     Tr& tracer;
 
     /// A schedule begins: no chunk has passed a stage.
-    void begin() const { std::fill(s.stages_run.begin(), s.stages_run.end(), char(0)); }
+    void begin() const { std::fill(s.stages_run.begin(), s.stages_run.end(), 0); }
     /// The schedule runs a chunk's stage: dispatch, experts and combine are 0, 1 and 2.
     /// @throws precondition_error naming a chunk that there is not, or a stage out of its order
     void pass(int stage, index_t c) const {
