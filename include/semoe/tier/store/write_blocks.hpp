@@ -34,11 +34,11 @@ void write_blocks(B& b, Source& source, std::span<BlockKey const> keys, std::str
     Buffer<std::byte, B> buffer; // of a store's block
     auto const make_room = [&](BlockKey key, BlockInfo info) {
         try {
-            host.resize(std::size_t(info.bytes));
             if constexpr (!MemoryTier<Source, B>) {
                 buffer = {};
                 buffer = {b, info.bytes};
             }
+            host.resize(std::size_t(info.bytes));
         } catch (std::exception const& error) {
             throw store_error(message("tier::write_blocks: no memory for {}, {}: {}",
                                       to_string(key), to_string(info), error.what()));
