@@ -38,6 +38,7 @@ struct WrongGate : TopK {
     index_t token = 0;
     expert_id wrong = 0;
     index_t most = T; ///< rows of an expert, as it says
+    float weight = 1; ///< of the wrong choice
 
     index_t max_rows_per_expert(index_t) const { return most; }
     template <class B, class Real>
@@ -46,6 +47,7 @@ struct WrongGate : TopK {
         b.synchronize();
         out.topk_ids(token, 0) = wrong;
         out.topk_ids(token, 1) = 1;
+        out.topk_weights(token, 0) = Real(weight);
     }
 };
 
@@ -233,6 +235,20 @@ TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") 
                                  "token 4 of rank 0",
                                  data_error);
         }
+}
+TEST_CASE("layer/refusal: a weight of the gate's that is not finite") {
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    WrongGate gate;
+    gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
+    gate.weight = std::numeric_limits<float>::quiet_NaN();
+    MoeLayer layer{CpuBackend{.threads = 1}, gate,
+                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
+    layer.initialize(3);
+    auto context = layer.make_context(T);
+    CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+                         "MoeLayer: a routing weight that is not finite, token 4 of rank 0",
+                         data_error);
 }
 TEST_CASE("layer/refusal: more rows than the gate says that an expert gets") {
     std::vector<float> rows(T * H);
