@@ -1,7 +1,8 @@
 #pragma once
 
 /// What of layers on processors depends on no type of the user's, compiled here: kernels for every
-/// instruction set, loops of the shipped gates, losses and optimizers, and contexts.
+/// instruction set, loops of the shipped gates, losses and optimizers, and the parts of a layer on
+/// one rank that know neither its gate nor its experts.
 ///
 /// Without more, each translation unit compiles what it uses. A project of many may define
 /// SEMOE_EXTERN_KERNELS for all of them, and include this header in one; the component `kernels` of
@@ -16,7 +17,5 @@ SEMOE_KERNELS(template)
 }
 SEMOE_LOOPS(template)
 } // namespace ops
-namespace detail {
-SEMOE_CONTEXTS(template)
-}
+SEMOE_PARTS(template)
 } // namespace semoe
