@@ -91,7 +91,7 @@ private:
 };
 
 // The four passes over a model's tensors. Each is called as visit(backend, name, view), and with
-// property() for what must be equal in file and model.
+// property() for what must be equal in file and model, name() for what must not differ.
 
 struct Declaring {
     static constexpr bool of_save = true;
@@ -108,6 +108,9 @@ struct Declaring {
     void property(std::string const& name, std::string const& value, char const*) const {
         writer.metadata(own(name), value);
     }
+    void name(std::string const& name, std::string const& value) const {
+        writer.metadata(own(name), value);
+    }
 };
 
 struct Writing {
@@ -120,6 +123,7 @@ struct Writing {
         writer.write(b, name, view);
     }
     void property(std::string const&, std::string const&, char const*) const {}
+    void name(std::string const&, std::string const&) const {}
 };
 
 struct Checking {
@@ -134,19 +138,18 @@ struct Checking {
         reader.check(name, view);
     }
     void property(std::string const& name, std::string const& value, char const* hint) const {
-        for (SafetensorsFile const& file : reader.files()) check(file, name, value, hint);
+        for (SafetensorsFile const& file : reader.files()) {
+            // Whatever is prepared, the file will not have states that it lacks.
+            std::string const found = own_value(file.metadata(), name);
+            bool const none = found == "0" || found == "false";
+            expect_property(file.path(), file.metadata(), name, value,
+                            none ? "; load_weights() takes a checkpoint that has no such states"
+                                 : hint);
+        }
     }
-
-private:
-    static void check(SafetensorsFile const& file, std::string const& name,
-                      std::string const& value, char const* hint) {
-        std::string const found = own_value(file.metadata(), name);
-        if (found == value) return;
-        // Whatever is prepared, the file will not have states that it lacks.
-        bool const none = found == "0" || found == "false";
-        throw store_error(
-            file.path() + ": " + name + " is " + found + ", this model has " + value +
-            (none ? "; load_weights() takes a checkpoint that has no such states" : hint));
+    void name(std::string const& name, std::string const& value) const {
+        for (SafetensorsFile const& file : reader.files())
+            expect_name(file.path(), file.metadata(), name, value);
     }
 };
 
@@ -160,6 +163,7 @@ struct Reading {
         reader.read(b, name, view);
     }
     void property(std::string const&, std::string const&, char const*) const {}
+    void name(std::string const&, std::string const&) const {}
 };
 
 struct NoopVisit {
@@ -282,14 +286,16 @@ void visit_layer(L& layer, Visit& visit) {
             },
             kind, visit.access);
     };
-    auto const visit_codes = [&](char const* which, auto const& expert) {
+    auto const visit_expert = [&](std::string const& which, auto const& expert) {
         std::string const codes = semoe::detail::codes_of(expert);
-        if (!codes.empty()) visit.property(prefix + which, codes, "");
+        if (!codes.empty()) visit.property(prefix + which + detail::codes_key, codes, "");
+        std::string const activation = semoe::detail::activation_of(expert);
+        if (!activation.empty()) visit.name(prefix + which + detail::activation_key, activation);
     };
     if constexpr (requires { layer.expert(); }) {
         using X = std::remove_cvref_t<decltype(layer.expert())>;
-        visit_codes(detail::expert_codes, semoe::detail::routed_part(layer.expert()));
-        if constexpr (HasSharedExpert<X>) visit_codes(detail::shared_codes, layer.expert().shared);
+        visit_expert("experts.", semoe::detail::routed_part(layer.expert()));
+        if constexpr (HasSharedExpert<X>) visit_expert("shared.", layer.expert().shared);
     }
     auto const numbers = [](auto view) { return view; };
     visit_kind(BlockKind::weight, "", numbers);

@@ -26,6 +26,7 @@ struct Importing {
             reader.read_values(b, name_of(name), view);
     }
     void property(std::string const&, std::string const&, char const*) const {}
+    void name(std::string const&, std::string const&) const {}
 };
 
 } // namespace detail

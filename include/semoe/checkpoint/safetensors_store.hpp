@@ -105,7 +105,7 @@ private:
             using Weight = weight_t<std::remove_cvref_t<decltype(part)>>;
             auto const layout = part.layout(b);
             return {layout, dtype_of<Weight>, semoe::detail::contents_of(layout, part),
-                    semoe::detail::codes_of(part)};
+                    semoe::detail::codes_of(part), semoe::detail::activation_of(part)};
         };
         auto const router = semoe::detail::router_layout(expert, index_t(gate.num_experts));
         detail::BlockTensors tensors{

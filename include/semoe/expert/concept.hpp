@@ -55,6 +55,17 @@ std::string codes_of(X const& expert) {
     else
         return {};
 }
+/// The name of an expert's activation, of a quantised one that of the float expert; empty where it
+/// has none.
+template <class X>
+std::string activation_of(X const& expert) {
+    if constexpr (requires { std::string(expert.activation.name); })
+        return expert.activation.name;
+    else if constexpr (requires { expert.base; })
+        return activation_of(expert.base);
+    else
+        return {};
+}
 } // namespace detail
 /// What an expert's weight block is made of: its value_type, or a weight_type of its own. Those
 /// with their own draw their weights themselves, by initialize(backend, seed, key, block).

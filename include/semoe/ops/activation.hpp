@@ -12,7 +12,8 @@
 namespace semoe {
 
 /// A scalar function between the matrices of an expert, copied into every backend's kernels.
-/// A user's own has `float operator()(float) const`, SEMOE_HD where CUDA shall run it.
+/// A user's own has `float operator()(float) const`, SEMOE_HD where CUDA shall run it. With a
+/// `static constexpr char const* name`, as the shipped ones have, checkpoints tell it from others.
 template <class F>
 concept Activation = std::is_trivially_copyable_v<F> && requires(F const& f, float x) {
     { f(x) } -> std::convertible_to<float>;
@@ -29,6 +30,7 @@ namespace semoe::ops {
 
 namespace activation {
 struct Identity {
+    static constexpr char const* name = "identity";
     template <Real T>
     SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return x;
@@ -39,6 +41,7 @@ struct Identity {
     }
 };
 struct Relu {
+    static constexpr char const* name = "relu";
     template <Real T>
     SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return relu(x);
@@ -50,6 +53,7 @@ struct Relu {
 };
 /// The exact one, by erf.
 struct Gelu {
+    static constexpr char const* name = "gelu";
     template <Real T>
     SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return gelu(x);
@@ -60,6 +64,7 @@ struct Gelu {
     }
 };
 struct GeluTanh {
+    static constexpr char const* name = "gelu_tanh";
     template <Real T>
     SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return gelu_tanh(x);
@@ -70,6 +75,7 @@ struct GeluTanh {
     }
 };
 struct Silu {
+    static constexpr char const* name = "silu";
     template <Real T>
     SEMOE_HD SEMOE_INLINE T operator()(T x) const {
         return silu(x);

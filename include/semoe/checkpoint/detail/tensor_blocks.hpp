@@ -28,7 +28,7 @@ struct BlockTensors {
         BlockLayout layout;
         Dtype dtype = Dtype::U8;
         std::uint64_t contents = 0;
-        std::string codes = {}; ///< of codes_of()
+        std::string codes = {}, activation = {}; ///< of codes_of() and activation_of()
     };
     Block expert, router;
     std::optional<Block> shared = {};
@@ -183,7 +183,7 @@ private:
                               (key.kind == BlockKind::weight
                                    ? " is none of this model's"
                                    : " is not in the file: a store of tensors has weights alone"));
-        expect_codes(key, made_of->codes);
+        expect_expert(key, *made_of);
         index_t const element = size_bytes(made_of->dtype);
         Block block{{made_of->layout.elements() * element, made_of->layout.id(), made_of->contents},
                     {}};
@@ -204,13 +204,14 @@ private:
         return block;
     }
 
-    void expect_codes(BlockKey key, std::string const& wanted) const {
-        if (wanted.empty()) return;
-        std::string const name =
-            layer_prefix(key.layer) + (key.expert == shared_block ? shared_codes : expert_codes);
-        std::string const has = own_value(header_.metadata(), name);
-        if (has != wanted)
-            throw store_error(path() + ": " + name + " is " + has + ", this model has " + wanted);
+    void expect_expert(BlockKey key, BlockTensors::Block const& wanted) const {
+        std::string const which =
+            layer_prefix(key.layer) + (key.expert == shared_block ? "shared." : "experts.");
+        auto const& metadata = header_.metadata();
+        if (!wanted.codes.empty())
+            expect_property(path(), metadata, which + codes_key, wanted.codes);
+        if (!wanted.activation.empty())
+            expect_name(path(), metadata, which + activation_key, wanted.activation);
     }
 
     BlockTensors tensors_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/checkpoint/number.hpp"
+#include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 
 #include <map>
@@ -10,18 +11,33 @@
 
 namespace semoe::checkpoint::detail {
 
+using Metadata = std::map<std::string, std::string>;
+
 inline constexpr char const* own_prefix = "semoe.";
 /// What checkpoints call their own in a file's metadata.
 inline std::string own(std::string_view key) { return own_prefix + std::string(key); }
 /// Its value there, or "missing".
-inline std::string own_value(std::map<std::string, std::string> const& metadata,
-                             std::string_view key) {
+inline std::string own_value(Metadata const& metadata, std::string_view key) {
     auto const found = metadata.find(own(key));
     return found != metadata.end() ? found->second : "missing";
 }
 
-/// Names of what tells codes of equal shapes apart, in a layer.
-inline constexpr char const *expert_codes = "experts.codes", *shared_codes = "shared.codes";
+/// What tells experts of equal shapes apart, in a layer's metadata under "experts." or "shared.".
+inline constexpr char const *codes_key = "codes", *activation_key = "activation";
+
+/// @param hint  what may help, after the text @throws store_error naming both, where they differ
+inline void expect_property(std::string const& path, Metadata const& metadata,
+                            std::string const& key, std::string const& wanted,
+                            char const* hint = "") {
+    std::string const found = own_value(metadata, key);
+    if (found != wanted)
+        throw store_error(path + ": " + key + " is " + found + ", this model has " + wanted + hint);
+}
+/// As above, of a file that says anything about it.
+inline void expect_name(std::string const& path, Metadata const& metadata, std::string const& key,
+                        std::string const& wanted) {
+    if (metadata.contains(own(key))) expect_property(path, metadata, key, wanted);
+}
 
 /// "layers.7.".
 inline std::string layer_prefix(layer_id layer) { return "layers." + std::to_string(layer) + "."; }
