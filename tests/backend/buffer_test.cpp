@@ -38,6 +38,13 @@ TEST_CASE_TEMPLATE("backend/buffer: an empty buffer holds no memory", B, SEMOE_T
     CHECK(test::to_host(b, none).empty());
 }
 
+TEST_CASE("backend/buffer: a size that no memory has is refused") {
+    CpuBackend const b;
+    using Numbers = Buffer<double, CpuBackend>;
+    CHECK_THROWS_WITH_AS(Numbers(b, -1), "Buffer: -1 elements of 8 bytes", precondition_error);
+    CHECK_THROWS_AS(Numbers(b, index_t(1) << 61), precondition_error);
+}
+
 TEST_CASE("backend/buffer: memory is returned once, with the size that was asked for") {
     CpuBackend b{.threads = 1};
     {

@@ -23,6 +23,19 @@ struct Hold {
     std::shared_ptr<Buffer<float, CpuBackend>> buffer;
     void operator()(index_t) const {}
 };
+/// Can be copied so many times.
+struct Copies {
+    explicit Copies(int& left)
+      : left_(&left) {}
+    Copies(Copies const& other)
+      : left_(other.left_) {
+        if (--*left_ < 0) throw std::runtime_error("a copy");
+    }
+    void operator()(index_t) const {}
+
+private:
+    int* left_;
+};
 
 } // namespace
 
@@ -86,6 +99,30 @@ TEST_CASE("backend/queue: a task may enqueue on its own queue, however full, in 
     queue.synchronize();
     REQUIRE(order.size() == 2000);
     CHECK(std::is_sorted(order.begin(), order.end()));
+}
+
+TEST_CASE("backend/queue: a functor whose copy throws leaves no task behind, however full it is") {
+    CpuBackend b{.threads = 1};
+    auto queue = b.fork();
+    int refused = 0, run = 0;
+    auto const enqueue = [&] {
+        for (int copies : {0, 1}) {
+            try {
+                queue.parallel_for(1, Copies(copies));
+            } catch (std::runtime_error const&) {
+                ++refused;
+            }
+        }
+        queue.parallel_for(1, [&](index_t) { ++run; });
+    };
+    enqueue();
+    queue.parallel_for(1, [&](index_t) {
+        for (int n = 0; n < 300; ++n) enqueue();
+    });
+    queue.synchronize();
+    queue.synchronize();
+    CHECK(refused == 602);
+    CHECK(run == 301);
 }
 
 } // namespace queue_test

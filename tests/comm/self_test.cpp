@@ -54,8 +54,17 @@ TEST_CASE_TEMPLATE("comm/self: names counts and sizes that do not fit", B, SEMOE
     CHECK_THROWS_WITH_AS(move(four, three),
                          "comm::Self: all_to_all_rows sends 4 rows and expects 3",
                          precondition_error);
-    CHECK_THROWS_WITH_AS(move(four, four), "comm::Self: 32 bytes to move out of 64 into 16",
+    CHECK_THROWS_WITH_AS(move(four, four),
+                         "comm::Self: 4 rows of 8 bytes to move out of 64 bytes into 16",
                          precondition_error);
+    std::vector<index_t> const wraps = {index_t(1) << 61};
+    CHECK_THROWS_AS(move(wraps, wraps), precondition_error);
+    CHECK_THROWS_WITH_AS(self.all_gather(b, as_bytes(recv.view()), send.view()),
+                         "comm::Self: all_gather of 16 bytes into 64", precondition_error);
+    Buffer<float, B> v(b, 2), out(b, 4);
+    CHECK_THROWS_WITH_AS(
+        self.reduce_scatter_sum(b, VectorView<float const, space_of<B>>(v.view()), out.view()),
+        "comm::Self: reduce_scatter_sum of 2 elements into 4", precondition_error);
     std::vector<index_t> two(2);
     CHECK_THROWS_WITH_AS(self.exchange_counts(four, two),
                          "comm::Self: exchange_counts of 1 numbers into 2", precondition_error);

@@ -233,6 +233,47 @@ TEST_CASE("comm/threads: what fails on one rank in the middle of a movement fail
     CHECK(contains(texts[2], "rank 1 failed in all_reduce_sum"));
 }
 
+TEST_CASE(
+    "comm/threads: what fails later on one rank's queue is told on every rank that built on it") {
+    struct Fill {
+        float* to;
+        bool fails;
+        void operator()(index_t i) const {
+            if (fails) throw backend_error("the kernel of rank 1");
+            to[i] = 1;
+        }
+    };
+    auto const check = [](auto b) {
+        auto const texts = errors(comm::ThreadWorld{3}, [&](comm::Threads rank) {
+            auto queue = b.fork();
+            float sums[4];
+            queue.parallel_for(4, Fill{sums, rank.rank() == 1});
+            rank.all_reduce_sum(queue, VectorView<float, HostSpace>{sums, 4});
+            queue.synchronize();
+        });
+        for (std::string const& text : texts) CHECK(text == "the kernel of rank 1");
+    };
+    for (int n = 0; n < 20; ++n) check(CpuBackend{.threads = 1});
+    check(testing::DelayedBackend{.seed = 3});
+}
+
+TEST_CASE("comm/threads: counts that have no sum are refused") {
+    auto const texts = errors<precondition_error>(comm::ThreadWorld{1}, [](comm::Threads rank) {
+        CpuBackend b{.threads = 1};
+        Buffer<std::byte, CpuBackend> out(b, 64), in(b, 64);
+        std::vector<index_t> const rows = {index_t(1) << 61};
+        rank.all_to_all_rows(b, as_bytes(out.view()), rows, in.view(), rows, 8).wait(b);
+    });
+    CHECK(contains(texts[0], "do not fit"));
+    CHECK_THROWS_AS(comm::ThreadWorld{4}.run([](comm::Threads rank) {
+        CpuBackend b{.threads = 1};
+        Buffer<std::byte, CpuBackend> out(b, 64), in(b, 64);
+        std::vector<index_t> const rows(4, index_t(1) << 61);
+        rank.all_to_all_rows(b, as_bytes(out.view()), rows, in.view(), rows, 1).wait(b);
+    }),
+                    precondition_error);
+}
+
 TEST_CASE("comm/threads: a rank that has no memory to tell of its failure keeps nobody waiting") {
     comm::ThreadWorld const world{2};
     auto const texts = errors(world, [](comm::Threads rank) {

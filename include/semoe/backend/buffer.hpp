@@ -1,7 +1,9 @@
 #pragma once
 
 #include "semoe/backend/concept.hpp"
+#include "semoe/core/error.hpp"
 
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -14,10 +16,13 @@ public:
     using space = space_of<B>;
 
     Buffer() = default;
-    /// @cost one allocation of n * sizeof(T) bytes, none for n = 0
+    /// @throws precondition_error naming an n that is negative or of more bytes than there are
+    ///         numbers for @cost one allocation of n * sizeof(T) bytes, none for n = 0
     Buffer(B const& backend, index_t n)
       : backend_(backend)
       , size_(n) {
+        expects(n >= 0 && n <= std::numeric_limits<index_t>::max() / index_t(sizeof(T)),
+                "Buffer: {} elements of {} bytes", n, index_t(sizeof(T)));
         if (n > 0) data_ = static_cast<T*>(backend_->allocate(std::size_t(n) * sizeof(T)));
     }
     Buffer(Buffer&& other) noexcept

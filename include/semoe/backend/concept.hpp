@@ -100,6 +100,14 @@ concept HasFollow = requires(B& b, typename B::event_type event) {
     b.follow(event);
 };
 
+/// Capability: a wait that shares an error, for who builds on work of somebody who must learn of
+/// it, too. Where events carry no errors, wait is one.
+template <class B>
+concept HasObserve = requires(B& b, typename B::event_type event) {
+    /// As wait, but what the work before the event threw is told to whoever else waits for it, too.
+    b.observe(event);
+};
+
 /// Capability: memory that the host may touch directly once the queue is synchronised.
 template <class B>
 inline constexpr bool host_reachable = std::same_as<space_of<B>, HostSpace>;

@@ -2,6 +2,7 @@
 
 #include "semoe/comm/arrival.hpp"
 #include "semoe/comm/concept.hpp"
+#include "semoe/comm/detail/rows.hpp"
 #include "semoe/core/error.hpp"
 #include "semoe/core/message.hpp"
 
@@ -45,14 +46,21 @@ public:
             return message("comm::Self: all_to_all_rows sends {} rows and expects {}",
                            send_counts[0], recv_counts[0]);
         });
+        index_t const rows = send_counts[0];
+        expects(detail::rows_fit(rows, row_bytes, send.size) &&
+                    detail::rows_fit(rows, row_bytes, recv.size),
+                "comm::Self: {} rows of {} bytes to move out of {} bytes into {}", rows,
+                index_t(row_bytes), send.size, recv.size);
         count();
-        copy(b, send, recv, send_counts[0] * index_t(row_bytes));
+        copy(b, send, recv, rows * index_t(row_bytes));
         return Arrival<B>(b.record());
     }
 
-    /// whole = part. @sync enqueues
+    /// whole = part. @throws precondition_error naming both sizes when they differ @sync enqueues
     template <Backend B>
     void all_gather(B& b, ConstBytes<space_of<B>> part, Bytes<space_of<B>> whole) {
+        expects(whole.size == part.size, "comm::Self: all_gather of {} bytes into {}", part.size,
+                whole.size);
         count();
         copy(b, part, whole, part.size);
     }
@@ -61,10 +69,12 @@ public:
     void all_reduce_sum(B&, VectorView<Real, space_of<B>>) {
         count();
     }
-    /// out = v. @sync enqueues
+    /// out = v. @throws precondition_error naming both sizes when they differ @sync enqueues
     template <Backend B, class Real>
     void reduce_scatter_sum(B& b, VectorView<Real const, space_of<B>> v,
                             VectorView<Real, space_of<B>> out) {
+        expects(out.size == v.size, "comm::Self: reduce_scatter_sum of {} elements into {}", v.size,
+                out.size);
         count();
         copy(b, as_bytes(v), as_writable_bytes(out), v.size * index_t(sizeof(Real)));
     }
@@ -80,8 +90,6 @@ private:
 
     template <Backend B>
     static void copy(B& b, ConstBytes<space_of<B>> from, Bytes<space_of<B>> to, index_t bytes) {
-        expects(bytes <= from.size && bytes <= to.size,
-                "comm::Self: {} bytes to move out of {} into {}", bytes, from.size, to.size);
         if (bytes > 0 && from.data != to.data) b.copy(to.data, from.data, std::size_t(bytes));
     }
 

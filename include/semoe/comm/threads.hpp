@@ -2,6 +2,7 @@
 
 #include "semoe/comm/arrival.hpp"
 #include "semoe/comm/concept.hpp"
+#include "semoe/comm/detail/rows.hpp"
 #include "semoe/comm/detail/sum_ranks.hpp"
 #include "semoe/comm/detail/thread_state.hpp"
 #include "semoe/core/message.hpp"
@@ -25,6 +26,9 @@ class ThreadWorld;
 /// does not come, calls something else, or names sizes that do not fit, every rank throws the same
 /// comm_error, and the world and all that was split from it are broken: every further call throws
 /// at once. Buffers of a collective that throws hold unspecified values.
+///
+/// What a rank's queue throws in a movement or before it is thrown where that queue is
+/// synchronised, and likewise on every rank whose queue waited for it.
 ///
 /// A rank's handle and its copies belong to one thread at a time. To run two layers at once on the
 /// same ranks, give each a communicator of its own by split.
@@ -87,14 +91,14 @@ public:
             return message("{} and {} counts for {} ranks", send_counts.size(), recv_counts.size(),
                            size());
         });
-        index_t rows_out = 0, rows_in = 0;
-        for (std::size_t p = 0; p < send_counts.size(); ++p) {
+        for (std::size_t p = 0; p < send_counts.size(); ++p)
             turn.demand(send_counts[p] >= 0 && recv_counts[p] >= 0,
                         [&] { return message("the rows to or from rank {} are negative", p); });
-            rows_out += send_counts[p];
-            rows_in += recv_counts[p];
-        }
-        turn.demand(rows_out * row <= send.size && rows_in * row <= recv.size, [&] {
+        index_t const rows_out = detail::sum_of_rows(send_counts);
+        index_t const rows_in = detail::sum_of_rows(recv_counts);
+        bool const fit = detail::rows_fit(rows_out, row_bytes, send.size) &&
+                         detail::rows_fit(rows_in, row_bytes, recv.size);
+        turn.demand(fit, [&] {
             return message("{} rows out of {} bytes and {} rows into {} bytes, of "
                            "{} bytes a row, do not fit",
                            rows_out, send.size, rows_in, recv.size, row);

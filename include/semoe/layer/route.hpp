@@ -215,9 +215,13 @@ void make_plans(B& b, ContextState<B, T, C>& s) {
         s.row_begin[std::size_t(c) + 1] = s.row_begin[std::size_t(c)] + exchange.num_rows();
     }
     index_t const rows = s.row_begin[std::size_t(chunks)];
-    expects(rows <= s.shape.max_rows && s.slot_begin[std::size_t(chunks)] <= s.shape.max_slots,
+    index_t const slots = s.slot_begin[std::size_t(chunks)];
+    expects(rows <= s.shape.max_rows,
             "MoeLayer: experts get {} rows, the gate's max_rows_per_expert allows {}", rows,
             s.shape.max_rows);
+    expects(slots <= s.shape.max_slots,
+            "MoeLayer: tokens go to experts {} times, the gate's max_rows_per_expert allows {}",
+            slots, s.shape.max_slots);
 }
 
 /// Backward of combine: d_weights, and d_slots = weight * dy.

@@ -66,7 +66,7 @@ public:
                     if (gradients && blocks_.has_gradient(experts[l]))
                         state_.upcoming.push_back(blocks_.key(experts[l], BlockKind::gradient));
                     // Its gradient is about to be overwritten, and used at once: nothing to load.
-                    if (updates && is_last(c, l))
+                    if (updates && !has_rows(c + 1, l))
                         blocks_.append_update(experts[l], false, state_.upcoming);
                 }
             state_.order_end[std::size_t(c)] = order.size();
@@ -122,8 +122,8 @@ public:
         flush();
     }
     /// backward(weights, gradients, accumulate) for each group of a chunk; then the user, if there
-    /// is one, has those experts complete that have no rows in a later one. What it takes it gets
-    /// in groups of their own.
+    /// is one, has those experts complete that have no rows in a chunk yet to come. What it takes
+    /// it gets in groups of their own.
     template <class F>
     void backward(B& b, index_t chunk, GradientUser<B, T>* user,
                   ExpertGradientRows<T, space_of<B>> const& all_rows, F&& f) {
@@ -149,7 +149,7 @@ public:
             group.size = gradient_group.size = 0;
             accumulate = 0;
             for (std::size_t i = 0; user && !taken && i < done; ++i)
-                if (is_last(chunk, members[i])) user->complete(ids[i]);
+                if (!has_rows_to_come(members[i])) user->complete(ids[i]);
         };
         for_each_expert(chunk, [&](std::size_t l, index_t first, index_t rows) {
             expert_id const id = blocks_.local_experts()[l];
@@ -178,6 +178,7 @@ public:
 
 private:
     enum Distance : char { there, coming, absent, not_needed };
+    static constexpr int experts_stage = 1; // as pass() counts
 
     Distance distance(BlockKey key) {
         M& tier = blocks_.tier();
@@ -221,7 +222,15 @@ private:
         }
         return false;
     }
-    bool is_last(index_t chunk, std::size_t l) const { return !has_rows(chunk + 1, l); }
+    /// Whether it has rows in a chunk whose experts the schedule has yet to run, in whatever order.
+    bool has_rows_to_come(std::size_t l) const {
+        for (index_t c = 0; c < state_.shape.num_chunks; ++c) {
+            auto const offsets = state_.exchanges[std::size_t(c)].local_offsets();
+            if (state_.stages_run[std::size_t(c)] <= experts_stage && offsets[l + 1] > offsets[l])
+                return true;
+        }
+        return false;
+    }
     /// f(local expert, first row, rows) in the announced order. First rows count from the chunk's
     /// own.
     template <class F>

@@ -24,9 +24,11 @@ struct StagesArchetype {
 
 /// The order of a layer's stages. `run(stages)` calls dispatch(queue, c), experts(queue, c) and
 /// combine(queue, c) for every chunk c in [0, chunks) on the queues compute() and wire(), and
-/// inserts the waits between them. Backward runs the same schedule: its dispatch is the backward
-/// of combine and the other way round. On return everything has been enqueued and compute() waits
-/// for all of it.
+/// inserts the waits between them. Chunks may come in any order, but never two at a time in one
+/// kind of stage: experts share their scratch memory, and dispatch and combine what rows are staged
+/// in, so those of all chunks go to one queue each, or wait for one another. Backward runs the same
+/// schedule: its dispatch is the backward of combine and the other way round. On return everything
+/// has been enqueued and compute() waits for all of it.
 template <class S>
 concept Schedule = std::copyable<S> && requires(S const& s, detail::StagesArchetype& stages) {
     { s.chunks } -> std::convertible_to<index_t>;

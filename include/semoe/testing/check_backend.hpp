@@ -311,6 +311,20 @@ struct BackendContract {
                 "Backend: follow leaves an error to its queue; found '" + kept + "'");
     }
 
+    void errors_are_shared_where_work_observes() {
+        events_order_queues([](B& q, auto const& event) { q.observe(event); },
+                            "observe(event) starts later work after the event, across queues");
+        B forked = b.fork();
+        std::string const found = error_of(b, [&] {
+            forked.parallel_for(10, ThrowFn{"forked ", 9});
+            b.observe(forked.record());
+        });
+        std::string const kept = error_of(forked, [] {});
+        require(found == "forked 9" && kept == "forked 9",
+                "Backend: observe tells an error here and there; found '" + found + "' and '" +
+                    kept + "'");
+    }
+
     void workers(B q) {
         std::size_t reserved = 0;
         for (std::size_t bytes : {std::size_t(100), std::size_t(5000), std::size_t(64)}) {
@@ -359,6 +373,7 @@ void check_backend(B backend) {
         contract.errors_surface_once(backend.fork());
         contract.errors_surface_at_events();
         if constexpr (HasFollow<B>) contract.errors_stay_where_work_follows();
+        if constexpr (HasObserve<B>) contract.errors_are_shared_where_work_observes();
     }
     if constexpr (HasWorkers<B>) {
         contract.workers(backend);

@@ -57,6 +57,10 @@ struct DelayedLine {
     void report(std::uint64_t ticket) {
         if (error && failed <= ticket) std::rethrow_exception(std::exchange(error, nullptr));
     }
+    void show(std::uint64_t ticket) {
+        if (error && failed <= ticket) std::rethrow_exception(error);
+    }
+    using Tell = void (DelayedLine::*)(std::uint64_t);
 };
 
 /// All queues that were forked from one another, and the dice that order their work.
@@ -87,10 +91,11 @@ public:
         append(line);
     }
     /// @param told  whether the line takes the error of what it waits for
-    void enqueue_wait(DelayedLine& line, DelayedEvent event, bool told) {
+    /// @param tell  what to do about an error of the work before the event
+    void enqueue_wait(DelayedLine& line, DelayedEvent event, DelayedLine::Tell tell) {
         DelayedStep& wait = step(line);
-        wait.task.set([from = event, told] {
-            if (told) from.line->report(from.ticket);
+        wait.task.set([from = event, tell] {
+            if (tell) (from.line.get()->*tell)(from.ticket);
         });
         wait.after = std::move(event);
         append(line);
@@ -272,9 +277,11 @@ struct DelayedBackend {
         std::lock_guard lock(detail::DelayedWorld::lock());
         return {queue->line, queue->line->enqueued};
     }
-    void wait(event_type const& event) { wait(event, true); }
+    void wait(event_type const& event) { wait(event, &detail::DelayedLine::report); }
+    /// As wait, but what the work before the event threw is told to others, too.
+    void observe(event_type const& event) { wait(event, &detail::DelayedLine::show); }
     /// As wait, but leaves what the work before the event threw to others.
-    void follow(event_type const& event) { wait(event, false); }
+    void follow(event_type const& event) { wait(event, nullptr); }
     /// @throws what the queue's work threw, once
     void synchronize() {
         std::lock_guard lock(detail::DelayedWorld::lock());
@@ -327,10 +334,10 @@ private:
     void enqueue(index_t n, semoe::detail::CopiedLoop const& loop, Run how) {
         enqueue([loop, w = &world(), n, how] { (w->*how)(n, loop.ref()); });
     }
-    void wait(event_type const& event, bool told) {
+    void wait(event_type const& event, detail::DelayedLine::Tell tell) {
         if (!event.line) return;
         std::lock_guard lock(detail::DelayedWorld::lock());
-        world().enqueue_wait(*queue->line, event, told);
+        world().enqueue_wait(*queue->line, event, tell);
     }
     detail::DelayedWorld& world() const { return *queue->world; }
     template <class F>
@@ -347,6 +354,7 @@ private:
     }
 };
 
-static_assert(Backend<DelayedBackend> && HasWorkers<DelayedBackend> && HasFollow<DelayedBackend>);
+static_assert(Backend<DelayedBackend> && HasWorkers<DelayedBackend> && HasObserve<DelayedBackend> &&
+              HasFollow<DelayedBackend>);
 
 } // namespace semoe::testing

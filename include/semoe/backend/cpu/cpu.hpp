@@ -67,6 +67,13 @@ struct CpuBackend {
         else
             event.wait();
     }
+    /// As wait, but what the work before the event threw is told to who waits for it, too.
+    void observe(event_type const& event) {
+        if (queue)
+            queue->observe(event);
+        else
+            event.observe();
+    }
     /// As wait, but takes no error of the work before the event: it is told to who waits for it.
     void follow(event_type const& event) {
         if (queue)
@@ -143,6 +150,7 @@ private:
     }
 };
 
-static_assert(Backend<CpuBackend> && HasWorkers<CpuBackend> && HasFollow<CpuBackend>);
+static_assert(Backend<CpuBackend> && HasWorkers<CpuBackend> && HasObserve<CpuBackend> &&
+              HasFollow<CpuBackend>);
 
 } // namespace semoe

@@ -40,9 +40,15 @@ public:
             };
             if (std::this_thread::get_id() != thread_)
                 progress_.wait(lock, [&] { return !full(); });
+            bool const is_over = full();
             semoe::detail::Task& task =
-                full() ? overflow_.emplace_back() : ring_[std::size_t(enqueued_ % ring_.size())];
-            task.set(std::forward<F>(f));
+                is_over ? overflow_.emplace_back() : ring_[std::size_t(enqueued_ % ring_.size())];
+            try {
+                task.set(std::forward<F>(f));
+            } catch (...) { // of a functor's copy
+                if (is_over) overflow_.pop_back();
+                throw;
+            }
             ++enqueued_;
         }
         work_.notify_one();
@@ -66,6 +72,13 @@ public:
         std::exception_ptr const error = failures_.front().error;
         failures_.erase(failures_.begin(), later);
         std::rethrow_exception(error);
+    }
+    /// As wait, but whoever waits later is told, too.
+    void observe(std::uint64_t ticket) {
+        std::unique_lock lock(mutex_);
+        come_to(ticket, lock);
+        if (!failures_.empty() && failures_.front().task <= ticket)
+            std::rethrow_exception(failures_.front().error);
     }
     /// As wait, but reports nothing.
     void follow(std::uint64_t ticket) {
@@ -149,6 +162,10 @@ public:
     void wait() const {
         if (queue_) queue_->wait(ticket_);
     }
+    /// As wait, but others are told, too.
+    void observe() const {
+        if (queue_) queue_->observe(ticket_);
+    }
     /// The calling thread waits. What the work before the event threw is left to others.
     void follow() const {
         if (queue_) queue_->follow(ticket_);
@@ -197,6 +214,9 @@ public:
     /// Tasks enqueued later start after the event.
     void wait(Event event) {
         enqueue([event = std::move(event)] { event.wait(); });
+    }
+    void observe(Event event) {
+        enqueue([event = std::move(event)] { event.observe(); });
     }
     void follow(Event event) {
         enqueue([event = std::move(event)] { event.follow(); });

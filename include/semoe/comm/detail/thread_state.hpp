@@ -201,7 +201,7 @@ public:
     void phase(B& b, int k, Work const& work) {
         phase([&] {
             for (int p = 0; k == 0 && p < state_.size; ++p)
-                if (p != rank_) b.wait(call(p).ready.template get<typename B::event_type>());
+                if (p != rank_) observe(b, call(p).ready);
             work();
             mine().done[k].put(b.record());
         });
@@ -210,8 +210,7 @@ public:
     template <Backend B>
     void wait(B& b, int k) {
         for (int p = 0; p < state_.size; ++p)
-            if (p != rank_ && !call(p).done[k].empty())
-                b.wait(call(p).done[k].template get<typename B::event_type>());
+            if (p != rank_ && !call(p).done[k].empty()) observe(b, call(p).done[k]);
     }
     /// @throws what failed on this rank, or comm_error naming the rank where something failed
     SEMOE_NOINLINE void leave() {
@@ -233,6 +232,15 @@ public:
     void count_collective() { ++state_.ranks[std::size_t(rank_)].counters.collectives; }
 
 private:
+    /// What failed on a peer's queue fails on this one, too, and is told on both.
+    template <Backend B>
+    static void observe(B& b, EventBox const& box) {
+        auto const& event = box.template get<typename B::event_type>();
+        if constexpr (HasObserve<B>)
+            b.observe(event);
+        else
+            b.wait(event);
+    }
     [[noreturn]] SEMOE_NOINLINE void refuse(std::string const& fault) {
         std::string const text =
             "comm::Threads: " + std::string(mine().operation.name) + ": " + fault;
