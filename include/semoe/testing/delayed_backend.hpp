@@ -54,13 +54,14 @@ struct DelayedLine {
         return head && !running &&
                (!head->after.line || head->after.ticket <= head->after.line->done);
     }
-    void report(std::uint64_t ticket) {
-        if (error && failed <= ticket) std::rethrow_exception(std::exchange(error, nullptr));
+    /// Who is told of an error of the work before an event: who waits, that one and others, or
+    /// others alone.
+    enum class Tell { here, here_too, elsewhere };
+
+    void report(std::uint64_t ticket, Tell tell = Tell::here) {
+        if (!error || failed > ticket || tell == Tell::elsewhere) return;
+        std::rethrow_exception(tell == Tell::here ? std::exchange(error, nullptr) : error);
     }
-    void show(std::uint64_t ticket) {
-        if (error && failed <= ticket) std::rethrow_exception(error);
-    }
-    using Tell = void (DelayedLine::*)(std::uint64_t);
 };
 
 /// All queues that were forked from one another, and the dice that order their work.
@@ -91,12 +92,9 @@ public:
         append(line);
     }
     /// @param told  whether the line takes the error of what it waits for
-    /// @param tell  what to do about an error of the work before the event
     void enqueue_wait(DelayedLine& line, DelayedEvent event, DelayedLine::Tell tell) {
         DelayedStep& wait = step(line);
-        wait.task.set([from = event, tell] {
-            if (tell) (from.line.get()->*tell)(from.ticket);
-        });
+        wait.task.set([from = event, tell] { from.line->report(from.ticket, tell); });
         wait.after = std::move(event);
         append(line);
     }
@@ -277,11 +275,11 @@ struct DelayedBackend {
         std::lock_guard lock(detail::DelayedWorld::lock());
         return {queue->line, queue->line->enqueued};
     }
-    void wait(event_type const& event) { wait(event, &detail::DelayedLine::report); }
+    void wait(event_type const& event) { wait(event, detail::DelayedLine::Tell::here); }
     /// As wait, but what the work before the event threw is told to others, too.
-    void observe(event_type const& event) { wait(event, &detail::DelayedLine::show); }
+    void observe(event_type const& event) { wait(event, detail::DelayedLine::Tell::here_too); }
     /// As wait, but leaves what the work before the event threw to others.
-    void follow(event_type const& event) { wait(event, nullptr); }
+    void follow(event_type const& event) { wait(event, detail::DelayedLine::Tell::elsewhere); }
     /// @throws what the queue's work threw, once
     void synchronize() {
         std::lock_guard lock(detail::DelayedWorld::lock());

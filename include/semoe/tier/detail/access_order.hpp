@@ -8,7 +8,7 @@ namespace semoe::tier::detail {
 /// Orders the queues that use one piece of memory: remembers what the next reader and the next
 /// writer have to wait for. Guarded by its owner's lock.
 template <class Event>
-class AccessOrder {
+class AccessOrder { // NOLINT(bugprone-reserved-identifier): the compiler names it
 public:
     static constexpr int max_readers = 4;
 
