@@ -23,16 +23,18 @@ if(SEMOE_SANITIZE)
     target_link_options(semoe_development INTERFACE ${sanitize})
 endif()
 
-# Tests and examples link semoe::kernels, with the flags above.
-target_link_libraries(semoe_kernels PUBLIC semoe_development)
+# Tests and examples link semoe::kernels, which has the flags above for itself alone.
+target_link_libraries(semoe_kernels PRIVATE semoe_development)
 target_compile_options(semoe_kernels PRIVATE $<$<CONFIG:Debug>:-O1>) # every test calls them
 
 # CUDA is built where its programs can run: with a launcher, or where there is a device.
 find_program(NVCC nvcc PATHS /usr/local/cuda/bin)
 file(GLOB cuda_devices /dev/nvidia[0-9]*)
 set(SEMOE_CUDA OFF)
-if(SEMOE_ENABLE_CUDA STREQUAL "OFF")
+if(NOT SEMOE_ENABLE_CUDA)
     set(cuda_status "off")
+elseif(NOT NVCC AND NOT SEMOE_ENABLE_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "semoe: SEMOE_ENABLE_CUDA is ${SEMOE_ENABLE_CUDA}, but there is no nvcc")
 elseif(NOT NVCC)
     set(cuda_status "off: no nvcc")
 elseif(SEMOE_ENABLE_CUDA STREQUAL "AUTO" AND NOT SEMOE_CUDA_TEST_LAUNCHER AND NOT cuda_devices)

@@ -1,7 +1,8 @@
-# cmake -P cmake/test.cmake             sets up, builds with one compiler, runs every test.
-# cmake -DFULL=ON -P cmake/test.cmake   adds sanitizers, the second compiler, clang-tidy, every
-#                                       header alone, fuzzing, 64-bit ARM under an emulator, and
-#                                       CUDA where it can run.
+# cmake -P cmake/test.cmake             sets up, builds with one compiler, runs every test once.
+# cmake -DFULL=ON -P cmake/test.cmake   adds those of kernels again under older instruction sets,
+#                                       sanitizers, the second compiler, clang-tidy, every header
+#                                       alone, fuzzing, 64-bit ARM under an emulator, and CUDA where
+#                                       it can run.
 # The environment's SEMOE_CUDA_TEST_LAUNCHER="softgpu-run;--" runs CUDA programs without a GPU.
 # -DFULL=ON may also follow the file's name.
 

@@ -112,8 +112,17 @@ private:
     static dnnl::matmul::primitive_desc description(dnnl::engine const& engine, index_t m,
                                                     index_t k, index_t n) {
         Memory::desc const any({k, n}, type, Memory::format_tag::any);
-        return {dnnl::matmul::desc(rows_of(type, m, k), any, rows_of(Memory::data_type::f32, m, n)),
-                engine};
+        return description(engine, rows_of(type, m, k), any, rows_of(Memory::data_type::f32, m, n));
+    }
+    static dnnl::matmul::primitive_desc description(dnnl::engine const& engine,
+                                                    Memory::desc const& in,
+                                                    Memory::desc const& weights,
+                                                    Memory::desc const& out) {
+#if DNNL_VERSION_MAJOR >= 3
+        return {engine, in, weights, out};
+#else
+        return {dnnl::matmul::desc(in, weights, out), engine};
+#endif
     }
     dnnl::matmul::primitive_desc describe(index_t m, index_t k, index_t n) const {
         return description(engine_, m, k, n);
@@ -126,7 +135,7 @@ private:
     Product make_gradient(index_t m, index_t n, index_t k) const {
         Memory::desc const d_out({n, m}, type, Memory::format_tag::ba);
         Memory::desc const out = rows_of(Memory::data_type::f32, n, k);
-        return {dnnl::matmul({dnnl::matmul::desc(d_out, rows_of(type, m, k), out), engine_}),
+        return {dnnl::matmul(description(engine_, d_out, rows_of(type, m, k), out)),
                 Memory(d_out, engine_, nullptr), Memory(out, engine_, nullptr)};
     }
     static void copy_rows(Matrix<T const> from, T* to) {

@@ -58,6 +58,8 @@ public:
       , probes_(probes) {}
 
     std::vector<Result> const& results() const { return results_; }
+    /// Whether a row ran, and none went wrong.
+    bool all_well() const { return !results_.empty() && !failed_; }
 
     void run(benchmark::State& state, Row const& row) {
         for (auto _ : state) {
@@ -66,7 +68,11 @@ public:
                 state.SetIterationTime(outcome.seconds);
                 results_.push_back({row, outcome});
                 count(state, results_.back());
+            } catch (DoesNotFit const& e) {
+                state.SkipWithError(e.what());
+                break;
             } catch (std::exception const& e) {
+                failed_ = true;
                 state.SkipWithError(e.what());
                 break;
             }
@@ -123,6 +129,7 @@ private:
     std::string key_;
     std::unique_ptr<AnyStage> stage_;
     std::vector<Result> results_;
+    bool failed_ = false;
 };
 
 int main(int argc, char** argv) {
@@ -150,6 +157,7 @@ int main(int argc, char** argv) {
     benchmark::RunSpecifiedBenchmarks(&table);
     Roofs const roofs(probes);
     if (!options.svg.empty()) write_plot(options.svg, setting, roofs, runner.results());
+    if (!runner.all_well()) return 1;
     if (!options.readme.empty()) record(options.readme, roofs, runner.results());
     return 0;
 }

@@ -119,7 +119,9 @@ inline void record(std::string const& file, Roofs const& roofs,
     ResultTable table({begin + 1, end});
     std::string const machine = machine_kind();
     table.set(ResultTable::roofs_key(), machine, roofs.text());
-    for (Result const& r : results) table.set(ResultTable::key_of(r.row), machine, cell_of(r));
+    for (Result const& r : results)
+        if (r.roofline() <= 1) // else the probe was disturbed
+            table.set(ResultTable::key_of(r.row), machine, cell_of(r));
 
     std::ofstream out(file);
     auto const write = [&out](auto from, auto to) {

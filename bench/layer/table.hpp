@@ -29,15 +29,22 @@ public:
     }
     void ReportRuns(std::vector<Run> const& runs) override {
         for (Run const& run : runs)
-            if (run.error_occurred)
-                std::printf("%s: %s\n", run.run_name.function_name.c_str(),
-                            run.error_message.c_str());
+            if (std::string const* const error = error_of(run))
+                std::printf("%s: %s\n", run.run_name.function_name.c_str(), error->c_str());
             else if (!results_.empty())
                 print(results_.back());
         std::fflush(stdout);
     }
 
 private:
+    /// What it was skipped for, if it was; Google Benchmark 1.8 renamed both members.
+    template <class R>
+    static std::string const* error_of(R const& run) {
+        if constexpr (requires { run.error_occurred; })
+            return run.error_occurred ? &run.error_message : nullptr;
+        else
+            return run.skipped ? &run.skip_message : nullptr;
+    }
     void print(Result const& r) const {
         std::printf("%-16s %-5s %-8s %-16s %5d %6.1f %9.2f %8.0f %6.1f %8.2f", r.row.shape.name,
                     to_string(r.row.weights), to_string(r.row.skew), to_string(r.row.work),

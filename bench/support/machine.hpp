@@ -45,23 +45,20 @@ inline double last_level_cache_bytes() {
 }
 
 /// The column of bench/README.md that this machine belongs to.
-inline char const* machine_kind() {
-    switch (semoe::selected_isa()) {
-    case semoe::Isa::amx:
-        return "Intel, AMX";
-    case semoe::Isa::avx512_bf16: {
-        std::string const family = system_value("/proc/cpuinfo", "cpu family");
-        return family == "25"   ? "AMD Zen 4, AVX512_BF16"
-               : family == "26" ? "AMD Zen 5, AVX512_BF16"
-                                : "Intel, AVX512_BF16";
-    }
-    case semoe::Isa::avx512_vnni:
-        return "Intel, AVX-512 VNNI";
-    case semoe::Isa::avx2:
-        return "AMD Zen 3, AVX2";
-    default:
-        return semoe::to_string(semoe::selected_isa());
-    }
+inline std::string machine_kind() {
+    using semoe::Isa;
+    Isa const isa = semoe::selected_isa();
+    std::string const family = system_value("/proc/cpuinfo", "cpu family");
+    bool const intel = system_value("/proc/cpuinfo", "vendor_id") == "GenuineIntel";
+    bool const amd = system_value("/proc/cpuinfo", "vendor_id") == "AuthenticAMD";
+    bool const whole = isa == semoe::best_isa();
+    if (whole && intel && isa == Isa::amx) return "Intel, AMX";
+    if (whole && intel && isa == Isa::avx512_bf16) return "Intel, AVX512_BF16";
+    if (whole && intel && isa == Isa::avx512_vnni) return "Intel, AVX-512 VNNI";
+    if (whole && amd && family == "26" && isa == Isa::avx512_bf16) return "AMD Zen 5, AVX512_BF16";
+    if (whole && amd && family == "25" && isa == Isa::avx512_bf16) return "AMD Zen 4, AVX512_BF16";
+    if (whole && amd && family == "25" && isa == Isa::avx2) return "AMD Zen 3, AVX2";
+    return processor_name() + ", " + semoe::to_string(isa);
 }
 
 } // namespace bench

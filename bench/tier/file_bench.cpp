@@ -154,7 +154,8 @@ int main(int count, char** words) {
     // Into a buffer that stays in the processor's cache, and into as much memory as the slots have.
     for (bool const cached : {true, false})
         for (auto const& [threads, piece] : {std::pair{1, mib}, {4, mib / 4}, {4, mib}}) {
-            index_t const span = cached ? mib : slots * block / threads / piece * piece;
+            index_t const span =
+                cached ? mib : std::max(slots * block / threads / piece * piece, piece);
             cases.push_back(
                 {describe(cached ? "pread, one buffer" : "pread", "in order", threads, piece),
                  [&file, threads = threads, piece = piece, span] {

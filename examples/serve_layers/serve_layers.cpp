@@ -271,14 +271,19 @@ std::vector<float> serve(CpuBackend backend, Options const& o, trace::Recorder r
     return last;
 }
 
-/// Writes the model's file, holding no more of it than `memory`.
+/// Writes the model's file, holding no more of it than `memory`. It has its name when it is whole.
 void write_model(CpuBackend backend, Options const& o) {
     std::printf("writing %s\n", o.file.c_str());
-    tier::FileStore store{o.file};
-    tier::Cached tier{backend, store, {.bytes = o.memory}};
-    Stack stack{backend, o, tier, trace::Recorder{0}};
-    stack.initialize();
-    tier.flush(backend);
+    std::string const partial = o.file + ".partial";
+    std::filesystem::remove(partial);
+    {
+        tier::FileStore store{partial};
+        tier::Cached tier{backend, store, {.bytes = o.memory}};
+        Stack stack{backend, o, tier, trace::Recorder{0}};
+        stack.initialize();
+        tier.flush(backend);
+    }
+    std::filesystem::rename(partial, o.file);
 }
 
 int run(Options const& o) {
@@ -310,7 +315,8 @@ int run(Options const& o) {
     Stack whole{backend, o, resident, trace::Recorder{0}};
     whole.initialize();
     std::vector<float> expected = embed(1, o.hidden, 0);
-    if (o.prompt > 0) expected = whole.run(embed(o.prompt, o.hidden, 1));
+    for (std::int64_t p = 0; o.prompt > 0 && p < o.prompts; ++p)
+        expected = whole.run(embed(o.prompt, o.hidden, 1));
     for (std::int64_t t = 0; t < o.warm + o.tokens; ++t)
         expected = whole.run(next_token(expected, std::uint32_t(2 + t)));
     bool const same = last == expected;

@@ -22,6 +22,13 @@ foreach(tier cached lfu ring)
             --prompt 5 --tokens 7 --check)
     endforeach()
 endforeach()
+serve(0 "the same, to the bit" ${model} --memory 200kB --routing uniform --prompt 5 --prompts 3
+    --tokens 2 --check)
+# A file that could not be written whole is written again.
+set(late ${model})
+list(TRANSFORM late REPLACE "/model$" "/late")
+serve(1 "bytes is [0-9]+; the blocks declared so far need at least" ${late} --memory 1kB)
+serve(0 "the same, to the bit" ${late} --memory 200kB --tokens 2 --check)
 serve(0 "the same, to the bit" ${model} --memory 1GiB --no-predict --check --trace ${OUT}/trace)
 file(READ ${OUT}/trace trace)
 foreach(row compute storage acquire)

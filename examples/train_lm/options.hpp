@@ -87,6 +87,7 @@ inline Options parse_options(int argc, char** argv) {
         else
             throw std::invalid_argument("unknown flag " + flag);
     }
+    if (timed && o.seconds == 0) throw std::invalid_argument("--seconds: must be more than 0");
     if (o.steps > 0 && !timed) o.seconds = 0; // 0: no limit
     if ((o.memory > 0) == o.storage.empty())
         throw std::invalid_argument("--memory and --storage go together");

@@ -95,12 +95,13 @@ public:
         return sum / double(std::max<index_t>(count, 1));
     }
     void report_load() override {
-        std::printf("expert load, share of choices since the start:");
         double total = 0;
         for (double n : load_) total += n;
+        if (total == 0) return; // no step was left to do
+        std::printf("expert load, share of choices since the start:");
         index_t dead = 0;
         for (double n : load_) {
-            std::printf(" %.2f", n / std::max(total, 1.0));
+            std::printf(" %.2f", n / total);
             dead += n == 0;
         }
         std::printf(" (%lld dead)\n", static_cast<long long>(dead));

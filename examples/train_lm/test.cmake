@@ -58,6 +58,7 @@ train(1 "blocks-32bit holds a run already" --text ${OUT}/text --steps 1 --out ${
 train(2 "bytes is 1024; the blocks declared so far need at least" --text ${OUT}/text --steps 1
     --out ${OUT}/none --memory 1KiB --storage ${OUT}/small)
 train(2 "--memory and --storage go together" --memory 1GiB)
+train(2 "--seconds: must be more than 0" --seconds 0)
 train(2 "--memory: '2 pounds' is no size" --memory "2 pounds" --storage ${OUT})
 
 # Killed with no warning: the file is at a flushed step, and the run goes on from there as if

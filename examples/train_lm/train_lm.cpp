@@ -125,6 +125,7 @@ int run(int argc, char** argv) {
     session->report_load();
     if (interrupted) return 0;
     double const loss = session->validate();
+    if (interrupted) return 0;
     std::printf("val loss %.4f nats/byte (byte pairs %.4f, byte triples %.4f)\n", loss,
                 counted_loss(corpus, window, 1), counted_loss(corpus, window, 2));
     std::printf("--- sample ---\n%s\n", session->sample("/// ", options.sample).c_str());

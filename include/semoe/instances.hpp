@@ -72,7 +72,7 @@ namespace semoe {
     how void check_choices(CpuBackend&, MatrixView<expert_id const, HostSpace>,                    \
                            MatrixView<float const, HostSpace>, index_t,                            \
                            VectorView<index_t, HostSpace>, Bytes<HostSpace>,                       \
-                           VectorView<std::uint8_t const, HostSpace>);                             \
+                           VectorView<std::uint8_t const, HostSpace>, Masked);                     \
     how void router_statistics(CpuBackend&, MatrixView<float const, HostSpace>,                    \
                                VectorView<std::uint8_t const, HostSpace>,                          \
                                MatrixView<expert_id const, HostSpace>, RouterProbability,          \

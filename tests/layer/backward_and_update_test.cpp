@@ -165,6 +165,9 @@ TEST_CASE("layer/backward_and_update: has the bits of backward and update, over 
                     CHECK(train({true, slots, chunks, ranks, skip}, adamw) == apart);
                 }
             }
+    bool const touches_all = train({.fused = false, .skip_untouched = true}, adamw) ==
+                             train({.fused = false, .skip_untouched = false}, adamw);
+    CHECK(!touches_all);
     optim::AdamW8 const packed{adamw};
     auto const fused = train({.fused = true, .slots = 2}, packed);
     CHECK(fused.weights == train({.fused = false}, packed).weights);

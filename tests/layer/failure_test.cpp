@@ -69,8 +69,12 @@ struct Fixture {
         load();
     }
 
-    /// All parameters anew, most of them not yet written back.
+    /// All parameters anew, most of them not yet written back, and no gradients.
     void load() {
+        load_parameters();
+        layer.zero_grad();
+    }
+    void load_parameters() {
         for (int i = 0; i < 3; ++i)
             layer.for_each_parameter(
                 [&](std::string const& name, auto view, Shape) {
@@ -80,7 +84,6 @@ struct Fixture {
                         view.data[n] = Element(float(from[n]));
                 },
                 parameters[i], Access::write);
-        layer.zero_grad();
         y = dx = std::vector<bf16>(x.size());
     }
     static Rows rows(std::vector<bf16>& v) { return {v.data(), T, H}; }
@@ -169,7 +172,7 @@ TEST_CASE("layer/failure: a backward or an update that fails names the block, an
     for (Part const part : {Part::backward, Part::update, Part::backward_and_update})
         for (bool const stores : {false, true})
             CHECK(fail_each(part, stores, [](Fixture& f, auto const& expected, index_t n, bool) {
-                      f.load();
+                      f.load_parameters();
                       for (Part const next :
                            {Part::forward, Part::backward, Part::update, Part::backward_and_update})
                           CHECK_THROWS_WITH_AS(f.run(next),
@@ -181,6 +184,27 @@ TEST_CASE("layer/failure: a backward or an update that fails names the block, an
                           f.layer.initialize(1);
                       CHECK(f.finish(Part::forward) == expected);
                   }) > 0);
+}
+
+TEST_CASE("layer/failure: a layer whose masters could not follow its weights is refused") {
+    int failures = 0;
+    for (bool const stores : {false, true})
+        for (index_t n = 0; n < 8; ++n) {
+            CAPTURE(stores);
+            CAPTURE(n);
+            Fixture f(1);
+            f.store.reset({.fail_load = stores ? -1 : n, .fail_store = stores ? n : -1});
+            std::string const text = error_of<store_error>([&] { f.layer.weights_changed(); });
+            f.store.reset();
+            if (text.empty()) continue;
+            ++failures;
+            CHECK_THROWS_WITH_AS(f.run(Part::forward), doctest::Contains("reset_after_error()"),
+                                 precondition_error);
+            f.load();
+            f.layer.weights_changed();
+            f.run(Part::forward);
+        }
+    CHECK(failures > 3);
 }
 
 TEST_CASE("layer/failure: masters that could not be made are made by the next update") {
@@ -207,6 +231,27 @@ TEST_CASE("layer/failure: masters that could not be made are made by the next up
             CHECK(f.finish(Part::update) == expected);
         }
     CHECK(failures > 3);
+}
+
+TEST_CASE("layer/failure: once the norm of gradients has thrown, nothing writes to the layer") {
+    using Delayed = testing::DelayedBackend;
+    int failures = 0;
+    for (index_t n = 0; n < 4; ++n) {
+        Delayed b{.seed = 0};
+        testing::FaultyStore<Delayed> store{b};
+        {
+            MoeLayer layer{b, gate::TopK<gate::Softmax>{.num_experts = num_experts, .top_k = 2},
+                           expert::SwiGlu<float>{.hidden = H, .intermediate = 5}, comm::Self{},
+                           tier::Cached{b, store, {.slots = 1}}};
+            layer.initialize(1);
+            layer.for_each_parameter([](auto const&...) {}, BlockKind::gradient, Access::write);
+            store.reset({.fail_load = n});
+            failures += !error_of<store_error>([&] { layer.grad_norm_squared(); }).empty();
+            store.reset();
+        }
+        b.synchronize(); // what is left would write to memory that the layer has freed
+    }
+    CHECK(failures > 1);
 }
 
 TEST_CASE("layer/failure: once forward or backward has thrown, nothing works on its matrices") {

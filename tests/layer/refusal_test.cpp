@@ -165,6 +165,19 @@ TEST_CASE("layer/refusal: initialize forgets moments") {
     auto layer = make_layer();
     auto const once = trained(layer);
     CHECK(trained(layer) == once);
+
+    // Those, too, that another layer has left in the tier.
+    CpuBackend b{.threads = 1};
+    tier::Resident resident{b};
+    tier::Cached cached{b, tier::HostStore{}, {.slots = 1}};
+    auto const train_over = [&](auto tier) {
+        MoeLayer one{b, layer.gate(), layer.expert(), comm::Self{}, tier};
+        return trained(one);
+    };
+    for (int n = 0; n < 2; ++n) {
+        CHECK(train_over(resident) == once);
+        CHECK(train_over(cached) == once);
+    }
 }
 TEST_CASE("layer/refusal: a schedule of the user's that leaves work out, or names what is not "
           "there") {
@@ -231,10 +244,25 @@ TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") 
             layer.initialize(3);
             auto context = layer.make_context(T);
             CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
-                                 "MoeLayer: an expert number that is out of range or repeated, "
-                                 "token 4 of rank 0",
+                                 "MoeLayer: an expert number that is out of range, repeated or of "
+                                 "a masked token, token 4 of rank 0",
                                  data_error);
         }
+}
+TEST_CASE("layer/refusal: choices of a gate for a token that the mask leaves out") {
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    WrongGate gate;
+    gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
+    MoeLayer layer{CpuBackend{.threads = 1}, gate,
+                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
+    layer.initialize(3);
+    auto context = layer.make_context(T);
+    std::vector<std::uint8_t> mask = {1, 1, 1, 1, 0, 1};
+    CHECK_THROWS_WITH_AS(layer.forward(m, m, context, {.mask = {mask.data(), T}}),
+                         doctest::Contains("of a masked token, token 4 of rank 0"), data_error);
+    mask = {0, 1, 1, 1, 1, 1};
+    layer.forward(m, m, context, {.mask = {mask.data(), T}});
 }
 TEST_CASE("layer/refusal: a weight of the gate's that is not finite") {
     std::vector<float> rows(T * H);

@@ -221,6 +221,21 @@ TEST_CASE_TEMPLATE("optim/adamw8: zero gradients leave zeros as they are, and mo
     CHECK(m_scale < 1e-12f);
 }
 
+TEST_CASE_TEMPLATE(
+    "optim/adamw8: one gradient whose square is infinite leaves its neighbours finite", B,
+    SEMOE_TEST_BACKENDS) {
+    B b{};
+    std::vector<float> const start(256, 0.5f);
+    std::vector<float> g(256, 0.1f);
+    for (std::size_t i = 0; i < 256; i += 2) g[i] = 0; // their second moments are zero
+    g[7] = 1e25f;
+    Block<B> block(b, AdamW8{}, start);
+    block.step(AdamW8{plain}, 0, g);
+    g[7] = 0.1f;
+    for (index_t step = 1; step < 20; ++step) block.step(AdamW8{plain}, step, g);
+    for (float const x : block.parameters()) CHECK(std::isfinite(x));
+}
+
 TEST_CASE_TEMPLATE("optim/adamw8: steps stay bounded for gradients of any magnitude side by side",
                    B, SEMOE_TEST_BACKENDS) {
     B b{};

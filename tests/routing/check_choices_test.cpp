@@ -14,7 +14,8 @@ TEST_CASE_TEMPLATE("routing/check_choices: names the first token that no gate co
     B b;
     index_t const T = 150, K = 3, E = 6;
     auto const first_bad = [&](std::vector<expert_id> const& host, std::vector<float> host_weights,
-                               std::vector<std::uint8_t> const& mask = {}) {
+                               std::vector<std::uint8_t> const& mask = {},
+                               Masked masked = Masked::anything) {
         index_t const tokens = index_t(host.size()) / K;
         host_weights.resize(host.size(), 0.5f);
         auto const ids = test::to_backend(b, host);
@@ -27,7 +28,7 @@ TEST_CASE_TEMPLATE("routing/check_choices: names the first token that no gate co
         if (mask.empty())
             check_choices(b, chosen, by, E, status.view(), scratch.view());
         else
-            check_choices(b, chosen, by, E, status.view(), scratch.view(), shown.view());
+            check_choices(b, chosen, by, E, status.view(), scratch.view(), shown.view(), masked);
         return test::to_host(b, status)[0];
     };
     auto const good = test::random_choices(2, T, K, E, 0.3);
@@ -46,6 +47,10 @@ TEST_CASE_TEMPLATE("routing/check_choices: names the first token that no gate co
         std::vector<std::uint8_t> mask(T, 1);
         mask[at] = 0; // padding may hold anything
         CHECK(first_bad(bad, {}, mask) == -1);
+        CHECK(first_bad(bad, {}, mask, Masked::nobody) == 2 * index_t(at));
+        auto nobody = good;
+        for (std::size_t k = 0; k < 3; ++k) nobody[at * 3 + k] = -1;
+        CHECK(first_bad(nobody, {}, mask, Masked::nobody) == -1);
 
         bad[at * 3] = 3;
         float const infinity = std::numeric_limits<float>::infinity();

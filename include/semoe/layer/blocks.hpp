@@ -181,12 +181,12 @@ public:
         if (moments_.per_element > 0) keys.push_back(key(id, BlockKind::moments));
     }
 
+    /// Those that exist, and those that the tier may have from another layer, once they are
+    /// declared.
     void clear_moments(B& b) {
-        for (expert_id id : ids_) {
-            if (moments_per_element() == 0) return;
-            auto const lease = acquire(b, id, BlockKind::moments, Access::overwrite);
-            ops::fill(b, lease.bytes(), std::byte{0});
-        }
+        moments_cleared_ = true;
+        for (expert_id id : ids_)
+            if (moments_per_element() > 0) zero_moments(b, id);
     }
     /// Copies weights into masters; after weights were set from outside.
     void refresh_masters(B& b) {
@@ -228,6 +228,10 @@ private:
     static constexpr index_t dense_ids = 2;
     static std::size_t flag(expert_id id) { return std::size_t(index_t(id) + dense_ids); }
 
+    void zero_moments(B& b, expert_id id) {
+        auto const lease = acquire(b, id, BlockKind::moments, Access::overwrite);
+        ops::fill(b, lease.bytes(), std::byte{0});
+    }
     void make_masters(B& b) {
         if constexpr (needs_master<T>)
             for (expert_id id : ids_) {
@@ -249,11 +253,16 @@ private:
                            "MoeLayer: the layer has states of another optimizer, with other "
                            "moments; update it by one of that kind");
         }
+        std::vector<expert_id> stale; // the tier has moments of another layer
         for (expert_id id : ids_) {
             index_t const n = layout(id).primary_elements();
             if (has_master(id)) declare(b, id, BlockKind::master, n);
-            if (moments.per_element > 0) declare(b, id, BlockKind::moments, moments.size(n));
+            if (moments.per_element == 0) continue;
+            if (moments_cleared_ && tier_.contains(key(id, BlockKind::moments)))
+                stale.push_back(id);
+            declare(b, id, BlockKind::moments, moments.size(n));
         }
+        for (expert_id id : stale) zero_moments(b, id);
         if (fresh) make_masters(b);
         moments_ = moments; // where anything failed, all of it is done again
     }
@@ -296,7 +305,7 @@ private:
     std::uint64_t contents_ = 0, shared_contents_ = 0; ///< of routed experts, of the shared one
     std::vector<char> has_gradient_;
     std::vector<BlockKey> upcoming_;
-    bool gradients_declared_ = false;
+    bool gradients_declared_ = false, moments_cleared_ = false;
     Moments moments_;
 };
 

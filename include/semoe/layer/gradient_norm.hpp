@@ -22,17 +22,13 @@ public:
     /// Over all ranks; those of router and shared expert once.
     template <class X, class M, class C>
     double squared(B& b, LayerBlocks<B, X, M>& blocks, C& comm) {
-        using Real = accumulate_t<typename X::value_type>;
         std::fill(host_.begin(), host_.end(), 0.0);
-        for (expert_id id : blocks.ids()) {
-            if (!blocks.has_gradient(id)) continue;
-            index_t const at = id + dense;
-            auto lease = blocks.acquire(b, id, BlockKind::gradient, Access::read);
-            ops::sum_squares(b,
-                             VectorView<Real const, space_of<B>>(view_as<Real>(lease.bytes()))
-                                 .part(0, blocks.layout(id).primary_elements()),
-                             scratch_.view(), sums_.data() + at);
-            b.copy(&host_[std::size_t(at)], sums_.data() + at, sizeof(double));
+        try {
+            for (expert_id id : blocks.ids())
+                if (blocks.has_gradient(id)) add(b, blocks, id);
+        } catch (...) { // of a tier; what is enqueued writes to host_
+            drain(b);
+            throw;
         }
         b.synchronize();
         if (comm.size() > 1) {
@@ -49,6 +45,24 @@ public:
 
 private:
     static constexpr index_t dense = 2; ///< the shared expert and the router come first
+
+    template <class X, class M>
+    void add(B& b, LayerBlocks<B, X, M>& blocks, expert_id id) {
+        using Real = accumulate_t<typename X::value_type>;
+        index_t const at = id + dense;
+        auto lease = blocks.acquire(b, id, BlockKind::gradient, Access::read);
+        ops::sum_squares(b,
+                         VectorView<Real const, space_of<B>>(view_as<Real>(lease.bytes()))
+                             .part(0, blocks.layout(id).primary_elements()),
+                         scratch_.view(), sums_.data() + at);
+        b.copy(&host_[std::size_t(at)], sums_.data() + at, sizeof(double));
+    }
+    static void drain(B& b) noexcept {
+        try {
+            b.synchronize();
+        } catch (...) { // the first error is the one to tell of
+        }
+    }
 
     Buffer<double, B> sums_, scratch_;
     std::vector<double> host_;

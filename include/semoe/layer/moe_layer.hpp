@@ -223,7 +223,7 @@ public:
         auto& s = begin(x, y, context, options, true);
         settled(s, [&] {
             ops::fill(backend_, s.views.status.part(0, 1), index_t(-1));
-            check_routing(topk_ids, topk_weights, s);
+            check_routing(topk_ids, topk_weights, Masked::anything, s);
             backend_.parallel_for(
                 s.num_tokens, detail::AdoptRow<Real, space>{topk_ids, topk_weights, options.mask,
                                                             s.assignment().topk_ids,
@@ -264,6 +264,7 @@ public:
                              Context& context, O const& optimizer, UpdateStep step,
                              BackwardOptions options = {}) {
         require_optimizer<O>();
+        expect_usable();
         for (expert_id id : blocks_.ids())
             expects(!blocks_.has_gradient(id), [&] {
                 return "MoeLayer::backward_and_update: there is a gradient already in " +
@@ -305,9 +306,12 @@ public:
         blocks_.clear_moments(backend_);
         weights_changed();
     }
-    /// Lets the layer be used again after a step that failed midway; parameters and gradients are
-    /// whatever that step left, so load them anew first.
-    void reset_after_error() { unusable_ = false; }
+    /// Lets the layer be used again after a step that failed midway. Parameters are whatever that
+    /// step left, so load them anew first; no block has a gradient.
+    void reset_after_error() {
+        if (unusable_) zero_grad();
+        unusable_ = false;
+    }
     /// @throws precondition_error after a step, or a writing for_each_parameter, that failed midway
     void expect_usable() const {
         expects(!unusable_, "MoeLayer: an earlier step failed midway; load the parameters again, "
@@ -347,9 +351,13 @@ public:
                 keys.push_back(blocks_.key(id, kind));
         return keys;
     }
-    /// After weights were set from outside: renews derived slices and masters. Moments stay.
+    /// After weights were set from outside: renews derived slices and masters. Moments stay; so do
+    /// gradients, but after a step that failed midway.
     /// @param masters_too  false when the masters were set as well
+    /// @throws what the tier does; the layer is then as after a step that failed midway
     void weights_changed(bool masters_too = true) {
+        if (unusable_) zero_grad();
+        unusable_ = true;
         for (expert_id id : blocks_.ids()) detail::rebuild_derived(backend_, blocks_, expert_, id);
         if (masters_too) blocks_.refresh_masters(backend_);
         unusable_ = false;
@@ -526,14 +534,14 @@ private:
         check_logits(backend_, logits, s.options.mask, s.views.status.part(0, 1),
                      s.views.check_scratch);
         detail::run_gate(backend_, gate_, comm_, config_, s);
-        check_routing(s.assignment().topk_ids, s.assignment().topk_weights, s);
+        check_routing(s.assignment().topk_ids, s.assignment().topk_weights, Masked::nobody, s);
         detail::gather_statistics<G>(backend_, comm_, logits.data, s);
         detail::limit_capacity(backend_, comm_, config_, s);
     }
     void check_routing(MatrixView<expert_id const, space> ids,
-                       MatrixView<Real const, space> weights, State& s) {
+                       MatrixView<Real const, space> weights, Masked masked, State& s) {
         check_choices(backend_, ids, weights, num_experts(), s.views.status.part(1, 1),
-                      s.views.check_scratch, s.options.mask);
+                      s.views.check_scratch, s.options.mask, masked);
     }
     /// Work on the caller's matrices, of which nothing goes on after an error.
     template <class F>

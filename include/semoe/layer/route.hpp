@@ -180,9 +180,9 @@ void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextStat
 ///         precondition_error when a gate breaks its word on max_rows_per_expert
 template <class B, class T, class C>
 void make_plans(B& b, ContextState<B, T, C>& s) {
-    constexpr char const* nonsense[] = {"an expert number that is out of range or repeated",
-                                        "a routing weight that is not finite",
-                                        "a logit that is not finite"};
+    constexpr char const* nonsense[] = {
+        "an expert number that is out of range, repeated or of a masked token",
+        "a routing weight that is not finite", "a logit that is not finite"};
     auto& v = s.views;
     index_t const chunks = s.shape.num_chunks;
     s.counts.begin(chunks);

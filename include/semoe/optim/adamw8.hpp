@@ -143,6 +143,7 @@ private:
     SEMOE_HD SEMOE_INLINE static float set_scale(float& scale, float const* tops, float largest) {
         float top = 0;
         for (int k = 0; k < lanes; ++k) top = semoe::max(top, tops[k]);
+        top = semoe::min(top, 0x1.fffffep127f); // an infinity keeps its own code alone
         bool const tiny = top < 0x1p-120f;
         scale = tiny ? 0 : top / largest;
         return tiny ? 0 : largest / top;

@@ -4,6 +4,9 @@
 
 namespace semoe {
 
+/// What tokens that a mask leaves out may have chosen.
+enum class Masked { anything, nobody };
+
 namespace detail {
 /// Twice the first token that is wrong, one more where it is a weight that is.
 template <class Real, class Space>
@@ -11,14 +14,23 @@ struct FirstBadChoice {
     MatrixView<expert_id const, Space> ids;
     MatrixView<Real const, Space> weights;
     VectorView<std::uint8_t const, Space> mask;
+    Masked masked;
     index_t num_experts;
     SEMOE_HD index_t operator()(index_t begin, index_t end) const {
         for (index_t t = begin; t < end; ++t) {
-            if (!mask.empty() && mask[t] == 0) continue;
+            if (!mask.empty() && mask[t] == 0) {
+                if (masked == Masked::nobody && has_chosen(t)) return 2 * t;
+                continue;
+            }
             if (has_bad_id(t)) return 2 * t;
             if (has_bad_weight(t)) return 2 * t + 1;
         }
         return -1;
+    }
+    SEMOE_HD bool has_chosen(index_t t) const {
+        for (index_t k = 0; k < ids.cols; ++k)
+            if (ids(t, k) != dropped_expert) return true;
+        return false;
     }
     SEMOE_HD bool has_bad_id(index_t t) const {
         for (index_t k = 0; k < ids.cols; ++k) {
@@ -52,21 +64,23 @@ constexpr index_t check_choices_scratch_bytes(index_t num_tokens) {
 /// @param status   [1], backend memory, overwritten: -1 when all are in order, else twice the
 ///                 token's row, one more where its ids are in order and a weight is not finite
 /// @param scratch  check_choices_scratch_bytes(T) bytes of backend memory
-/// @param mask     [T] or empty; masked tokens may hold anything
+/// @param mask     [T] or empty
+/// @param masked   what its masked tokens may hold
 /// @sync enqueues
 /// @cost O(T*K*K); no allocation
 template <Backend B, class Real>
 void check_choices(B& b, MatrixView<expert_id const, space_of<B>> ids,
                    MatrixView<Real const, space_of<B>> weights, index_t num_experts,
                    VectorView<index_t, space_of<B>> status, Bytes<space_of<B>> scratch,
-                   VectorView<std::uint8_t const, space_of<B>> mask = {}) {
+                   VectorView<std::uint8_t const, space_of<B>> mask = {},
+                   Masked masked = Masked::anything) {
     expects(weights.rows == ids.rows && weights.cols == ids.cols,
             "check_choices: ids are {}, weights {}", ids, weights);
     expects(mask.empty() || mask.size == ids.rows, "check_choices: {} tokens, mask of {}", ids.rows,
             mask.size);
     detail::find_first_row(
         "check_choices", b, ids.rows,
-        detail::FirstBadChoice<Real, space_of<B>>{ids, weights, mask, num_experts}, status,
+        detail::FirstBadChoice<Real, space_of<B>>{ids, weights, mask, masked, num_experts}, status,
         scratch);
 }
 
