@@ -16,8 +16,8 @@ public:
     using space = space_of<B>;
 
     Buffer() = default;
-    /// @throws precondition_error naming an n that is negative or of more bytes than there are
-    ///         numbers for @cost one allocation of n * sizeof(T) bytes, none for n = 0
+    /// @throws precondition_error naming an n that is negative, or whose bytes have no number
+    /// @cost one allocation of n * sizeof(T) bytes, none for n = 0
     Buffer(B const& backend, index_t n)
       : backend_(backend)
       , size_(n) {
