@@ -299,7 +299,8 @@ TEST_CASE("layer/ranks: a bad choice on one rank is the same error on all, and a
                 [&](auto&... args) { bad.forward(args...); },
                 [&](auto&... args) { good.forward(args...); });
             CHECK(texts == std::vector<std::string>(3, "MoeLayer: an expert number that is out of "
-                                                       "range or repeated, token 9 of rank 2"));
+                                                       "range, repeated or of a masked token, "
+                                                       "token 9 of rank 2"));
             CHECK(good.y == expected.y);
         }
 }

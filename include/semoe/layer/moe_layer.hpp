@@ -168,9 +168,9 @@ public:
     /// @param y  [T,H] backend memory, overwritten; masked rows become 0
     /// @post context.losses and context.counters cover this forward on all ranks
     /// @throws precondition_error on shapes; data_error on every rank, naming rank and token, when
-    ///         a logit is not finite, or the gate's choices are out of range or repeated or have a
-    ///         weight that is not finite; comm_error; store_error. Nothing works on x and y any
-    ///         more then
+    ///         a logit is not finite, or the gate's choices are out of range, repeated, of masked
+    ///         tokens or have a weight that is not finite; comm_error; store_error. Nothing works
+    ///         on x and y any more then
     /// @sync waits once on the host for the counts; y is complete when the queue gets there
     /// @cost 2*T*H*E flops of router, the expert's flops for each kept choice, no allocation; with
     ///       several ranks two exchanges of counts, two all-to-alls a chunk, one all-reduce
