@@ -48,16 +48,24 @@ inline double last_level_cache_bytes() {
 inline std::string machine_kind() {
     using semoe::Isa;
     Isa const isa = semoe::selected_isa();
+    struct {
+        char const *vendor, *family; // of /proc/cpuinfo; no family: any
+        Isa best;
+        char const* column;
+    } const kinds[] = {
+        {"GenuineIntel", "", Isa::amx, "Intel, AMX"},
+        {"GenuineIntel", "", Isa::avx512_bf16, "Intel, AVX512_BF16"},
+        {"GenuineIntel", "", Isa::avx512_vnni, "Intel, AVX-512 VNNI"},
+        {"AuthenticAMD", "26", Isa::avx512_bf16, "AMD Zen 5, AVX512_BF16"},
+        {"AuthenticAMD", "25", Isa::avx512_bf16, "AMD Zen 4, AVX512_BF16"},
+        {"AuthenticAMD", "25", Isa::avx2, "AMD Zen 3, AVX2"},
+    };
+    std::string const vendor = system_value("/proc/cpuinfo", "vendor_id");
     std::string const family = system_value("/proc/cpuinfo", "cpu family");
-    bool const intel = system_value("/proc/cpuinfo", "vendor_id") == "GenuineIntel";
-    bool const amd = system_value("/proc/cpuinfo", "vendor_id") == "AuthenticAMD";
-    bool const whole = isa == semoe::best_isa();
-    if (whole && intel && isa == Isa::amx) return "Intel, AMX";
-    if (whole && intel && isa == Isa::avx512_bf16) return "Intel, AVX512_BF16";
-    if (whole && intel && isa == Isa::avx512_vnni) return "Intel, AVX-512 VNNI";
-    if (whole && amd && family == "26" && isa == Isa::avx512_bf16) return "AMD Zen 5, AVX512_BF16";
-    if (whole && amd && family == "25" && isa == Isa::avx512_bf16) return "AMD Zen 4, AVX512_BF16";
-    if (whole && amd && family == "25" && isa == Isa::avx2) return "AMD Zen 3, AVX2";
+    for (auto const& kind : kinds)
+        if (isa == semoe::best_isa() && isa == kind.best && vendor == kind.vendor &&
+            (!*kind.family || family == kind.family))
+            return kind.column;
     return processor_name() + ", " + semoe::to_string(isa);
 }
 

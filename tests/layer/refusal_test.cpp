@@ -51,6 +51,22 @@ struct WrongGate : TopK {
     }
 };
 
+WrongGate wrong_gate() {
+    WrongGate gate;
+    gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
+    return gate;
+}
+void forward_by(WrongGate const& gate, ForwardOptions<HostSpace> const& options = {},
+                MoeConfig const& config = {}) {
+    std::vector<float> rows(T * H);
+    Mat const m{rows.data(), T, H};
+    MoeLayer layer{CpuBackend{.threads = 1}, gate,
+                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}, config};
+    layer.initialize(3);
+    auto context = layer.make_context(T);
+    layer.forward(m, m, context, options);
+}
+
 /// A schedule of the user's of two chunks, counted from `first` on, of which it combines some.
 struct WrongSchedule {
     index_t chunks = 2, first = 0, combined = 2;
@@ -230,64 +246,36 @@ TEST_CASE("layer/refusal: a store's weights of another type, or of other matrice
     refused(expert::Ffn<bf16, ops::activation::Relu>{.hidden = H, .intermediate = 18});
 }
 TEST_CASE("layer/refusal: choices of a gate that are out of range or repeated") {
-    std::vector<float> rows(T * H);
-    Mat const m{rows.data(), T, H};
     for (auto const capacity :
          {Capacity{}, Capacity{.factor = 1}, Capacity{.factor = 1, .drop = Drop::probability}})
         for (expert_id const wrong : {1, 4, -2, 1 << 30}) {
             CAPTURE(wrong);
-            WrongGate gate;
-            gate.num_experts = 4, gate.top_k = 2, gate.token = 4, gate.wrong = wrong;
-            MoeLayer layer{CpuBackend{.threads = 1}, gate,
-                           expert::SwiGlu<float>{.hidden = H, .intermediate = 6},
-                           MoeConfig{.capacity = capacity}};
-            layer.initialize(3);
-            auto context = layer.make_context(T);
-            CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+            WrongGate gate = wrong_gate();
+            gate.wrong = wrong;
+            CHECK_THROWS_WITH_AS(forward_by(gate, {}, {.capacity = capacity}),
                                  "MoeLayer: an expert number that is out of range, repeated or of "
                                  "a masked token, token 4 of rank 0",
                                  data_error);
         }
 }
 TEST_CASE("layer/refusal: choices of a gate for a token that the mask leaves out") {
-    std::vector<float> rows(T * H);
-    Mat const m{rows.data(), T, H};
-    WrongGate gate;
-    gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
-    MoeLayer layer{CpuBackend{.threads = 1}, gate,
-                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
-    layer.initialize(3);
-    auto context = layer.make_context(T);
     std::vector<std::uint8_t> mask = {1, 1, 1, 1, 0, 1};
-    CHECK_THROWS_WITH_AS(layer.forward(m, m, context, {.mask = {mask.data(), T}}),
+    CHECK_THROWS_WITH_AS(forward_by(wrong_gate(), {.mask = {mask.data(), T}}),
                          doctest::Contains("of a masked token, token 4 of rank 0"), data_error);
     mask = {0, 1, 1, 1, 1, 1};
-    layer.forward(m, m, context, {.mask = {mask.data(), T}});
+    forward_by(wrong_gate(), {.mask = {mask.data(), T}});
 }
 TEST_CASE("layer/refusal: a weight of the gate's that is not finite") {
-    std::vector<float> rows(T * H);
-    Mat const m{rows.data(), T, H};
-    WrongGate gate;
-    gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
+    WrongGate gate = wrong_gate();
     gate.weight = std::numeric_limits<float>::quiet_NaN();
-    MoeLayer layer{CpuBackend{.threads = 1}, gate,
-                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
-    layer.initialize(3);
-    auto context = layer.make_context(T);
-    CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+    CHECK_THROWS_WITH_AS(forward_by(gate),
                          "MoeLayer: a routing weight that is not finite, token 4 of rank 0",
                          data_error);
 }
 TEST_CASE("layer/refusal: more rows than the gate says that an expert gets") {
-    std::vector<float> rows(T * H);
-    Mat const m{rows.data(), T, H};
-    WrongGate gate;
-    gate.num_experts = 4, gate.top_k = 2, gate.most = 1;
-    MoeLayer layer{CpuBackend{.threads = 1}, gate,
-                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
-    layer.initialize(3);
-    auto context = layer.make_context(T);
-    CHECK_THROWS_WITH_AS(layer.forward(m, m, context),
+    WrongGate gate = wrong_gate();
+    gate.most = 1;
+    CHECK_THROWS_WITH_AS(forward_by(gate),
                          "MoeLayer: experts get 12 rows, the gate's max_rows_per_expert allows 4",
                          precondition_error);
 }

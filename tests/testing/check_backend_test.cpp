@@ -30,6 +30,9 @@ enum class Fault {
     follows_at_once,
     takes_errors_that_it_follows,
     loses_errors_that_it_follows,
+    observes_at_once,
+    takes_errors_that_it_observes,
+    leaves_errors_that_it_observes,
     skips_a_task,
     short_scratch,
 };
@@ -95,6 +98,12 @@ struct Faulty {
             } catch (std::exception const&) { // lost
             }
         }
+    }
+    void observe(event_type const& event) {
+        if (F == Fault::observes_at_once) return;
+        if (F == Fault::takes_errors_that_it_observes) return inner.wait(event);
+        if (F == Fault::leaves_errors_that_it_observes) return inner.follow(event);
+        inner.observe(event);
     }
     void follow(event_type const& event) {
         if (F == Fault::follows_at_once) return;
@@ -185,6 +194,9 @@ TEST_CASE("testing/check_backend: a broken promise is named") {
     CHECK(contains(verdict<Fault::follows_at_once>(), "follow(event) starts later work after"));
     CHECK(contains(verdict<Fault::takes_errors_that_it_follows>(), "follow takes no error"));
     CHECK(contains(verdict<Fault::loses_errors_that_it_follows>(), "leaves an error to its queue"));
+    CHECK(contains(verdict<Fault::observes_at_once>(), "observe(event) starts later work after"));
+    CHECK(contains(verdict<Fault::takes_errors_that_it_observes>(), "found 'forked 9' and ''"));
+    CHECK(contains(verdict<Fault::leaves_errors_that_it_observes>(), "found '' and 'forked 9'"));
     CHECK(contains(verdict<Fault::skips_a_task>(), "every task once"));
     CHECK(contains(verdict<Fault::short_scratch>(), "scratch of its own"));
 }

@@ -390,7 +390,8 @@ public:
     }
     /// Declares masters and moments now, so that the first update allocates nothing.
     /// @param fresh  false: masters are as the tier's store has them from an earlier process; else
-    ///               they are made from the weights. Moments are as the store has them, or zero
+    ///               they are made from the weights. Moments are as the store has them; zero where
+    ///               it has none, and after initialize()
     /// @pre  fresh, or an earlier process flushed masters to that store: where it has none they are
     ///       zeros, which the first update makes the weights
     template <class O>

@@ -91,7 +91,7 @@ public:
         step(line).task.set(std::forward<F>(f));
         append(line);
     }
-    /// @param told  whether the line takes the error of what it waits for
+    /// @param tell  who is told of an error of what the line waits for
     void enqueue_wait(DelayedLine& line, DelayedEvent event, DelayedLine::Tell tell) {
         DelayedStep& wait = step(line);
         wait.task.set([from = event, tell] { from.line->report(from.ticket, tell); });
