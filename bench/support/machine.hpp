@@ -56,6 +56,7 @@ inline std::string machine_kind() {
         {"GenuineIntel", "", Isa::amx, "Intel, AMX"},
         {"GenuineIntel", "", Isa::avx512_bf16, "Intel, AVX512_BF16"},
         {"GenuineIntel", "", Isa::avx512_vnni, "Intel, AVX-512 VNNI"},
+        {"GenuineIntel", "", Isa::avx512, "Intel, AVX-512"},
         {"AuthenticAMD", "26", Isa::avx512_bf16, "AMD Zen 5, AVX512_BF16"},
         {"AuthenticAMD", "25", Isa::avx512_bf16, "AMD Zen 4, AVX512_BF16"},
         {"AuthenticAMD", "25", Isa::avx2, "AMD Zen 3, AVX2"},

@@ -86,6 +86,11 @@ inline void avx512_pair_products(long turns) {
                "vpmaddwd %%zmm0, %%zmm1, %%zmm2\nvpaddd %%zmm2, %%zmm\\r, %%zmm\\r");
     __asm__ volatile("vzeroupper");
 }
+inline void avx512_half_byte_products(long turns) {
+    BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r",
+               "vpmaddubsw %%zmm0, %%zmm1, %%zmm2\nvpaddw %%zmm2, %%zmm\\r, %%zmm\\r");
+    __asm__ volatile("vzeroupper");
+}
 inline void avx512_products(long turns) {
     BENCH_LOOP("vpxord %%zmm\\r, %%zmm\\r, %%zmm\\r", "vfmadd231ps %%zmm0, %%zmm1, %%zmm\\r");
     __asm__ volatile("vzeroupper");
@@ -139,7 +144,8 @@ inline constexpr ProductLoop byte_loops[] = {
     {semoe::Isa::avx512_vnni, byte_dot_products, 12 * 64 * 2},
     {semoe::Isa::amx, amx_byte_products, 12 * 16 * 16 * 64 * 2}};
 inline constexpr ProductLoop half_byte_loops[] = {
-    {semoe::Isa::avx2, avx2_half_byte_products, 12 * 32 * 2}};
+    {semoe::Isa::avx2, avx2_half_byte_products, 12 * 32 * 2},
+    {semoe::Isa::avx512, avx512_half_byte_products, 12 * 64 * 2}};
 #else
 /// Plain loops over sixteen floats, as good as the compiler makes them.
 inline void plain_products(long turns) {

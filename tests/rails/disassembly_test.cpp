@@ -114,16 +114,25 @@ TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memo
     for (auto const& [kernel, words, chains, product] :
          {std::array{"VectorKernel", "ByteDotWords", "<1,", "vpdpbusd"},
           {"VectorKernel", "ByteDotWords", "<2,", "vpdpbusd"},
-          {"VectorKernel", "WidenedByteWords", "<2,", "vpmaddwd"},
           {"FewKernel", "ByteDotWords", "<0l, 1l", "vpdpbusd"}})
         check(std::string("avx512::") + kernel + "<semoe::ops::cpu::avx512::" + words +
                   ">::chains" + chains,
               product, 0);
+    check("avx512::PairSums::add<1l, ", "vpmaddwd", 0);
+    check("avx512::PairSums::add<2l, ", "vpmaddwd", 0);
+    // Between groups some of sixteen results make room; sums in memory would be sixteen a word.
+    check("avx512::FactorSums<semoe::quant::Int4>::add<", "vpmaddubsw", 8);
     // A Fetch is copied by whole vectors, five times at most; sums in memory would be sixteen.
-    for (char const* format : {"Int8", "Int4"})
-        for (char const* tokens : {"4l", "8l"})
-            check(std::string("avx512::FewRows<semoe::quant::") + format + ">::tile<" + tokens,
+    for (std::string const tokens : {"::tile<4l", "::tile<8l"}) {
+        for (std::string const format : {"Int8", "Int4"})
+            check("avx512::FewRows<semoe::quant::" + format +
+                      ", semoe::ops::cpu::avx512::DotLine>" + tokens,
                   "vpdpbusd", 5);
+        check("avx512::FewRows<semoe::quant::Int8, semoe::ops::cpu::avx512::SignedLine>" + tokens,
+              "vpmaddubsw", 5);
+        // And what zeros added to four rows is stored once, after the loop.
+        check("avx512::FewFactors<semoe::quant::Int4>" + tokens, "vpmaddubsw", 9);
+    }
     auto const check_avx2 = [&](std::string const& name, char const* product, int most_spills) {
         CAPTURE(name);
         std::string const code = code_of(functions, "avx2::" + name);
@@ -136,8 +145,8 @@ TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memo
         // What zeros added is stored once, after the loop.
         check_avx2("FewFactors<semoe::quant::Int4>" + tokens, "vpmaddubsw", 2);
     }
-    check_avx2("FactorRows<semoe::quant::Int4>::add<", "vpmaddubsw", 0);
-    check_avx2("ByteRows::add<", "vpmaddwd", 0);
+    check_avx2("FactorSums<semoe::quant::Int4>::add<", "vpmaddubsw", 0);
+    check_avx2("PairSums::add<", "vpmaddwd", 0);
 }
 
 TEST_CASE("rails/disassembly: a call, a jump that is one, and a spilled sum are found") {

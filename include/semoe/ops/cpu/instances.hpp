@@ -50,9 +50,7 @@ struct CpuBackend;
     how class avx512::FewKernel<avx512::DotWords>;                                                 \
     how class avx512::FewKernel<avx512::WidenedWords>;                                             \
     how class avx512::VectorKernel<avx512::ByteDotWords>;                                          \
-    how class avx512::VectorKernel<avx512::WidenedByteWords>;                                      \
     how class avx512::FewKernel<avx512::ByteDotWords>;                                             \
-    how class avx512::FewKernel<avx512::WidenedByteWords>;                                         \
     how class amx::TileKernel<amx::HardwareTiles>;                                                 \
     how class amx::TileKernel<amx::HardwareByteTiles>;
 #elif SEMOE_ARM

@@ -20,35 +20,24 @@ SEMOE_INLINE void show_word([[maybe_unused]] char const* word) {
 #endif
 }
 
-SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
-    int word;
-    std::memcpy(&word, from, sizeof(word));
-    return _mm512_set1_epi32(word);
-}
-
-/// How words of rows meet `lines` lines of columns: in `parts` steps, each of which takes so many
-/// elements of a word as there is room for. An element's sum is one chain in order of the depth. Up
+/// How words of rows meet `parts` lines of columns, each of which takes so many elements of a word
+/// as there is room for. An element's sum is one chain in order of the depth. Up
 /// to `few` columns rows become lanes, which takes less time than vectors that are partly empty;
 /// one vector of columns meets `rows` at a time, since where rows lie a page apart eight of them
 /// have room in a set of L1. Whether it `commutes`: one step takes a word as it is, and either
 /// operand may be the row's.
 struct FloatWords {
-    static constexpr int parts = 1, lines = 1, rows = 8;
+    static constexpr int parts = 1, rows = 8;
     static constexpr index_t few = 8;
     static constexpr bool commutes = true;
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return words;
     }
-    template <int>
-    SEMOE_AVX512 SEMOE_INLINE static __m512i column(__m512i words) {
-        return words;
-    }
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
     }
     /// By one word of a column. Written out, so that words take no registers.
-    template <int>
     SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
         show_word(word);
         __asm__("{vfmadd231ps %2%{1to16%}, %1, %0|vfmadd231ps %0, %1, %2%{1to16%}}"
@@ -59,7 +48,7 @@ struct FloatWords {
 /// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
 /// have.
 struct WidenedWords : FloatWords {
-    static constexpr int parts = 2, lines = 2;
+    static constexpr int parts = 2;
     static constexpr index_t few = few_columns(Isa::avx512);
     static constexpr bool commutes = false;
     template <int Part>
@@ -73,7 +62,6 @@ struct DotWords : FloatWords {
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
     }
-    template <int>
     SEMOE_AVX512 SEMOE_INLINE static void add_word(__m512i a, char const* word, __m512& sum) {
         show_word(word);
         __asm__("{vdpbf16ps %2%{1to16%}, %1, %0|vdpbf16ps %0, %1, %2%{1to16%}}"
@@ -157,15 +145,17 @@ private:
     SEMOE_AVX512 SEMOE_INLINE static void word(__m512i x, char const*& right, index_t line,
                                                __m512 (&sum)[sizeof...(C)]) {
         part<0, C...>(x, right, sum);
-        if constexpr (Words::lines == 2) right += line;
-        if constexpr (Words::parts == 2) part<1, C...>(x, right, sum);
         right += line;
+        if constexpr (Words::parts == 2) {
+            part<1, C...>(x, right, sum);
+            right += line;
+        }
     }
     template <int Part, index_t... C>
     SEMOE_AVX512 SEMOE_INLINE static void part(__m512i x, char const* right,
                                                __m512 (&sum)[sizeof...(C)]) {
         __m512i const rows = Words::template row<Part>(x);
-        (Words::template add_word<Part>(rows, right + C * 4, sum[C]), ...);
+        (Words::add_word(rows, right + C * 4, sum[C]), ...);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
@@ -295,19 +285,12 @@ class VectorKernel final : public BlockKernel {
     SEMOE_AVX512 SEMOE_INLINE static void step(char const* word, char const* line0,
                                                char const* line1, __m512& sum0, __m512& sum1) {
         if constexpr (Columns == 1 && Words::commutes) {
-            Words::template add_word<0>(_mm512_load_si512(line0), word, sum0);
+            Words::add_word(_mm512_load_si512(line0), word, sum0);
         } else {
-            part<0, Columns>(word, line0, line1, sum0, sum1);
-            if constexpr (Words::parts == 2) part<1, Columns>(word, line0, line1, sum0, sum1);
+            __m512i const a = spread(word);
+            Words::add(a, _mm512_load_si512(line0), sum0);
+            if constexpr (Columns == 2) Words::add(a, _mm512_load_si512(line1), sum1);
         }
-    }
-    template <int Part, int Columns>
-    SEMOE_AVX512 SEMOE_INLINE static void part(char const* word, char const* line0,
-                                               char const* line1, __m512& sum0, __m512& sum1) {
-        __m512i const a = Words::template row<Part>(spread(word));
-        Words::add(a, Words::template column<Part>(_mm512_load_si512(line0)), sum0);
-        if constexpr (Columns == 2)
-            Words::add(a, Words::template column<Part>(_mm512_load_si512(line1)), sum1);
     }
 };
 

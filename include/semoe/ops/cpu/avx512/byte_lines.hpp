@@ -63,20 +63,33 @@ SEMOE_AVX512 inline std::uint32_t largest_of_row(bf16 const* row, index_t n) {
     for (std::uint16_t const lane : lanes) all = max(all, lane);
     return std::uint32_t(all) << 16;
 }
-/// Line I of those that 64 bytes of codes hold: half bytes by the tables of their groups' scales.
-template <class Format, int I>
-SEMOE_AVX512 SEMOE_INLINE __m512i decoded(std::uint8_t const* codes, std::uint8_t const* scales) {
-    auto const table = [](std::uint8_t scale) {
-        return reinterpret_cast<__m128i const*>(Decode<Format>::table(scale));
+/// Line I of those that 64 bytes of half bytes hold, by the tables of their groups' scales.
+/// @param table  table(scale), aligned to 16 bytes
+template <int I, class Table>
+SEMOE_AVX512 SEMOE_INLINE __m512i looked_up(__m512i both, std::uint8_t const* scales,
+                                            Table const& table) {
+    auto const of = [&](std::uint8_t scale) {
+        return reinterpret_cast<__m128i const*>(table(scale));
     };
     constexpr int first = 2 * I; // of two groups
-    __m512i const both = _mm512_loadu_si512(codes);
     __m512i const lower = I == 0 ? both : _mm512_maskz_srli_epi16(~0u, both, 4);
-    __m512i const one = _mm512_maskz_broadcast_i32x4(0xffff, _mm_load_si128(table(scales[first])));
+    __m512i const one = _mm512_maskz_broadcast_i32x4(0xffff, _mm_load_si128(of(scales[first])));
     __m512i const tables =
-        _mm512_mask_broadcast_i32x4(one, 0xff00, _mm_load_si128(table(scales[first + 1])));
+        _mm512_mask_broadcast_i32x4(one, 0xff00, _mm_load_si128(of(scales[first + 1])));
     return _mm512_maskz_shuffle_epi8(~__mmask64(0), tables,
                                      _mm512_and_si512(lower, _mm512_set1_epi8(15)));
+}
+/// As bytes.
+template <class Format, int I>
+SEMOE_AVX512 SEMOE_INLINE __m512i decoded(__m512i both, std::uint8_t const* scales) {
+    return looked_up<I>(both, scales, Decode<Format>::table);
+}
+/// As factors.
+template <class Format, int I>
+SEMOE_AVX512 SEMOE_INLINE __m512i factors_of(__m512i both, std::uint8_t const* scales) {
+    return looked_up<I>(both, scales, [](std::uint8_t scale) {
+        return cpu::detail::factor_table<Format>.factor[scale];
+    });
 }
 
 } // namespace detail
@@ -164,9 +177,10 @@ struct ByteLines {
         int const fetched = fetch.wanted() ? 1 : 0;
         for (index_t r = 0; r < tile_rows; ++r, codes += line_bytes, scales += 4) {
             fetch.some(fetched);
-            _mm512_store_si512(tiles + r * line_bytes, detail::decoded<Format, 0>(codes, scales));
+            __m512i const both = _mm512_loadu_si512(codes);
+            _mm512_store_si512(tiles + r * line_bytes, detail::decoded<Format, 0>(both, scales));
             _mm512_store_si512(tiles + tile_bytes + r * line_bytes,
-                               detail::decoded<Format, 1>(codes, scales));
+                               detail::decoded<Format, 1>(both, scales));
         }
         shared_fetch = fetch;
     }

@@ -6,6 +6,7 @@
 
 #if SEMOE_X86
 #include <cstdint>
+#include <cstring>
 
 namespace semoe::ops::cpu::avx512 {
 
@@ -34,6 +35,13 @@ SEMOE_AVX512 SEMOE_INLINE void store(bf16* p, index_t n, __m512i line) {
 SEMOE_AVX512 SEMOE_INLINE __m512 widen(__m256i bits) {
     return _mm512_castsi512_ps(
         _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+}
+
+/// A word in all lanes.
+SEMOE_AVX512 SEMOE_INLINE __m512i spread(char const* from) {
+    int word;
+    std::memcpy(&word, from, sizeof(word));
+    return _mm512_set1_epi32(word);
 }
 
 /// Of two bf16 in each word, as floats.

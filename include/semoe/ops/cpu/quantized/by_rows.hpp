@@ -1,14 +1,17 @@
 #pragma once
 
-#include "semoe/ops/cpu/avx2/byte_rows.hpp"
-#include "semoe/ops/cpu/avx2/factor_rows.hpp"
+#include "semoe/ops/cpu/avx2/factor_sums.hpp"
 #include "semoe/ops/cpu/avx2/few_bytes.hpp"
 #include "semoe/ops/cpu/avx2/few_factors.hpp"
+#include "semoe/ops/cpu/avx2/pair_sums.hpp"
+#include "semoe/ops/cpu/avx512/factor_sums.hpp"
+#include "semoe/ops/cpu/avx512/few_factors.hpp"
 #include "semoe/ops/cpu/avx512/few_rows.hpp"
+#include "semoe/ops/cpu/avx512/pair_sums.hpp"
 #include "semoe/ops/cpu/feed_forward/block.hpp"
+#include "semoe/ops/cpu/quantized/byte_rows.hpp"
+#include "semoe/ops/cpu/quantized/factor_rows.hpp"
 #include "semoe/ops/cpu/quantized/products.hpp"
-
-#include <type_traits>
 
 namespace semoe::ops::cpu {
 
@@ -57,17 +60,28 @@ template <class Format>
 void multiply_panel(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w, index_t panel,
                     TokenTiles const& x, index_t rows, Fetch& fetch, char* tiles, float* results) {
 #if SEMOE_X86
-    if (isa == Isa::avx2) {
-        constexpr bool bytes = Decode<Format>::lines == 1;
-        using Many = std::conditional_t<bytes, avx2::ByteRows, avx2::FactorRows<Format>>;
-        using Few = std::conditional_t<bytes, avx2::FewBytes, avx2::FewFactors<Format>>;
-        if (rows > x.few) Many(w, x).multiply(panel, rows - x.few, fetch, tiles, results);
-        return Few(w, x).multiply(panel, fetch, results);
+    // Without dot products of bytes.
+    auto const multiply = [&](auto const& many, auto const& few) {
+        if (rows > x.few) many.multiply(panel, rows - x.few, fetch, tiles, results);
+        few.multiply(panel, fetch, results);
+    };
+    if constexpr (Decode<Format>::lines == 1) {
+        if (isa == Isa::avx2) return multiply(ByteRows<avx2::PairSums>(w, x), avx2::FewBytes(w, x));
+        if (isa == Isa::avx512)
+            return multiply(ByteRows<avx512::PairSums>(w, x),
+                            avx512::FewRows<Format, avx512::SignedLine>(w, x));
+    } else {
+        if (isa == Isa::avx2)
+            return multiply(FactorRows<Format, avx2::FactorSums<Format>>(w, x),
+                            avx2::FewFactors<Format>(w, x));
+        if (isa == Isa::avx512)
+            return multiply(FactorRows<Format, avx512::FactorSums<Format>>(w, x),
+                            avx512::FewFactors<Format>(w, x));
     }
 #endif
     multiply_tiles(isa, kernel, w, panel, x, rows, fetch, tiles, results);
 #if SEMOE_X86
-    if (x.few > 0) avx512::FewRows<Format>(w, x).multiply(panel, fetch, results);
+    if (x.few > 0) avx512::FewRows<Format, avx512::DotLine>(w, x).multiply(panel, fetch, results);
 #endif
 }
 

@@ -16,7 +16,8 @@ template <class F>
 void with_byte_lines(Isa isa, F const& f) {
     if (isa == Isa::portable) return f(portable::ByteLines<portable::Vectors>{});
 #if SEMOE_X86
-    isa == Isa::avx2 ? f(avx2::ByteLines{}) : f(avx512::ByteLines{});
+    // What AVX-512 multiplies without dot products of bytes has the order of AVX2.
+    isa <= Isa::avx512 ? f(avx2::ByteLines{}) : f(avx512::ByteLines{});
 #elif SEMOE_ARM
     f(portable::ByteLines<neon::Vectors>{});
 #endif
@@ -43,7 +44,8 @@ inline void numbers_of(Isa isa, SumScales const& scales, index_t rows, float* su
 inline void keep_largest(Isa isa, float const* rows, index_t n, std::uint32_t* largest) {
     with_byte_lines(isa, [&](auto lines) { lines.keep_largest(rows, n, largest); });
 }
-/// Whether an instruction set multiplies half bytes as bytes; AVX2 takes factors.
+/// Whether an instruction set multiplies half bytes as bytes; AVX2 and, without dot products of
+/// bytes, AVX-512 take factors.
 template <class Lines>
 inline constexpr bool decodes = true;
 #if SEMOE_X86
@@ -51,7 +53,7 @@ template <>
 inline constexpr bool decodes<avx2::ByteLines> = false;
 #endif
 /// Some steps of a panel as tiles [two streams][steps].
-/// @pre isa != Isa::avx2
+/// @pre isa is neither Isa::avx2 nor Isa::avx512
 /// @param first  a multiple of Decode<Format>::lines, as steps is
 /// @param fetch  asked for as many bytes as are read
 template <class Format>

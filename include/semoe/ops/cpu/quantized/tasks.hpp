@@ -15,13 +15,11 @@ namespace semoe::ops::cpu {
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    // AVX2 has loops of its own.
-    if (isa == Isa::portable || isa == Isa::avx2) return with(portable::ByteKernel{});
+    // Without dot products of bytes, AVX2 and AVX-512 have loops of their own.
+    if (isa <= Isa::avx512) return with(portable::ByteKernel{});
 #if SEMOE_X86
     if (isa == Isa::amx)
         with(amx::TileKernel<amx::HardwareByteTiles>{});
-    else if (isa == Isa::avx512)
-        with(avx512::VectorKernel<avx512::WidenedByteWords>{});
     else
         with(avx512::VectorKernel<avx512::ByteDotWords>{});
 #elif SEMOE_ARM

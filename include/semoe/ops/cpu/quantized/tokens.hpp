@@ -20,11 +20,13 @@ inline constexpr index_t most_few_tokens = 24;
 /// With dot products of bytes, 16 take 74 ns a KiB of Int8 from L2 on Zen 4, and 89 by tiles; of
 /// Int4 160 and 216, and 32 are equal. Up to four by Int8 wait for memory, which tiles read faster.
 /// On AVX2 a block takes 250 ns of Int8 on Zen 3, two 477, and 24 tokens line by line 366; of Int4
-/// a block takes 321, 12 line by line 313. Beside AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80
-/// ns a line, and tiles 2.3.
+/// a block takes 321, 12 line by line 313. On AVX-512 without dot products a block takes 391 of
+/// Int8 on Skylake, and 12 line by line 353; of Int4 260, and 8 line by line 181, 12 289. Beside
+/// AMX, 1, 2 and 4 by Int4 took 1.26, 1.40 and 1.80 ns a line, and tiles 2.3.
 template <class Format>
 constexpr index_t few_tokens(Isa isa, index_t rows) {
     bool const halves = Decode<Format>::lines > 1;
+    if (isa == Isa::avx512) return rows % 16 <= (halves ? 8 : 12) ? rows % 16 : 0;
     if (isa == Isa::avx2 && halves) return rows % 16 <= 12 ? rows % 16 : 0;
     if (isa == Isa::avx2) return rows % 32 <= most_few_tokens ? rows % 32 : 0;
     if (isa == Isa::avx512_vnni || isa == Isa::avx512_bf16)
@@ -60,12 +62,12 @@ struct TokenTiles {
     float* scales;         ///< [blocks * 16]
     std::int32_t* offsets; ///< [blocks * 16], what the unsigned weights add to each sum
     char* words;
-    char* group_sums;  ///< of 32 bytes each [blocks][2 * steps][16] pairs of 16 bits; AVX2's alone
-    index_t few;       ///< of the last tokens, which are lines, too
-    index_t first_few; ///< the first of them, a multiple of 16
-    char* few_lines;   ///< of each group [padded][lines_of_group][64]
+    char* group_sums;    ///< of 32 bytes each [blocks][2 * steps][16] pairs of 16 bits; for factors
+    index_t few;         ///< of the last tokens, which are lines, too
+    index_t first_few;   ///< the first of them, a multiple of 16
+    char* few_lines;     ///< of each group [padded][lines_of_group][64]
     index_t group_bytes; ///< from one group's to the next
-    char* few_sums;      ///< of each group [padded / 2][8][4] group_sums, added; AVX2's alone
+    char* few_sums;      ///< of each group [padded / 2][8][4] group_sums, added; for factors
 
     char* few_group(index_t g) const { return few_lines + g * group_bytes; }
     char* sums_of_group(index_t g) const { return few_sums + g * group_bytes / 16; }

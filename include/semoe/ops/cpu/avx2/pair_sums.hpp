@@ -1,50 +1,15 @@
 #pragma once
 
-#include "semoe/ops/cpu/avx2/byte_lines.hpp"
-#include "semoe/ops/cpu/quantized/weights.hpp"
+#include "semoe/ops/cpu/avx2/lines.hpp"
 
 #if SEMOE_X86
 #include <utility>
 
 namespace semoe::ops::cpu::avx2 {
 
-/// Tokens by panels of bytes, as products of 16 bits: the even bytes' and the odd ones'. Both
-/// operands are split ahead, so that the loop has nothing else to do.
-class ByteRows {
-public:
-    ByteRows(QuantizedRows<quant::Int8> const& w, TokenTiles const& x)
-      : w_(w)
-      , x_(x) {}
-
-    /// Sums of both streams with the first tokens, as a BlockKernel leaves them.
-    /// @param tiles  memory for 2 * slab_steps of them
-    void multiply(index_t panel, index_t tokens, Fetch& fetch, char* tiles, float* results) const {
-        index_t const steps = byte_steps(w_.depth), blocks = blocks_of_16(tokens);
-        int const streams = w_.panel_rows(1, panel) > 0 ? 2 : 1;
-        constexpr index_t split = 2 * slab * tile_bytes;
-        char* const columns = tiles + 2 * split;
-        for (index_t first = 0; first < steps; first += slab) {
-            index_t const n = min(slab, steps - first);
-            for (int s = 0; s < streams; ++s)
-                split_rows(w_.panel_codes(s, panel) + first * tile_bytes, n, tiles + s * split);
-            for (index_t b = 0; b < blocks; ++b) {
-                split_columns(x_.words + (b * steps + first) * tile_bytes, n, columns);
-                for (int s = 0; s < streams; ++s)
-                    for (index_t r = 0; r < tile_rows; r += height) {
-                        // As many lines as were split, while the first tokens pass by.
-                        fetch.some(b == 0 && fetch.wanted() ? int(n * height) : 0);
-                        add(tiles + s * split + r * line_bytes, columns, n, first > 0,
-                            results + (2 * b + s) * tile_floats + r * 16,
-                            std::make_integer_sequence<index_t, height>{});
-                    }
-            }
-        }
-    }
-
-private:
-    /// Steps that are split at a time, so that both operands stay in L1, and rows at a time.
-    static constexpr index_t slab = 4, height = 4;
-    static_assert(6 * slab <= 2 * slab_steps);
+/// What ops/cpu/quantized/byte_rows.hpp asks of an instruction set.
+struct PairSums {
+    static constexpr index_t height = 4, blocks = 1, slab = 4;
 
     /// Tiles of unsigned bytes to two of 16 bits each.
     SEMOE_AVX2 static void split_rows(std::uint8_t const* from, index_t n, char* to) {
@@ -64,9 +29,9 @@ private:
                 store_half(to + tile_bytes, _mm256_srai_epi16(bytes, 8));
             }
     }
-    /// Sums of some rows with 16 tokens.
+    /// Sums of some rows with a block of 16 tokens.
     /// @param more  whether to add them to what is there
-    template <index_t... R>
+    template <index_t, index_t... R>
     SEMOE_AVX2 SEMOE_NOINLINE static void add(char const* rows, char const* columns, index_t n,
                                               bool more, float* results,
                                               std::integer_sequence<index_t, R...>) {
@@ -83,6 +48,8 @@ private:
             }
         ((store_half(results + R * 16, low[R]), store_half(results + R * 16 + 8, high[R])), ...);
     }
+
+private:
     SEMOE_AVX2 SEMOE_INLINE static void step(__m256i row, __m256i x, __m256i y, __m256i& low,
                                              __m256i& high) {
         step(row, x, low);
@@ -96,9 +63,6 @@ private:
                 : "+x"(sum), "=&x"(product)
                 : "x"(row), "x"(x));
     }
-
-    QuantizedRows<quant::Int8> const& w_;
-    TokenTiles const& x_;
 };
 
 } // namespace semoe::ops::cpu::avx2

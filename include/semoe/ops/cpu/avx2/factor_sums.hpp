@@ -1,60 +1,17 @@
 #pragma once
 
 #include "semoe/ops/cpu/avx2/byte_lines.hpp"
-#include "semoe/ops/cpu/quantized/weights.hpp"
+#include "semoe/ops/cpu/quantized/factor_rows.hpp"
 
 #if SEMOE_X86
 #include <utility>
 
 namespace semoe::ops::cpu::avx2 {
 
-/// Tokens by panels of half bytes, as factors: sums of half a group stay in 16 bits, and only those
-/// are multiplied by what the group's scale says. That takes half the instructions of bytes.
+/// What ops/cpu/quantized/factor_rows.hpp asks of an instruction set.
 template <class Format>
-class FactorRows {
-public:
-    FactorRows(QuantizedRows<Format> const& w, TokenTiles const& x)
-      : w_(w)
-      , x_(x) {}
-
-    /// Sums of both streams with the first tokens, as a BlockKernel leaves them.
-    /// @param tiles  memory for slab_steps of them
-    void multiply(index_t panel, index_t tokens, Fetch& fetch, char* tiles, float* results) const {
-        index_t const steps = byte_steps(w_.depth), blocks = blocks_of_16(tokens);
-        for (int s = 0; s < 2 && w_.panel_rows(s, panel) > 0; ++s)
-            for (index_t first = 0; first < steps; first += slab_steps) {
-                index_t const n = min(slab_steps, steps - first), line = first / lines;
-                auto const* const scales = w_.group_scales(s, panel) + line * line_bytes;
-                decode(w_.panel_codes(s, panel) + line * tile_bytes, scales, (n + 1) / lines,
-                       tiles);
-                for (index_t b = 0; b < blocks; ++b) {
-                    index_t const at = b * steps + first;
-                    Block const block{tiles, scales, x_.words + at * tile_bytes,
-                                      x_.group_sums + at * 2 * line_bytes, 2 * n};
-                    float* const to = results + (2 * b + s) * tile_floats;
-                    if (first == 0) begin(x_.offsets + b * 16, to);
-                    for (index_t r = 0; r < tile_rows; r += height) {
-                        // As many lines as there are codes, while the first tokens pass by.
-                        fetch.some(b == 0 && fetch.wanted() ? int(block.groups) : 0);
-                        add(block, r, to + r * 16, std::make_integer_sequence<index_t, height>{});
-                    }
-                }
-            }
-    }
-
-private:
-    static constexpr auto& table = cpu::detail::factor_table<Format>;
-    static_assert(table.sound);
-    static constexpr int lines = Decode<Format>::lines;
-    static constexpr index_t height = 4; ///< rows at a time
-
-    /// What some steps of 16 rows and of 16 tokens are multiplied from.
-    struct Block {
-        char const* factors;
-        std::uint8_t const* scales;
-        char const *words, *sums;
-        index_t groups;
-    };
+struct FactorSums {
+    static constexpr index_t height = 4;
 
     /// Lines of codes to two tiles each.
     SEMOE_AVX2 static void decode(std::uint8_t const* codes, std::uint8_t const* scales, index_t n,
@@ -71,13 +28,9 @@ private:
                 scales += 4;
             }
     }
-    /// With what is taken off sums of unsigned weights, since these are not.
-    static void begin(std::int32_t const* offsets, float* results) {
-        for (index_t r = 0; r < tile_rows; ++r) std::memcpy(results + r * 16, offsets, line_bytes);
-    }
     /// Adds to the results of some rows from r on.
     template <index_t... R>
-    SEMOE_AVX2 SEMOE_NOINLINE static void add(Block const& block, index_t r, float* results,
+    SEMOE_AVX2 SEMOE_NOINLINE static void add(FactorBlock const& block, index_t r, float* results,
                                               std::integer_sequence<index_t, R...> rows) {
         std::uint8_t const* const scales = block.scales + r * 4;
         char const *words = block.words, *sums = block.sums;
@@ -93,6 +46,11 @@ private:
             sums += line_bytes;
         }
     }
+
+private:
+    static constexpr auto& table = cpu::detail::factor_table<Format>;
+    static_assert(table.sound);
+
     template <index_t... R, index_t... I>
     SEMOE_AVX2 SEMOE_INLINE static void
     group(char const* factors, char const* words, __m256i (&low)[sizeof...(R)],
@@ -131,9 +89,6 @@ private:
         store_half(to, _mm256_add_epi32(load_half(to), _mm256_madd_epi16(low, by)));
         store_half(to + 8, _mm256_add_epi32(load_half(to + 8), _mm256_madd_epi16(high, by)));
     }
-
-    QuantizedRows<Format> const& w_;
-    TokenTiles const& x_;
 };
 
 } // namespace semoe::ops::cpu::avx2
