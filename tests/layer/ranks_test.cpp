@@ -28,7 +28,8 @@ using Spread = MoeLayer<CpuBackend, TopK, Experts, comm::Threads, Tier, schedule
 
 TopK const top{.num_experts = E, .top_k = K};
 Experts const experts{{.hidden = H, .intermediate = 10}, {.hidden = H, .intermediate = 8}, true};
-constexpr MoeConfig with_losses{.aux_loss_weight = 0.1, .z_loss_weight = 0.01};
+constexpr MoeConfig with_losses{
+    .aux_loss_weight = 0.1, .z_loss_weight = 0.01, .mutual_information_weight = 0.05};
 /// Of tokens, a rank's run; the middle one of three has none.
 struct Part {
     index_t first, count;
@@ -220,6 +221,8 @@ TEST_CASE("layer/ranks: what must be alike on all ranks and is not is named on e
     named([](Given& g) { g.config.layer = 2; }, "MoeConfig::layer");
     named([](Given& g) { g.config.seed = 2; }, "MoeConfig::seed");
     named([](Given& g) { g.config.z_loss_weight = 0; }, "MoeConfig::z_loss_weight");
+    named([](Given& g) { g.config.mutual_information_weight = 1; },
+          "MoeConfig::mutual_information_weight");
     named([](Given& g) { g.mode = Mode::training; }, "the context's mode");
     CHECK(errors([](Given&) {}).empty());
 }

@@ -86,6 +86,20 @@ struct WrongSchedule {
 
 } // namespace
 
+TEST_CASE("layer/refusal: a loss weight that is not finite is named") {
+    auto const refuses = [](double MoeConfig::*weight, char const* what) {
+        for (double const number :
+             {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+            MoeConfig config;
+            config.*weight = number;
+            CHECK_THROWS_WITH_AS(config.validate(), doctest::Contains(what), precondition_error);
+        }
+    };
+    refuses(&MoeConfig::aux_loss_weight, "MoeConfig: aux_loss_weight is ");
+    refuses(&MoeConfig::z_loss_weight, "MoeConfig: z_loss_weight is ");
+    refuses(&MoeConfig::mutual_information_weight, "MoeConfig: mutual_information_weight is ");
+}
+
 TEST_CASE("layer/refusal: a number out of range changes nothing, and the layer goes on") {
     double const nan = std::numeric_limits<double>::quiet_NaN();
     auto layer = make_layer();

@@ -153,11 +153,14 @@ void check_combination(Combination const& n, G const& gate, testing::ReferenceGa
         oracle.probabilities = testing::reference_sigmoid_share;
     oracle.aux_loss_weight = n.config.aux_loss_weight;
     oracle.z_loss_weight = n.config.z_loss_weight;
+    oracle.mutual_information_weight = n.config.mutual_information_weight;
     std::vector<char> const marks(mask.begin(), mask.end());
     auto const expected = oracle.forward(x, n.masked ? marks : std::vector<char>{});
     CHECK(relative_error(y, expected.y) < tolerance.output);
     CHECK(losses.aux_loss == doctest::Approx(expected.aux_loss).epsilon(tolerance.loss));
     CHECK(losses.z_loss == doctest::Approx(expected.z_loss).epsilon(tolerance.loss));
+    CHECK(losses.mutual_information ==
+          doctest::Approx(expected.mutual_information).epsilon(tolerance.loss));
     CHECK(counters.dropped == expected.dropped);
     std::vector<index_t> load(static_cast<std::size_t>(gate.num_experts));
     for (auto const& kept : expected.kept)
@@ -200,6 +203,7 @@ inline Combination draw(std::uint64_t seed) {
     n.config.layer = layer_id(pick(0, 3));
     n.config.aux_loss_weight = pick(0, 1) == 1 ? 0.1 : 0;
     n.config.z_loss_weight = pick(0, 1) == 1 ? 0.01 : 0;
+    n.config.mutual_information_weight = pick(0, 0, 1) == 1 ? 0.05 : 0;
     n.config.recompute = pick(0, 1) == 1;
     index_t const rule = pick(0, 0, 1, 2);
     if (rule > 0)

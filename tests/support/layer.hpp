@@ -30,7 +30,8 @@ Named parameters_of(L& layer, BlockKind kind = BlockKind::weight) {
 template <class Context>
 Named summary_of(Context const& context) {
     auto const& n = context.counters;
-    return {{"losses", {context.losses.aux_loss, context.losses.z_loss}},
+    return {{"losses",
+             {context.losses.aux_loss, context.losses.z_loss, context.losses.mutual_information}},
             {"counters", {double(n.num_tokens), double(n.dropped), n.entropy}},
             {"tokens_per_expert", {n.tokens_per_expert.begin(), n.tokens_per_expert.end()}}};
 }

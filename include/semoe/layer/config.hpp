@@ -13,19 +13,24 @@ enum class Mode { inference, training };
 
 /// Run-time properties of one layer; policies are types, these are values.
 struct MoeConfig {
-    layer_id layer = 0;          ///< the layer's number in every BlockKey and random stream
-    Capacity capacity = {};      ///< dropless unless capacity.factor is set
-    double aux_loss_weight = 0;  ///< of the load-balance loss, in backward
-    double z_loss_weight = 0;    ///< of the router z-loss, in backward
-    std::uint64_t seed = 0;      ///< of the gate's random numbers
+    layer_id layer = 0;         ///< the layer's number in every BlockKey and random stream
+    Capacity capacity = {};     ///< dropless unless capacity.factor is set
+    double aux_loss_weight = 0; ///< of the load-balance loss, in backward
+    double z_loss_weight = 0;   ///< of the router z-loss, in backward
+    double mutual_information_weight = 0; ///< of the mutual-information loss, in backward
+    std::uint64_t seed = 0;               ///< of the gate's random numbers
     bool recompute = false;      ///< compute expert activations again in backward, save none
     bool skip_untouched = false; ///< an update leaves experts without a gradient alone
 
     /// @throws precondition_error naming the field
     void validate() const {
         expects(layer >= 0, "MoeConfig: layer is {}, must not be negative", layer);
-        expects(std::isfinite(aux_loss_weight) && std::isfinite(z_loss_weight),
-                "MoeConfig: loss weights must be finite");
+        auto const finite = [](char const* name, double weight) {
+            expects(std::isfinite(weight), "MoeConfig: {} is {}, must be finite", name, weight);
+        };
+        finite("aux_loss_weight", aux_loss_weight);
+        finite("z_loss_weight", z_loss_weight);
+        finite("mutual_information_weight", mutual_information_weight);
         capacity.validate();
     }
 };

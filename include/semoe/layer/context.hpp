@@ -21,6 +21,7 @@ namespace semoe {
 struct RouterLosses {
     double aux_loss = 0; ///< load balance, 1 at perfect balance
     double z_loss = 0;
+    double mutual_information = 0; ///< of tokens and experts, negated: 0 to -ln E
 };
 /// What one forward did, over all its chunks and ranks.
 struct LayerCounters {
@@ -213,7 +214,7 @@ private:
         auto const& s = state_;
         auto const summary =
             summarize_router(std::span<double const>(s.balance), s.shape.num_experts);
-        losses = {summary.aux_loss, summary.z_loss};
+        losses = {summary.aux_loss, summary.z_loss, summary.mutual_information};
         auto const total = s.counts.total();
         std::copy(total.begin(), total.end(), counters.tokens_per_expert.begin());
         index_t kept = 0;

@@ -85,7 +85,7 @@ struct Agreed {
 };
 /// @param expert   the routed experts' layout
 /// @param setting  the gate's own (gate_setting)
-inline std::array<Agreed, 18> agreed_by_ranks(LayerShape const& n, BlockLayout const& expert,
+inline std::array<Agreed, 19> agreed_by_ranks(LayerShape const& n, BlockLayout const& expert,
                                               double setting, MoeConfig const& config, Mode mode) {
     index_t parameters = 0;
     for (Slice const& s : expert)
@@ -107,6 +107,7 @@ inline std::array<Agreed, 18> agreed_by_ranks(LayerShape const& n, BlockLayout c
              {"MoeConfig::seed", index_t(config.seed)},
              {"MoeConfig::aux_loss_weight", bits(config.aux_loss_weight)},
              {"MoeConfig::z_loss_weight", bits(config.z_loss_weight)},
+             {"MoeConfig::mutual_information_weight", bits(config.mutual_information_weight)},
              {"MoeConfig::skip_untouched", index_t(config.skip_untouched)},
              {"the context's mode", index_t(mode)}}};
 }

@@ -248,8 +248,9 @@ void logit_gradient(B& b, G const& gate, MoeConfig const& config, double loss_sc
                   MatrixView<Real const, space_of<B>>(v.d_weights.row_range(0, s.num_tokens)),
                   d_logits);
     RouterLossWeights const weights{config.aux_loss_weight * loss_scale,
-                                    config.z_loss_weight * loss_scale, 0};
-    if (weights.aux_loss != 0 || weights.z_loss != 0)
+                                    config.z_loss_weight * loss_scale,
+                                    config.mutual_information_weight * loss_scale};
+    if (weights.aux_loss != 0 || weights.z_loss != 0 || weights.mutual_information != 0)
         add_router_gradient(b, v.logits.row_range(0, s.num_tokens), s.options.mask, v.balance,
                             router_probability<G>(), weights, d_logits);
 }

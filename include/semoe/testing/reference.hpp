@@ -158,15 +158,15 @@ struct ReferenceLayer {
     ReferenceExpert shared; // hidden == 0: none
     Vector shared_gate;     // [H], or empty: the shared expert counts in full
     ReferenceCapacity capacity;
-    double aux_loss_weight = 0, z_loss_weight = 0;
-    /// What the load-balance loss takes a token's probabilities from.
+    double aux_loss_weight = 0, z_loss_weight = 0, mutual_information_weight = 0;
+    /// What the load-balance and the mutual-information loss take a token's probabilities from.
     std::function<Vector(Vector)> probabilities = reference_softmax;
 
     struct Result {
         Vector logits, y;                                 // [T,E], [T,H]
         std::vector<std::vector<expert_id>> chosen, kept; // per token; kept has -1 where dropped
         std::vector<Vector> weights;
-        double aux_loss = 0, z_loss = 0;
+        double aux_loss = 0, z_loss = 0, mutual_information = 0;
         index_t dropped = 0;
     };
     struct Gradients {
@@ -210,8 +210,8 @@ struct ReferenceLayer {
         return r;
     }
 
-    /// Gradients of sum(y * dy) + aux_loss_weight * aux_loss + z_loss_weight * z_loss, the choice
-    /// of experts held constant.
+    /// Gradients of sum(y * dy) and of the losses, each times its weight, the choice of experts
+    /// held constant.
     Gradients backward(Vector const& x, Vector const& dy, Result const& r,
                        std::vector<char> const& mask = {}) const {
         index_t const tokens = index_t(r.chosen.size());
@@ -348,33 +348,58 @@ private:
         double const lse = log_sum_exp(z);
         return lse * lse;
     }
+    /// The mean probabilities of the unmasked tokens.
+    Vector mean_probabilities(Result const& r, std::vector<char> const& mask) const {
+        Vector mean(static_cast<std::size_t>(num_experts));
+        for (std::size_t t = 0; t < r.chosen.size(); ++t) {
+            if (!mask.empty() && !mask[t]) continue;
+            Vector const p = probabilities(row(r.logits, index_t(t)));
+            for (std::size_t e = 0; e < mean.size(); ++e) mean[e] += p[e] / unmasked(r, mask);
+        }
+        return mean;
+    }
+    static double negative_entropy(Vector const& p) {
+        double sum = 0;
+        for (double v : p) sum += v > 0 ? v * std::log(v) : 0;
+        return sum;
+    }
     void losses(Result& r, std::vector<char> const& mask) const {
         double const count = unmasked(r, mask);
         Vector const f = shares(r);
+        r.mutual_information = negative_entropy(mean_probabilities(r, mask));
         for (std::size_t t = 0; t < r.chosen.size(); ++t) {
             if (!mask.empty() && !mask[t]) continue;
             Vector const z = row(r.logits, index_t(t));
             r.aux_loss += balance(z, f) / count;
             r.z_loss += square_of_log_sum_exp(z) / count;
+            r.mutual_information -= negative_entropy(probabilities(z)) / count;
         }
     }
     /// By central differences, f held constant.
     Vector loss_gradient(Result const& r, std::vector<char> const& mask) const {
         Vector d(r.logits.size());
-        if (aux_loss_weight == 0 && z_loss_weight == 0) return d;
+        if (aux_loss_weight == 0 && z_loss_weight == 0 && mutual_information_weight == 0) return d;
         double const count = unmasked(r, mask), step = 1e-5;
-        Vector const f = shares(r);
-        auto const loss = [&](Vector const& z) {
-            double const aux = aux_loss_weight == 0 ? 0 : aux_loss_weight * balance(z, f);
-            return z_loss_weight == 0 ? aux : aux + z_loss_weight * square_of_log_sum_exp(z);
+        Vector const f = shares(r), mean = mean_probabilities(r, mask);
+        // Of one token whose logits were `from`, times the number of tokens.
+        auto const loss = [&](Vector const& z, Vector const& from) {
+            double sum = aux_loss_weight == 0 ? 0 : aux_loss_weight * balance(z, f);
+            if (z_loss_weight != 0) sum += z_loss_weight * square_of_log_sum_exp(z);
+            if (mutual_information_weight == 0) return sum;
+            Vector const p = probabilities(z), before = probabilities(from);
+            Vector moved = mean;
+            for (std::size_t e = 0; e < p.size(); ++e) moved[e] += (p[e] - before[e]) / count;
+            return sum + mutual_information_weight *
+                             (count * negative_entropy(moved) - negative_entropy(p));
         };
         for (std::size_t t = 0; t < r.chosen.size(); ++t) {
             if (!mask.empty() && !mask[t]) continue;
             for (std::size_t e = 0; e < f.size(); ++e) {
-                Vector above = row(r.logits, index_t(t)), below = above;
+                Vector const z = row(r.logits, index_t(t));
+                Vector above = z, below = z;
                 above[e] += step;
                 below[e] -= step;
-                d[t * f.size() + e] = (loss(above) - loss(below)) / (2 * step * count);
+                d[t * f.size() + e] = (loss(above, z) - loss(below, z)) / (2 * step * count);
             }
         }
         return d;
