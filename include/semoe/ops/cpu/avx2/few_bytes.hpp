@@ -46,8 +46,7 @@ private:
             std::int32_t totals[height * Tokens];
             detail::store_totals(sums, totals);
             for (index_t i = 0; i < height * Tokens; ++i) totals[i] += offsets[i % Tokens];
-            for (index_t i = 0; i < height; ++i)
-                std::memcpy(results + (r + i) * 16, totals + i * Tokens, std::size_t(Tokens) * 4);
+            store_few<Tokens>(totals, height, results + r * 16);
         }
         shared_fetch = fetch;
     }

@@ -55,14 +55,8 @@ private:
             alignas(64) std::uint32_t totals[16], zero[height][16];
             _mm512_store_si512(totals, totals_of(sums));
             std::memcpy(zero, zeros, sizeof(zero));
-            // Without signs: with its zeros the sum of a long row needs more than 32 bits.
-            for (index_t i = 0; i < height * Tokens; ++i) {
-                std::uint32_t const* const two = zero[i / Tokens] + i % Tokens * 2;
-                totals[i] += std::uint32_t(offsets[i % Tokens]) -
-                             std::uint32_t(Factors<Format>::zero) * (two[0] + two[1]);
-            }
-            for (index_t i = 0; i < height; ++i)
-                std::memcpy(results + (r + i) * 16, totals + i * Tokens, std::size_t(Tokens) * 4);
+            take_off_zeros<Format, Tokens>(totals, zero, offsets);
+            store_few<Tokens>(totals, height, results + r * 16);
         }
         shared_fetch = fetch;
     }

@@ -97,8 +97,7 @@ private:
             _mm512_store_si512(totals, totals_of(sums));
             if constexpr (Line::is_signed)
                 for (index_t i = 0; i < height * Tokens; ++i) totals[i] += offsets[i % Tokens];
-            for (index_t i = 0; i < height; ++i)
-                std::memcpy(results + (r + i) * 16, totals + i * Tokens, std::size_t(Tokens) * 4);
+            store_few<Tokens>(totals, height, results + r * 16);
         }
         shared_fetch = fetch;
     }

@@ -3,6 +3,7 @@
 #include "semoe/ops/cpu/quantized/tokens.hpp"
 #include "semoe/ops/cpu/quantized/weights.hpp"
 
+#include <cstring>
 #include <type_traits>
 
 namespace semoe::ops::cpu {
@@ -32,6 +33,26 @@ void for_few_tokens(QuantizedRows<Format> const& w, index_t panel, TokenTiles co
                 tile(std::integral_constant<index_t, 8>{}, s, g, to);
             }
         }
+}
+/// What zeros added to sums of factors is taken off, and what unsigned weights would have added is
+/// put on. Without signs: with its zeros the sum of a long row needs more than 32 bits.
+/// @param totals   [Rows][Tokens]
+/// @param zero     of each row two a token: sums of tokens by multipliers
+/// @param offsets  of the tokens
+template <class Format, index_t Tokens, index_t Rows, index_t Lanes>
+SEMOE_INLINE void take_off_zeros(std::uint32_t* totals, std::uint32_t const (&zero)[Rows][Lanes],
+                                 std::int32_t const* offsets) {
+    for (index_t i = 0; i < Rows * Tokens; ++i) {
+        std::uint32_t const* const two = zero[i / Tokens] + i % Tokens * 2;
+        totals[i] += std::uint32_t(offsets[i % Tokens]) -
+                     std::uint32_t(Factors<Format>::zero) * (two[0] + two[1]);
+    }
+}
+/// Totals [rows][Tokens] to results.
+template <index_t Tokens, class Word>
+SEMOE_INLINE void store_few(Word const* totals, index_t rows, float* results) {
+    for (index_t r = 0; r < rows; ++r)
+        std::memcpy(results + r * 16, totals + r * Tokens, std::size_t(Tokens) * 4);
 }
 
 } // namespace semoe::ops::cpu
