@@ -28,7 +28,7 @@ inline constexpr char const* usage =
     "                    most stays; ring: whole layers in turns, as many as --slots\n"
     "  --slots N         layers in memory, of ring (default 2), whatever --memory says\n"
     "  --routing NAME    gate: the layers' own (default); uniform or zipf: drawn instead\n"
-    "  --skew S          of zipf: the r-th expert is chosen as r^-S (default 1)\n"
+    "  --skew S          of zipf: the r-th expert is chosen as r^-S (default 1, at most 4)\n"
     "  --prompt N        tokens of one batch before decoding (default 0)\n"
     "  --prompts N       such batches, one after the other (default 1)\n"
     "  --warm N          tokens decoded before those that count (default 0)\n"
@@ -66,7 +66,7 @@ inline Options parse_options(int argc, char** argv) {
         else if (flag == "--routing")
             o.routing = given.one_of("gate uniform zipf");
         else if (flag == "--skew")
-            o.skew = given.number(0);
+            o.skew = given.number(0, 4);
         else if (flag == "--prompt")
             o.prompt = given.count(0);
         else if (flag == "--prompts")

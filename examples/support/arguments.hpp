@@ -33,13 +33,14 @@ public:
         if (at_ + 1 >= argc_) throw std::invalid_argument(flag_ + " needs a value");
         return argv_[++at_];
     }
-    double number(double least) {
+    double number(double least, double most = std::numeric_limits<double>::max()) {
         std::string const given = text();
         std::size_t used = 0;
         double const n = leading_number(given, used);
-        if (used != given.size() || used == 0 || !(n >= least) || std::isinf(n))
-            throw std::invalid_argument(flag_ + ": '" + given + "' is no number of at least " +
-                                        std::to_string(int(least)));
+        if (used != given.size() || used == 0 || !(n >= least && n <= most))
+            throw std::invalid_argument(
+                flag_ + ": '" + given + "' is no number of at least " + std::to_string(int(least)) +
+                (most < 1e9 ? " and at most " + std::to_string(int(most)) : ""));
         return n;
     }
     std::int64_t count(std::int64_t least,

@@ -17,6 +17,7 @@ TEST_CASE("backend/cpu/isa: the portable one and the best one are always there")
     CHECK(is_available(Isa::portable));
     CHECK(is_available(best_isa()));
     CHECK(isa_by_name(nullptr) == best_isa());
+    CHECK(isa_by_name("") == best_isa());
     CHECK((is_available(Isa::neon) ? !is_available(Isa::avx2) : true));
 }
 

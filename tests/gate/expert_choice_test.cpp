@@ -81,6 +81,9 @@ TEST_CASE("gate/expert_choice: it asks for the global batch, for E slots and for
     gate::ExpertChoice const gate{.num_experts = 5, .capacity_factor = 2};
     CHECK(needs_global_batch<gate::ExpertChoice>());
     CHECK(slots_per_token(gate) == 5);
+    CHECK(max_rows_per_expert(gate, 0) == 0);
+    CHECK(max_rows_per_expert(gate, 11) == 5);
+    CHECK(max_rows_per_expert(gate::ExpertChoice{.num_experts = 4, .capacity_factor = 9}, 3) == 3);
     for (index_t t = 0; t < 20; ++t) CHECK(gate.scratch_bytes(t) <= gate.scratch_bytes(t + 1));
     CpuBackend b;
     RouteInput<CpuBackend, float> input;

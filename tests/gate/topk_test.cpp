@@ -209,7 +209,7 @@ TEST_CASE("gate/topk: numbers and shapes that make no sense are named") {
     CHECK_THROWS_WITH_AS(
         validate_gate(gate::TopK<gate::Softmax>{
             .num_experts = 4, .top_k = 2, .scale = std::numeric_limits<double>::infinity()}),
-        "gate::TopK: scale must be finite", precondition_error);
+        "gate::TopK: scale is inf, must be finite", precondition_error);
     CpuBackend b;
     RouteInput<CpuBackend, float> input;
     Assignment<CpuBackend, float> out;

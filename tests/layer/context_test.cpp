@@ -66,6 +66,28 @@ TEST_CASE("layer/context: that of a layer of another shape is refused") {
     refused(make_layer(4, 2, H, {.capacity = {.factor = 1}}));
     refused(make_layer(4, 2, H, {.recompute = true}));
 }
+TEST_CASE("layer/context: experts that choose have memory for what they choose") {
+    auto const layer_of = [](double factor) {
+        return MoeLayer{CpuBackend{.threads = 1},
+                        gate::ExpertChoice{.num_experts = 8, .capacity_factor = factor},
+                        expert::SwiGlu<float>{.hidden = 64, .intermediate = 48}};
+    };
+    auto few = layer_of(1), all = layer_of(8);
+    constexpr index_t tokens = 64;
+    index_t const row = 3 * 48 * 4; // saved gate and up, and the activation
+    index_t const saving =
+        all.workspace_bytes(tokens, Mode::training) - few.workspace_bytes(tokens, Mode::training);
+    CHECK(saving >= 7 * tokens * row);
+    auto context = few.make_context(tokens);
+    std::vector<float> rows(tokens * 64);
+    MatrixView<float, HostSpace> const m{rows.data(), tokens, 64};
+    few.initialize(1);
+    few.forward(m, m, context);
+    CHECK(context.counters.tokens_per_expert == std::vector<index_t>(8, tokens / 8));
+    CHECK_THROWS_WITH_AS(all.forward(m, m, context),
+                         doctest::Contains("the context was made by another layer"),
+                         precondition_error);
+}
 TEST_CASE("layer/context: that of a gate that needs less is refused") {
     auto context = make_layer(4, 4).make_context(T);
     MoeLayer layer{CpuBackend{.threads = 1},

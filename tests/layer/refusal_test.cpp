@@ -51,6 +51,13 @@ struct WrongGate : TopK {
     }
 };
 
+/// A score without d_weight.
+struct Logit {
+    static constexpr auto normalize = Normalize::none;
+    float key(float logit, expert_id) const { return logit; }
+    float weight(float logit, expert_id) const { return logit; }
+};
+
 WrongGate wrong_gate() {
     WrongGate gate;
     gate.num_experts = 4, gate.top_k = 2, gate.token = 4;
@@ -291,6 +298,16 @@ TEST_CASE("layer/refusal: more rows than the gate says that an expert gets") {
     gate.most = 1;
     CHECK_THROWS_WITH_AS(forward_by(gate),
                          "MoeLayer: experts get 12 rows, the gate's max_rows_per_expert allows 4",
+                         precondition_error);
+}
+TEST_CASE("layer/refusal: training by a gate whose score has no derivative") {
+    MoeLayer layer{CpuBackend{.threads = 1}, gate::TopK<Logit>{.num_experts = 4, .top_k = 2},
+                   expert::SwiGlu<float>{.hidden = H, .intermediate = 6}};
+    CHECK(!decltype(layer)::trainable);
+    (void)layer.make_context(T);
+    CHECK_THROWS_WITH_AS((void)layer.make_context(T, Mode::training),
+                         doctest::Contains("MoeLayer: the gate lacks backward or says that it does "
+                                           "not train"),
                          precondition_error);
 }
 TEST_CASE("layer/refusal: more experts than ids can name") {

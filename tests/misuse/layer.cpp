@@ -116,6 +116,20 @@ inline void train(MoeLayer<CpuBackend, gate::TopK<gate::Softmax>, UserExpert>& l
 }
 #endif
 
+#if defined(CASE_score_without_derivative)
+struct Logit {
+    static constexpr auto normalize = Normalize::none;
+    SEMOE_HD float key(float logit, expert_id) const { return logit; }
+    SEMOE_HD float weight(float logit, expert_id) const { return logit; }
+};
+// must print: MoeLayer::backward: Gate says that it does not train, by trainable; in gate::TopK
+inline void train(MoeLayer<CpuBackend, gate::TopK<Logit>, expert::SwiGlu<float>>& layer, View x,
+                  View y) {
+    auto context = layer.make_context(16);
+    layer.backward(x, y, context);
+}
+#endif
+
 #if defined(CASE_quantized_backward) || defined(CASE_quantized_update)
 using Quantized = MoeLayer<CpuBackend, gate::TopK<gate::Softmax>,
                            expert::Quantized<quant::Int8, expert::SwiGlu<float>>>;

@@ -343,4 +343,40 @@ TEST_CASE("ops/feed_forward: a matrix that does not fit is refused by name") {
     CHECK_THROWS_AS(forward(saved, act.row_range(0, 4)), precondition_error);
 }
 
+TEST_CASE("ops/feed_forward: slices of a block that do not fit one another are named") {
+    CpuBackend b{.threads = 1};
+    auto const refused = [&](auto const& change, char const* what) {
+        Experts<float, Gated> x(32, 16, {4}, true);
+        change(x.block);
+        // The shapes that are not of the slice itself.
+        auto const g = x.group<std::byte const>(x.weights);
+        auto const rows = x.view(x.in, 32);
+        MatrixView<float, HostSpace> const none{};
+        CHECK_THROWS_WITH_AS(ops::grouped_feed_forward<float>(b, g, x.block, rows, none,
+                                                              x.view(x.act, 16), x.view(x.out, 32)),
+                             doctest::Contains(what), precondition_error);
+    };
+    refused([](auto& block) { block.in.rows = 16; }, "in is [16,32], must be [32,32]");
+    refused([](auto& block) { block.in.cols = 31; }, "in is [32,31], must be [32,32]");
+    refused([](auto& block) { block.in_bias.cols = 16; }, "in_bias is [1,16], must be [1,32]");
+    refused([](auto& block) { block.down_bias.rows = 2; }, "down_bias is [2,32], must be [1,32]");
+}
+
+TEST_CASE("ops/feed_forward: gradients of other experts or rows than the weights' are refused") {
+    Experts<float, Gated> x(32, 16, {4, 3}, false);
+    CpuBackend b{.threads = 1};
+    auto const refused = [&](ops::Group<std::byte> const& gradients, char const* what) {
+        CHECK_THROWS_WITH_AS(ops::grouped_feed_forward_backward<float>(
+                                 b, x.group<std::byte const>(x.weights), gradients, 0, x.block,
+                                 x.view(x.in, 32), x.view(x.saved, 32), x.view(x.d_out, 32),
+                                 x.view(x.d_pre, 32), x.view(x.d_in, 32)),
+                             doctest::Contains(what), precondition_error);
+    };
+    auto gradients = x.group<std::byte>(x.gradients);
+    gradients.rows[1] = 2;
+    refused(gradients, "expert 1 of the group has 3 rows from 6 on, its gradients 2 from 6 on");
+    gradients.size = 1;
+    refused(gradients, "weights of 2 experts, gradients of 1");
+}
+
 } // namespace feed_forward_test

@@ -24,6 +24,14 @@ TEST_CASE("ops/group: the group's rows are numbered expert by expert, empty ones
     }
 }
 
+TEST_CASE("ops/group: more experts than it has room for are refused") {
+    ops::Group<std::byte const> g;
+    for (int i = 0; i < g.capacity; ++i) g.add(i, 1, nullptr);
+    CHECK_THROWS_WITH_AS(g.add(32, 1, nullptr), "ops::Group: 32 experts are the most",
+                         precondition_error);
+    CHECK(g.total_rows() == 32);
+}
+
 TEST_CASE("ops/group: a group travels by value, with a bit a gradient for every expert") {
     static_assert(std::is_trivially_copyable_v<ops::Group<std::byte>>);
     static_assert(sizeof(ops::Group<std::byte>) <= 1024);

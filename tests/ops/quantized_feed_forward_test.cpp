@@ -269,4 +269,14 @@ TEST_CASE("ops/quantized_feed_forward: a matrix that does not fit is refused by 
     x.H = 31;
     CHECK_THROWS_AS(x.forward(), precondition_error);
 }
+
+TEST_CASE("ops/quantized_feed_forward: a depth whose sums of bytes may overflow is refused") {
+    auto const forward = [](index_t depth) {
+        QuantizedExperts<quant::Int8, float, Gated, CpuBackend>({.threads = 1}, depth, 1, {0}, true)
+            .forward();
+    };
+    forward(65536);
+    CHECK_THROWS_WITH_AS(forward(65537), doctest::Contains("H is 65537, I 1; kernels take 65536"),
+                         precondition_error);
+}
 #endif

@@ -70,7 +70,7 @@ concept Backend = HasMemory<B> && HasQueue<B> && HasParallelFor<B>;
 template <class B>
 concept HasWorkers = std::same_as<space_of<B>, HostSpace> && requires(B& b, index_t n) {
     /// Enqueues task(i, scratch) for i in [0, n), taken one by one in rising order by whichever
-    /// worker is free. scratch is the worker's own, of the size last reserved.
+    /// worker is free. scratch is the worker's own, of the size last reserved, aligned to 64 bytes.
     b.parallel_tasks(n, detail::NoopTask{});
     /// Grows every worker's scratch area to at least n bytes, for tasks that begin later. Called
     /// while contexts are made, not by a task.

@@ -82,8 +82,7 @@ struct Quantized {
     Float base = {};
     index_t hidden = index_t(base.hidden); ///< H, the float expert's
 
-    /// Larger sums of bytes might not fit into 32 bits.
-    static constexpr index_t largest_depth = 65536;
+    static constexpr index_t largest_depth = ops::largest_quantized_depth;
 
     /// @throws precondition_error naming the member that is out of range
     void validate() const {

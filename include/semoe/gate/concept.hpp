@@ -100,6 +100,16 @@ index_t slots_per_token(G const& gate) {
         return gate.top_k;
 }
 
+/// Rows that an expert may get of T tokens, all ranks' together: T, unless the gate promises less
+/// by max_rows_per_expert(T). Contexts have memory for no more, and a layer refuses them.
+template <class G>
+index_t max_rows_per_expert(G const& gate, index_t num_tokens) {
+    if constexpr (requires { gate.max_rows_per_expert(num_tokens); })
+        return gate.max_rows_per_expert(num_tokens);
+    else
+        return num_tokens;
+}
+
 /// Scratch memory that the gate asks for over T tokens; none unless it has scratch_bytes().
 template <class G>
 index_t gate_scratch_bytes(G const& gate, index_t num_tokens) {
@@ -139,8 +149,10 @@ void validate_gate(G const& gate) {
     expects(index_t(gate.num_experts) <= std::numeric_limits<expert_id>::max(),
             "gate: num_experts is {}, must be below 2^31", gate.num_experts);
     index_t const slots = slots_per_token(gate);
+    constexpr bool says_slots = requires { gate.slots_per_token(); };
     expects(slots >= 1 && slots <= gate.num_experts,
-            "gate: top_k is {}, must lie in [1, num_experts = {}]", slots, gate.num_experts);
+            "gate: {} is {}, must lie in [1, num_experts = {}]",
+            says_slots ? "slots_per_token()" : "top_k", slots, gate.num_experts);
     if constexpr (requires { gate.validate(); }) gate.validate();
 }
 

@@ -112,6 +112,9 @@ struct ExpertChoice {
     /// Choice e of a token is expert e or -1.
     constexpr index_t slots_per_token() const { return num_experts; }
     constexpr double setting() const { return capacity_factor; }
+    constexpr index_t max_rows_per_expert(index_t num_tokens) const {
+        return fair_share(capacity_factor, num_tokens, num_experts);
+    }
 
     index_t scratch_bytes(index_t num_tokens) const {
         Arena<HostSpace> arena;

@@ -4,13 +4,15 @@
 #include "semoe/gate/concept.hpp"
 #include "semoe/routing/statistics.hpp"
 
-/// Built-in scores for gate::TopK: how a router's logit ranks an expert and weighs its output.
-/// A score of one's own is a struct like these; see ScorePolicy.
+/// Built-in scores for gate::TopK: how a router's logit ranks an expert and weighs its output,
+/// never its input. Where weights are divided by a sum and top_k is 1, each is the gate's scale
+/// whatever the logit, so that only the losses train the router. A score of one's own is a struct
+/// like these; see ScorePolicy.
 
 namespace semoe::gate {
 
 /// Softmax over all experts, then the K largest; their weights add up to less than one.
-/// (Shazeer et al., arXiv 1701.06538; OLMoE with norm_topk_prob false, DeepSeek-V2.)
+/// (Shazeer et al., arXiv 1701.06538; OLMoE with norm_topk_prob false, DeepSeek-V2-Lite.)
 struct Softmax {
     static constexpr Normalize normalize = Normalize::softmax_all;
     template <Real R>
@@ -29,7 +31,7 @@ struct TopKSoftmax : Softmax {
     static constexpr Normalize normalize = Normalize::softmax_topk;
 };
 
-/// sigmoid(logit), for each expert alone. (Llama 4.)
+/// sigmoid(logit), for each expert alone.
 struct Sigmoid {
     static constexpr Normalize normalize = Normalize::none;
     static constexpr RouterProbability router_probability = RouterProbability::sigmoid;
@@ -48,15 +50,16 @@ struct Sigmoid {
     }
 };
 
-/// sigmoid(logit), divided by the sum over the chosen.
+/// sigmoid(logit), divided by the sum over the chosen and 1e-20.
 struct NormalizedSigmoid : Sigmoid {
     static constexpr Normalize normalize = Normalize::sum_topk;
 };
 
-/// Ranks by sigmoid(logit) + bias, weighs by sigmoid(logit) divided by the sum over the chosen:
-/// the bias balances load and has no gradient. After a forward,
-/// update_balance_bias(backend, context.statistics(), rate, bias) moves it. (DeepSeek-V3, arXiv
-/// 2412.19437.)
+/// Ranks by sigmoid(logit) + bias, weighs by sigmoid(logit) divided by the sum over the chosen and
+/// 1e-20: the bias balances load and has no gradient. After a forward,
+/// update_balance_bias(backend, context.statistics(), rate, bias) moves it. It is no block of the
+/// layer: a checkpoint has it where the caller visits it beside the layer. (DeepSeek-V3, arXiv
+/// 2412.19437, without its groups of experts.)
 struct SigmoidBias {
     static constexpr Normalize normalize = Normalize::sum_topk;
     static constexpr RouterProbability router_probability = RouterProbability::sigmoid;

@@ -191,7 +191,9 @@ struct TopK {
     constexpr double setting() const { return scale; }
 
     /// @throws precondition_error naming the value
-    void validate() const { expects(std::isfinite(scale), "gate::TopK: scale must be finite"); }
+    void validate() const {
+        expects(std::isfinite(scale), "gate::TopK: scale is {}, must be finite", scale);
+    }
 
     /// Chooses top_k experts for every token.
     /// @param input  logits [T,E]; mask if there is one

@@ -20,7 +20,9 @@ struct MoeConfig {
     double mutual_information_weight = 0; ///< of the mutual-information loss, in backward
     std::uint64_t seed = 0;               ///< of the gate's random numbers
     bool recompute = false;      ///< compute expert activations again in backward, save none
-    bool skip_untouched = false; ///< an update leaves experts without a gradient alone
+    bool skip_untouched = false; ///< an update leaves experts without a gradient alone, so that
+                                 ///< one met late has moments of zero and a late step's bias
+                                 ///< corrections
 
     /// @throws precondition_error naming the field
     void validate() const {

@@ -22,8 +22,7 @@ index_t most_rows(G const& gate, Capacity const& capacity, index_t all_tokens,
                   index_t local_experts) {
     index_t const E = index_t(gate.num_experts), K = slots_per_token(gate);
     index_t rows = all_tokens * std::min(K, local_experts);
-    if constexpr (requires { gate.max_rows_per_expert(all_tokens); })
-        rows = std::min(rows, local_experts * index_t(gate.max_rows_per_expert(all_tokens)));
+    rows = std::min(rows, local_experts * max_rows_per_expert(gate, all_tokens));
     if (!capacity.dropless())
         rows = std::min(rows, local_experts * capacity_of(capacity, all_tokens, K, E));
     return rows;

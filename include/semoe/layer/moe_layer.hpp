@@ -45,8 +45,10 @@ class MoeLayer {
                   "MoeLayer: Backend lacks record/wait/synchronize/fork (see backend/concept.hpp)");
     static_assert(HasParallelFor<B>,
                   "MoeLayer: Backend lacks parallel_for(n, functor) (see backend/concept.hpp)");
-    static_assert(HasExpertShape<X>,
-                  "MoeLayer: Expert lacks value_type or hidden (see expert/concept.hpp)");
+    static_assert(
+        HasExpertShape<X>,
+        "MoeLayer: Expert lacks hidden, or a value_type that is double, float, f16 or bf16 "
+        "(see expert/concept.hpp)");
     static_assert(HasExpertLayout<X, B>, "MoeLayer: Expert lacks layout(backend), saved_columns() "
                                          "or scratch_columns() (see expert/concept.hpp)");
     static_assert(HasForwardGrouped<X, B>, "MoeLayer: Expert lacks forward_grouped(backend, "
@@ -82,6 +84,14 @@ class MoeLayer {
                   "(see core/trace.hpp)");
 
     using State = detail::ContextState<B, typename X::value_type, C>;
+    static constexpr bool trainable_gate =
+        DifferentiableGate<G, B, accumulate_t<typename X::value_type>> && gate_trains<G>();
+    static constexpr bool trainable_experts = DifferentiableExpert<X, B> && [] {
+        if constexpr (HasSharedExpert<X>)
+            return DifferentiableExpert<std::remove_cvref_t<decltype(std::declval<X>().shared)>, B>;
+        else
+            return true;
+    }();
 
 public:
     using value_type = typename X::value_type;
@@ -89,14 +99,7 @@ public:
     using Real = accumulate_t<T>;
     using space = space_of<B>;
     using Context = MoeContext<B, T, C>;
-    static constexpr bool trainable =
-        DifferentiableGate<G, B, Real> && DifferentiableExpert<X, B> && [] {
-            if constexpr (HasSharedExpert<X>)
-                return DifferentiableExpert<std::remove_cvref_t<decltype(std::declval<X>().shared)>,
-                                            B>;
-            else
-                return true;
-        }();
+    static constexpr bool trainable = trainable_gate && trainable_experts;
 
     /// @throws precondition_error naming a value that is out of range, store_error when the tier
     ///         holds blocks of another size or layout
@@ -153,9 +156,12 @@ public:
             expects(detail::has_float_weights<X>,
                     "MoeLayer: quantised experts are for inference: train a layer of floats and "
                     "quantise it (see layer/quantize.hpp)");
-            expects(trainable, "MoeLayer: the gate or the expert lacks backward, so a training "
-                               "context cannot be made (see DifferentiableGate, "
-                               "DifferentiableExpert)");
+            expects(trainable_gate, "MoeLayer: the gate lacks backward or says that it does not "
+                                    "train, so a training context cannot be made (see "
+                                    "DifferentiableGate, gate_trains)");
+            expects(trainable_experts, "MoeLayer: the expert, or the shared one beside it, lacks "
+                                       "backward, so a training context cannot be made (see "
+                                       "DifferentiableExpert)");
             blocks_.declare_gradients(backend_);
         }
         ops::reserve_worker_scratch(backend_, worker_scratch_bytes());
@@ -210,7 +216,8 @@ public:
     ///                      chooses nobody
     /// @param topk_weights  [T,K] backend memory, finite where the id is not -1
     /// @throws as forward: data_error for an id that is out of range or repeated, and for a weight
-    ///         that is not finite
+    ///         that is not finite; precondition_error for more rows of an expert than the gate
+    ///         promises (max_rows_per_expert)
     /// @sync as forward @cost as forward, without the router
     /// @post context.counters covers this forward on all ranks; its entropy and context.losses,
     ///       which are of a gate, are zero; after backward, context.weight_gradients() is [T,K]
@@ -374,7 +381,8 @@ public:
     /// One optimizer step over every block of this rank. Experts without a gradient are updated
     /// with zeros unless config().skip_untouched. The first call declares masters and moments. With
     /// step.zero_grad no block has a gradient afterwards, else all keep theirs.
-    /// @throws precondition_error after a failed step, or for another kind of optimizer than before
+    /// @throws precondition_error after a failed step, or for an optimizer with other moments than
+    ///         before, in number or form
     /// @sync enqueues @cost reads and writes each block once; allocates at the first call alone
     template <class O>
     void update(O const& optimizer, UpdateStep step) {
@@ -597,14 +605,18 @@ private:
         static_assert(DifferentiableGate<G, B, Real>,
                       "MoeLayer::backward: Gate lacks backward(backend, input, chosen, d_weights, "
                       "d_logits) (see gate/concept.hpp)");
+        static_assert(gate_trains<G>(),
+                      "MoeLayer::backward: Gate says that it does not train, by trainable; in "
+                      "gate::TopK Score lacks d_weight (see gate/concept.hpp)");
         static_assert(detail::has_float_weights<X>,
                       "MoeLayer::backward: quantised experts are for inference: train a "
                       "layer of floats and quantise it (see layer/quantize.hpp)");
         static_assert(activation_trains,
                       "MoeLayer::backward: the expert's activation lacks float derivative(float) "
                       "const (see ops/activation.hpp)");
-        constexpr bool named = !DifferentiableGate<G, B, Real> || !detail::has_float_weights<X> ||
-                               !activation_trains; // what is at fault, above
+        // What is at fault, above.
+        constexpr bool named =
+            !trainable_gate || !detail::has_float_weights<X> || !activation_trains;
         static_assert(trainable || named,
                       "MoeLayer::backward: Expert, or the shared expert beside it, lacks "
                       "backward_grouped(backend, weights, gradients, accumulate, rows) or "

@@ -21,7 +21,7 @@ struct Cast {
 };
 } // namespace detail
 
-/// to[i] = from[i], rounded to nearest, ties to even.
+/// to[i] = from[i], rounded to nearest, ties to even; from doubles to 16 bits by way of float.
 /// @param from  [n], backend memory
 /// @param to    [n], backend memory, not overlapping `from`
 /// @throws precondition_error naming both sizes when they differ

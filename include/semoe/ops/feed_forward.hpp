@@ -39,6 +39,23 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
         return 0;
 }
 
+namespace detail {
+/// Throws unless the slices of a block fit one another.
+template <class Unit>
+void expect_block(char const* name, FeedForwardBlock<Unit> const& block) {
+    index_t const H = block.hidden(), inputs = Unit::inputs * block.intermediate();
+    auto const expect_slice = [&](char const* slice, BlockSlice const& s, index_t rows,
+                                  index_t cols) {
+        expects(s.rows == rows && s.cols == cols,
+                "{}: {} is [{},{}], must be [{},{}] beside down [{},{}]", name, slice, s.rows,
+                s.cols, rows, cols, block.down.rows, block.down.cols);
+    };
+    expect_slice("in", block.in, inputs, H);
+    if (block.in_bias.rows > 0) expect_slice("in_bias", block.in_bias, 1, inputs);
+    if (block.down_bias.rows > 0) expect_slice("down_bias", block.down_bias, 1, H);
+}
+} // namespace detail
+
 /// The whole expert for the rows of every expert of the group. The activation between the products
 /// stays in the cache of the processor that computed it, and is rounded once. A row's bits depend
 /// on no other row.
@@ -47,7 +64,7 @@ std::size_t feed_forward_scratch_bytes(FeedForwardBlock<Unit> const& block) {
 /// @param saved  [R, Unit::inputs * I], overwritten by what enters the unit; empty: not kept
 /// @param act    [R,I], may be overwritten
 /// @param out    [R,H], overwritten; empty: only `saved` is computed
-/// @throws precondition_error naming the shape or the expert that does not fit
+/// @throws precondition_error naming the slice, the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 2 H I (Unit::inputs + 1) flops a row; reads every weight once for 192 rows; no allocation
 ///       where workers have their scratch
@@ -58,6 +75,7 @@ void grouped_feed_forward(B& b, Group<std::byte const> const& g,
                           IndexedRows<T const, HostSpace> const& in, MatrixView<T, HostSpace> saved,
                           MatrixView<T, HostSpace> act, MatrixView<T, HostSpace> out) {
     char const* const name = "grouped_feed_forward";
+    detail::expect_block(name, block);
     detail::expect_rows(name, g, in, block.hidden());
     if (!saved.empty()) detail::expect_rows(name, g, saved, block.in.rows);
     if (!out.empty()) {
@@ -72,6 +90,7 @@ template <class Block, class In, class Rows, class Out>
 void expect_backward_rows(Group<std::byte const> const& g, Block const& block, In const& in,
                           Rows const& saved, Rows const& d_out, Out const& d_pre, Out const& d_in) {
     char const* const name = "grouped_feed_forward_backward";
+    expect_block(name, block);
     expect_rows(name, g, in, block.hidden());
     expect_rows(name, g, saved, block.in.rows);
     expect_rows(name, g, d_out, block.hidden());
@@ -88,7 +107,7 @@ void expect_backward_rows(Group<std::byte const> const& g, Block const& block, I
 /// @param d_out       [R,H]
 /// @param d_pre       [R, Unit::inputs * I], overwritten: the gradient of saved
 /// @param d_in        [R,H], overwritten
-/// @throws precondition_error naming the shape or the expert that does not fit
+/// @throws precondition_error naming the slice, the shape or the expert that does not fit
 /// @sync enqueues
 /// @cost 4 H I (Unit::inputs + 1) flops a row; reads every weight once for 384 rows, writes every
 ///       gradient once
@@ -102,6 +121,15 @@ void grouped_feed_forward_backward(B& b, Group<std::byte const> const& weights,
                                    MatrixView<T const, HostSpace> d_out,
                                    MatrixView<T, HostSpace> d_pre, MatrixView<T, HostSpace> d_in) {
     detail::expect_backward_rows(weights, block, in, saved, d_out, d_pre, d_in);
+    expects(gradients.size == weights.size,
+            "grouped_feed_forward_backward: weights of {} experts, gradients of {}", weights.size,
+            gradients.size);
+    for (int i = 0; i < weights.size; ++i)
+        expects(
+            gradients.first_row[i] == weights.first_row[i] && gradients.rows[i] == weights.rows[i],
+            "grouped_feed_forward_backward: expert {} of the group has {} rows from {} on, its "
+            "gradients {} from {} on",
+            i, weights.rows[i], weights.first_row[i], gradients.rows[i], gradients.first_row[i]);
     cpu::run_feed_forward_backward<T>(b, weights, gradients, accumulate, block, in, saved, d_out,
                                       d_pre, d_in);
     if (block.in_bias.rows > 0)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "semoe/core/error.hpp"
 #include "semoe/core/types.hpp"
 #include "semoe/core/view.hpp"
 
@@ -25,7 +26,9 @@ struct Group {
     index_t rows[capacity] = {};      ///< how many rows expert i has; zero is ordinary
     Byte* block[capacity] = {};       ///< expert i's block in backend memory
 
+    /// @throws precondition_error beyond `capacity` experts
     void add(index_t first, index_t count, Byte* memory) {
+        expects(size < capacity, "ops::Group: {} experts are the most", capacity);
         first_row[size] = first;
         rows[size] = count;
         block[size++] = memory;

@@ -35,8 +35,9 @@ std::size_t linear_scratch_bytes(index_t inputs, index_t outputs) {
 /// y = x w^T. A row's bits depend on no other row, nor on the number of threads.
 /// @param x  [T,inputs], backend memory
 /// @param w  [outputs,inputs], backend memory, row after row
-/// @param y  [T,outputs], overwritten
-/// @throws precondition_error naming the three shapes when they do not fit
+/// @param y  [T,outputs], overwritten, not overlapping the others
+/// @throws precondition_error naming the three shapes when they do not fit, or w when its rows lie
+///         apart
 /// @sync enqueues
 /// @cost 2 T inputs outputs flops; no allocation where workers have their scratch
 template <Backend B, class T, detail::ElementsOf<T> X, detail::ElementsOf<T> W>
@@ -50,8 +51,8 @@ void linear(B& b, MatrixView<X, space_of<B>> x, MatrixView<W, space_of<B>> w,
 }
 /// dx = dy w.
 /// @param dy  [T,outputs]
-/// @param w   [outputs,inputs], row after row
-/// @param dx  [T,inputs], overwritten
+/// @param w   [outputs,inputs]
+/// @param dx  [T,inputs], overwritten, not overlapping the others
 /// @throws precondition_error naming the three shapes when they do not fit
 /// @sync enqueues @cost as linear
 template <Backend B, class T, detail::ElementsOf<T> D, detail::ElementsOf<T> W>
@@ -65,8 +66,9 @@ void linear_backward_input(B& b, MatrixView<D, space_of<B>> dy, MatrixView<W, sp
 /// dw (+)= dy^T x.
 /// @param dy  [T,outputs]
 /// @param x   [T,inputs]
-/// @param dw  [outputs,inputs], row after row
-/// @throws precondition_error naming the three shapes when they do not fit
+/// @param dw  [outputs,inputs], row after row, not overlapping the others
+/// @throws precondition_error naming the three shapes when they do not fit, or dw when its rows lie
+///         apart
 /// @sync enqueues @cost as linear
 template <Backend B, class D, class X, class Real>
 void linear_backward_weights(B& b, MatrixView<D, space_of<B>> dy, MatrixView<X, space_of<B>> x,

@@ -18,8 +18,8 @@ struct QuantizedFeedForwardBlock {
     index_t hidden, intermediate;
     index_t in_codes, in_scales;     ///< Unit::inputs matrices [I,H], one after another
     index_t down_codes, down_scales; ///< [H,I]
-    index_t in_bias_at = -1;         ///< Unit::inputs * I floats; negative: none
-    index_t down_bias_at = -1;       ///< H floats
+    index_t in_bias_at = -1;         ///< Unit::inputs * I floats, a multiple of 4; negative: none
+    index_t down_bias_at = -1;       ///< H floats, likewise
 
     /// The first of the matrices in a block.
     SEMOE_HD quant::ConstCodes in(std::byte const* block) const {
@@ -123,6 +123,9 @@ template <class B, class Format, class T>
 inline constexpr bool has_fused_quantized_feed_forward =
     has_fused_feed_forward<B, T>&& HasDecode<Format>;
 
+/// The most that H and I may be with kernels: larger sums of bytes might not fit into 32 bits.
+inline constexpr index_t largest_quantized_depth = 65536;
+
 /// Scratch that a worker should have for grouped_quantized_feed_forward; zero where it needs none.
 template <class Format, class T, class B, class Unit>
 std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit> const& block) {
@@ -135,8 +138,8 @@ std::size_t quantized_feed_forward_scratch_bytes(QuantizedFeedForwardBlock<Unit>
 
 /// The whole expert for the rows of every expert of the group. With kernels for the format, rows
 /// are quantised as well, to 8 bits by a scale a row, and what comes out of the unit once more; a
-/// row with a number that is not finite comes out as NaN. Elsewhere weights are multiplied as the
-/// floats that they stand for. A row's bits depend on no other row.
+/// row with a number that is not finite comes out as NaN, where the unit keeps it. Elsewhere
+/// weights are multiplied as the floats that they stand for. A row's bits depend on no other row.
 /// @param in     [R,H], backend memory; with kernels, rows may be read through an index
 /// @param saved  [R, Unit::inputs * I], may be overwritten
 /// @param act    [R,I], may be overwritten
@@ -157,6 +160,9 @@ void grouped_quantized_feed_forward(B& b, Group<std::byte const> const& g,
     detail::expect_rows(name, g, act, block.intermediate);
     detail::expect_rows(name, g, out, block.hidden);
     if constexpr (has_fused_quantized_feed_forward<B, Format, T>) {
+        expects(max(block.hidden, block.intermediate) <= largest_quantized_depth,
+                "{}: H is {}, I {}; kernels take {} at most", name, block.hidden,
+                block.intermediate, largest_quantized_depth);
         cpu::run_quantized_feed_forward<Format, T>(b, g, block, in, act, out);
     } else {
         detail::expect_rows(name, g, saved, Unit::inputs * block.intermediate);

@@ -55,7 +55,7 @@ struct SoftmaxBackwardRow {
 } // namespace detail
 
 /// out[t] = softmax(in[t]), the row's largest element subtracted first. A row with a NaN becomes
-/// NaN; a row of nothing but -inf too.
+/// NaN; a row with +inf, or of nothing but -inf, too.
 /// @param in   [T,E], backend memory
 /// @param out  [T,E], backend memory; may be in itself
 /// @throws precondition_error naming both shapes when they differ

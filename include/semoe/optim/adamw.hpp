@@ -95,7 +95,7 @@ struct AdamW {
     /// Updates one block's weight, master and moments; arithmetic in accumulate_t<T>, the
     /// constants of the step computed once in double.
     /// @param block  n elements each, backend memory; 16-bit weights need their master
-    /// @param step  step.step is 0 for the block's first update, whose moments are zeros
+    /// @param step  step.step is 0 for the run's first update, whose moments are zeros
     /// @throws precondition_error on sizes or constants out of range
     /// @sync  enqueues on b
     /// @cost  for float 16 bytes read and 12 written an element; no allocation

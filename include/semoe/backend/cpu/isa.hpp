@@ -131,10 +131,10 @@ inline bool is_available(Isa isa) {
     return is_arm(isa) == is_arm(best_isa()) && isa <= best_isa();
 }
 
-/// The instruction set of that name; null means the best there is.
+/// The instruction set of that name; null or empty means the best there is.
 /// @throws precondition_error naming what was asked for and what this machine has
 SEMOE_COLD inline Isa isa_by_name(char const* name) {
-    if (!name) return best_isa();
+    if (!name || !*name) return best_isa();
     std::string available;
     bool known = false;
     for (Isa const isa : all_isas) {
