@@ -76,6 +76,35 @@ TEST_CASE("io/file: a pipe is refused without waiting for its other end") {
     CHECK_THROWS_AS((void)file.size(), store_error);
 }
 
+TEST_CASE("io/file: transfers wait for the device, whatever the opening did not wait for") {
+    ScratchDirectory directory;
+    write_text(directory / "a", "abc");
+    for (Open const how : {Open::read, Open::update}) {
+        File const file{default_file_system(), directory / "a", how};
+        CHECK((::fcntl(file.descriptor(), F_GETFL) & O_NONBLOCK) == 0);
+    }
+}
+
+TEST_CASE("io/file: where a mount has no locks all are let in") {
+    struct Lockless : PosixFileSystem {
+        int error = ENOSYS;
+        int lock(int, bool) override {
+            errno = error;
+            return -1;
+        }
+    } system;
+    ScratchDirectory directory;
+    File file{system, directory / "a", Open::create};
+    file.lock(false);
+    system.error = EOPNOTSUPP;
+    file.lock(true);
+    system.error = EIO;
+    CHECK(message_of([&] { file.lock(false); }) == directory / "a" + ": lock: Input/output error");
+    system.error = EWOULDBLOCK;
+    CHECK(message_of([&] { file.lock(false); }) ==
+          directory / "a" + ": it is already open, here or elsewhere");
+}
+
 TEST_CASE("io/file: short transfers and interruptions are continued") {
     ScratchDirectory directory;
     FaultyFileSystem system;

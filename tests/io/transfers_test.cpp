@@ -8,8 +8,11 @@
 #include <atomic>
 #include <cerrno>
 #include <deque>
+#include <fcntl.h>
 #include <semaphore>
+#include <sys/resource.h>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -331,6 +334,71 @@ TEST_CASE("io/transfers: several threads share an engine") {
         for (std::thread& thread : threads) thread.join();
         CHECK(wrong == 0);
     }
+}
+
+TEST_CASE("io/transfers: what a thread began that ended meanwhile comes all the same") {
+    constexpr index_t bytes = 131'072, count = 16;
+    ScratchDirectory directory;
+    std::string const path = make_file(directory, count * bytes);
+    AlignedMemory const memory(count * bytes);
+    for (Engine const engine : engines())
+        for (int round = 0; round < 20; ++round) {
+            // Out of the system's cache, so that reads are still under way.
+            int const descriptor = ::open(path.c_str(), O_RDWR);
+            REQUIRE(descriptor >= 0);
+            ::fsync(descriptor);
+            ::posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+            ::close(descriptor);
+            TransferFile file(default_file_system(), path, false, Way::cached);
+            auto const transfers =
+                make_transfers(file, {.depth = 8, .piece_bytes = 32'768, .engine = engine});
+            std::deque<Transfer> all(count);
+            for (index_t i = 0; i < count; ++i) {
+                Transfer& t = all[std::size_t(i)];
+                t.file = &file;
+                t.bytes = bytes;
+                t.offset = i * bytes;
+                t.memory = memory.data() + t.offset;
+                std::thread([&] { transfers->start(t); }).join();
+            }
+            int failed = 0;
+            for (Transfer& t : all) {
+                transfers->wait(t);
+                failed += t.error != 0;
+            }
+            CHECK(failed == 0);
+            CHECK(right(memory.data(), count * bytes, 0));
+        }
+}
+
+TEST_CASE("io/transfers: without descriptors for a ring threads carry transfers out") {
+    ScratchDirectory directory;
+    TransferFile file(default_file_system(), make_file(directory, 10'000), false);
+    AlignedMemory const memory(8192);
+    rlimit before = {};
+    REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+    rlimit none = before;
+    none.rlim_cur = 0;
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+    std::unique_ptr<Transfers> transfers;
+    std::string refused;
+    try {
+        transfers = make_transfers(file, {});
+        (void)make_transfers(file, {.engine = Engine::ring});
+    } catch (store_error const& error) {
+        refused = error.what();
+    }
+    REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+    REQUIRE(transfers);
+    CHECK(transfers->engine() == Engine::threads);
+    CHECK(refused.find("io_uring") != std::string::npos);
+    Transfer t;
+    t.file = &file;
+    t.memory = memory.data();
+    t.bytes = 8192;
+    transfers->start(t);
+    transfers->wait(t);
+    CHECK(right(t.memory, t.bytes, 0));
 }
 
 TEST_CASE("io/transfers: options out of range are named, and a ring that cannot be had") {

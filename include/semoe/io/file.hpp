@@ -54,7 +54,11 @@ public:
 class PosixFileSystem : public FileSystem {
 public:
     int open(char const* path, int flags, mode_t mode) override {
-        return ::open(path, flags | O_CLOEXEC, mode);
+        int const descriptor = ::open(path, flags | O_CLOEXEC, mode);
+        // It was for the opening; io_uring would not wait for devices that cannot say when.
+        if (descriptor >= 0 && (flags & O_NONBLOCK) != 0)
+            ::fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK);
+        return descriptor;
     }
     int close(int descriptor) override { return ::close(descriptor); }
     ssize_t read_at(int descriptor, void* to, std::size_t n, index_t offset) override {
@@ -85,7 +89,10 @@ public:
         return ::fstat(a, &one) == 0 && ::fstat(b, &other) == 0 && same(one, other);
     }
     int rename_new(char const* from, char const* to) override {
-        if (::link(from, to) == 0) return ::unlink(from);
+        if (::link(from, to) == 0) {
+            ::unlink(from); // where it stays, it is one name too many
+            return 0;
+        }
         // A file system that has no links cannot do without a moment in which others may come.
         bool const has_none = errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS;
         return has_none ? std::rename(from, to) : -1;
@@ -216,6 +223,7 @@ public:
     /// those alone that do not share. @throws store_error when one of them is first
     void lock(bool shared) {
         if (system_->lock(descriptor_, shared) == 0) return;
+        if (errno == ENOSYS || errno == EOPNOTSUPP) return; // the mount has none
         if (errno != EWOULDBLOCK) fail("lock");
         throw store_error(name_ + (shared ? ": it is open for writing, here or elsewhere"
                                           : ": it is already open, here or elsewhere"));

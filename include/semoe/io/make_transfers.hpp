@@ -26,8 +26,13 @@ inline std::unique_ptr<Transfers> make_transfers(TransferFile const& file,
     options.validate();
     bool const possible = file.native() && ring_available();
 #if defined(SEMOE_LIBURING)
-    if (possible && options.engine != Engine::threads)
-        return std::make_unique<RingTransfers>(options);
+    if (possible && options.engine != Engine::threads) {
+        try {
+            return std::make_unique<RingTransfers>(options);
+        } catch (store_error const&) { // too few descriptors, or too little memory may be locked
+            if (options.engine == Engine::ring) throw;
+        }
+    }
 #endif
     if (options.engine == Engine::ring && !possible)
         throw store_error(file.name() + ": io_uring is asked for, but " +

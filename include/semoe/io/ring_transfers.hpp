@@ -15,7 +15,8 @@
 
 namespace semoe::io {
 
-/// Requests go to the kernel's io_uring, all from one thread that sleeps until some are done.
+/// Requests go to the kernel's io_uring from whoever starts a transfer; one thread sleeps until
+/// some are done, and asks for what is left.
 class RingTransfers final : public Transfers {
 public:
     /// Whether the kernel lets this process have one.
@@ -108,6 +109,9 @@ private:
     }
     void answer(Lane& lane, index_t result) {
         int error = 0;
+        // The kernel gives up what a thread asked for that has ended since, with either of two
+        // errors, and may refuse to wait for a device: then this thread waits.
+        if (result == -ECANCELED || result == -EFAULT || result == -EAGAIN) result = lane.run();
         if (!lane.answer(result, error)) return ask(lane);
         finish(lane, error);
         free_.push_back(&lane);

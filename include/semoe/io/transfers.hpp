@@ -60,6 +60,7 @@ public:
                                transfer.offset % direct_alignment != 0;
         std::lock_guard lock(mutex_);
         transfer.error = misplaced ? EINVAL : 0;
+        transfer.error_offset = transfer.offset;
         transfer.handed_out = 0;
         transfer.next = nullptr;
         transfer.done = transfer.bytes == 0 || misplaced;
