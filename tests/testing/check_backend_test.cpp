@@ -90,7 +90,7 @@ struct Faulty {
     event_type record() { return inner.record(); }
     void wait(event_type const& event) {
         if (F == Fault::ignores_events) return;
-        if (F == Fault::loses_errors_at_events && event.line) event.line->error = nullptr;
+        if (F == Fault::loses_errors_at_events && event.line) event.line->failures.clear();
         inner.wait(event);
         if (F == Fault::loses_errors_at_events && event.line) {
             try {
@@ -111,7 +111,7 @@ struct Faulty {
         inner.follow(event);
         if (F == Fault::loses_errors_that_it_follows) {
             inner.synchronize();
-            event.line->error = nullptr;
+            event.line->failures.clear();
         }
     }
     void synchronize() {

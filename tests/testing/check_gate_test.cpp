@@ -11,6 +11,9 @@ namespace gate = semoe::gate;
 
 TEST_CASE("testing/check_gate: without a backend it runs on the CPU") {
     check_gate(gate::TopK<gate::Softmax>{.num_experts = 6, .top_k = 2});
+    CHECK_THROWS_WITH_AS(
+        check_gate(gate::TopK<gate::Softmax>{.num_experts = 6, .top_k = 2}, {.num_tokens = 3}),
+        "check_gate: num_tokens is 3, must be at least 4", semoe::precondition_error);
 }
 
 namespace {

@@ -178,6 +178,52 @@ TEST_CASE("testing/delayed_backend: errors travel with events and surface once")
     CHECK_NOTHROW(b.synchronize());
 }
 
+TEST_CASE(
+    "testing/delayed_backend: of two errors the first goes where it is awaited, the next stays") {
+    for (std::uint64_t const seed : {0, 1, 2, 3, 4, 5, 6, 7}) {
+        DelayedBackend a(seed), b = a.fork();
+        auto const fails = [](char const* what) {
+            return [what](index_t) { throw std::runtime_error(what); };
+        };
+        b.parallel_for(1, fails("first"));
+        auto const event = b.record();
+        b.parallel_for(1, fails("second"));
+        a.wait(event);
+        CHECK_THROWS_WITH_AS(a.synchronize(), "first", std::runtime_error);
+        CHECK_THROWS_WITH_AS(b.synchronize(), "second", std::runtime_error);
+        CHECK_NOTHROW(b.synchronize());
+    }
+}
+
+TEST_CASE("testing/delayed_backend: a functor whose copy throws leaves no work behind") {
+    struct Copies {
+        int* left;
+        explicit Copies(int& n)
+          : left(&n) {}
+        Copies(Copies const& other)
+          : left(other.left) {
+            if (--*left < 0) throw std::runtime_error("a copy");
+        }
+        void operator()(index_t) const {}
+    };
+    DelayedBackend b;
+    int runs = 0, refused = 0;
+    auto const count = [&](index_t) { ++runs; };
+    for (int allowed = 0; allowed < 4; ++allowed) {
+        b.parallel_for(1, count);
+        int left = allowed;
+        try {
+            b.parallel_for(1, Copies(left));
+        } catch (std::runtime_error const&) {
+            ++refused;
+        }
+        b.parallel_for(1, count);
+        b.synchronize();
+        CHECK(runs == 2 * (allowed + 1));
+    }
+    CHECK(refused > 0);
+}
+
 TEST_CASE("testing/delayed_backend: events lead from one world to another, among host threads") {
     constexpr int ranks = 4;
     std::vector<DelayedBackend> backends;

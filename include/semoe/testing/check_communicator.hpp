@@ -218,9 +218,10 @@ private:
         }
     }
 
-    /// Values whose sum depends on the order, so that only sums in rank order agree bit by bit.
+    /// Values whose sum depends on the order, so that only sums in rank order agree bit by bit. Not
+    /// inlined: a product that is added at once might not be rounded.
     template <class Real>
-    static Real addend(index_t rank, index_t i) {
+    SEMOE_NOINLINE static Real addend(index_t rank, index_t i) {
         return Real(1) / Real(3 * rank + i % 7 + 1) * (rank % 2 ? Real(1000) : Real(-1));
     }
     template <class Real>

@@ -47,8 +47,11 @@ struct DelayedLine {
     DelayedStep *head = nullptr, *tail = nullptr;
     std::uint64_t enqueued = 0, done = 0;
     bool running = false;
-    std::exception_ptr error; ///< the first that has not been reported yet
-    std::uint64_t failed = 0; ///< the step that threw it, counted from 1
+    struct Failure {
+        std::exception_ptr error;
+        std::uint64_t step; ///< that threw it, counted from 1
+    };
+    std::vector<Failure> failures; ///< that have not been reported yet, in order
 
     bool ready() const {
         return head && !running &&
@@ -59,8 +62,10 @@ struct DelayedLine {
     enum class Tell { here, here_too, elsewhere };
 
     void report(std::uint64_t ticket, Tell tell = Tell::here) {
-        if (!error || failed > ticket || tell == Tell::elsewhere) return;
-        std::rethrow_exception(tell == Tell::here ? std::exchange(error, nullptr) : error);
+        if (failures.empty() || failures[0].step > ticket || tell == Tell::elsewhere) return;
+        std::exception_ptr const error = failures[0].error;
+        if (tell == Tell::here) failures.erase(failures.begin());
+        std::rethrow_exception(error);
     }
 };
 
@@ -88,12 +93,12 @@ public:
 
     template <class F>
     void enqueue(DelayedLine& line, F&& f) {
-        step(line).task.set(std::forward<F>(f));
+        spare_step().task.set(std::forward<F>(f)); // copies it, which may throw
         append(line);
     }
     /// @param tell  who is told of an error of what the line waits for
     void enqueue_wait(DelayedLine& line, DelayedEvent event, DelayedLine::Tell tell) {
-        DelayedStep& wait = step(line);
+        DelayedStep& wait = spare_step();
         wait.task.set([from = event, tell] { from.line->report(from.ticket, tell); });
         wait.after = std::move(event);
         append(line);
@@ -146,18 +151,19 @@ public:
 
 private:
     /// Steps are kept for reuse, so that a program that repeats itself allocates nothing.
-    DelayedStep& step(DelayedLine& line) {
+    DelayedStep& spare_step() {
         if (!free_) {
             steps_.push_back(std::make_unique<DelayedStep>());
             free_ = steps_.back().get();
         }
+        return *free_;
+    }
+    /// Puts the spare step at a line's end.
+    void append(DelayedLine& line) {
         DelayedStep* const taken = std::exchange(free_, free_->next);
         taken->next = nullptr;
         (line.tail ? line.tail->next : line.head) = taken;
         line.tail = taken;
-        return *taken;
-    }
-    void append(DelayedLine& line) {
         ++line.enqueued;
         if (seed_ != 0 && roll(4) == 0) run_any();
     }
@@ -196,10 +202,7 @@ private:
         line.head = step->next;
         if (!line.head) line.tail = nullptr;
         ++line.done;
-        if (error && !line.error) {
-            line.error = error;
-            line.failed = line.done;
-        }
+        if (error) line.failures.push_back({error, line.done});
         step->after = {};
         step->next = std::exchange(line.world->free_, step);
     }
