@@ -75,7 +75,7 @@ using UserTier = tier::Resident<CpuBackend>;
 #endif
 
 #if defined(CASE_schedule_without_run)
-// must print: MoeLayer: Schedule lacks chunks or run(stages) (see schedule/concept.hpp)
+// must print: MoeLayer: Schedule lacks chunks or run(stages) const (see schedule/concept.hpp)
 struct UserSchedule {
     index_t chunks = 1;
 };

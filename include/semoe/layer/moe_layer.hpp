@@ -77,8 +77,9 @@ class MoeLayer {
                                      "upcoming) (see tier/concept.hpp)");
     static_assert(HasFlush<M, B>,
                   "MoeLayer: MemoryTier lacks flush(backend) (see tier/concept.hpp)");
-    static_assert(Schedule<Sch>,
-                  "MoeLayer: Schedule lacks chunks or run(stages) (see schedule/concept.hpp)");
+    static_assert(
+        Schedule<Sch>,
+        "MoeLayer: Schedule lacks chunks or run(stages) const (see schedule/concept.hpp)");
     static_assert(trace::Tracer<Tr>,
                   "MoeLayer: Tracer lacks span(name, queue) or span(backend, name, queue, chunk) "
                   "(see core/trace.hpp)");
@@ -585,8 +586,9 @@ private:
     }
     template <class O>
     static void require_optimizer() {
-        static_assert(Optimizer<O, B>, "MoeLayer::update: Optimizer lacks moments_per_element or "
-                                       "update(backend, block, step) (see optim/concept.hpp)");
+        static_assert(Optimizer<O, B>,
+                      "MoeLayer::update: Optimizer lacks moments_per_element or "
+                      "update(backend, block, step) const (see optim/concept.hpp)");
         static_assert(detail::has_float_weights<X>,
                       "MoeLayer::update: quantised experts are for inference: train a "
                       "layer of floats and quantise it (see layer/quantize.hpp)");

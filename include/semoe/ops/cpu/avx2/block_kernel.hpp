@@ -7,17 +7,12 @@
 
 namespace semoe::ops::cpu::avx2 {
 
-/// How words of rows meet `lines` lines of 16 columns: in `parts` passes, each of which takes so
-/// many elements of a word as there is room for. An element's sum is one chain in order of the
-/// depth.
+/// How words of rows meet `parts` lines of 16 columns, each of which takes so many elements of a
+/// word as there is room for. An element's sum is one chain in order of the depth.
 struct FloatWords {
-    static constexpr int parts = 1, lines = 1;
+    static constexpr int parts = 1;
     template <int>
     SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
-        return words;
-    }
-    template <int>
-    SEMOE_AVX2 SEMOE_INLINE static __m256i column(__m256i words) {
         return words;
     }
     SEMOE_AVX2 SEMOE_INLINE static void add(__m256i a, __m256i b, __m256& sum) {
@@ -27,15 +22,11 @@ struct FloatWords {
 /// Words of two bf16 by columns of floats, the even element first: the bits that floats of them
 /// have.
 struct WidenedWords {
-    static constexpr int parts = 2, lines = 2;
+    static constexpr int parts = 2;
     template <int Part>
     SEMOE_AVX2 SEMOE_INLINE static __m256i row(__m256i words) {
         return Part == 0 ? _mm256_slli_epi32(words, 16)
                          : _mm256_and_si256(words, _mm256_set1_epi32(int(0xffff0000u)));
-    }
-    template <int>
-    SEMOE_AVX2 SEMOE_INLINE static __m256i column(__m256i floats) {
-        return floats;
     }
     SEMOE_AVX2 SEMOE_INLINE static void add(__m256i a, __m256i b, __m256& sum) {
         FloatWords::add(a, b, sum);
@@ -66,7 +57,7 @@ public:
             index_t const steps = min(slab, s.steps - first);
             for (index_t rows = 0; rows < 32; rows += 8)
                 transpose(s, first, steps, rows, fetch, when_turning, words);
-            for (index_t i = 0; i < steps; ++i, right += 16 * Words::lines * s.word_line) {
+            for (index_t i = 0; i < steps; ++i, right += 16 * Words::parts * s.word_line) {
                 char const* const tiles = words + i * 2 * tile_bytes;
                 if (s.columns == 1) {
                     chains<4, 1>(tiles, right, s.word_line, fetch, a_quarter, sums[0]);
@@ -123,8 +114,8 @@ private:
         for (index_t i = 0; i < 16; ++i, rows += line_bytes, columns += line) {
             if (i % 4 == 0) fetch.some(lines);
             (step<0, Vectors, I>(rows, columns, s[I]), ...);
-            if constexpr (Words::lines == 2) columns += line;
             if constexpr (Words::parts == 2) {
+                columns += line;
                 // Four vectors are read again: they have no room beside eight sums.
                 if constexpr (Vectors == 4) __asm__("" : "+r"(rows));
                 (step<1, Vectors, I>(rows, columns, s[I]), ...);
@@ -137,7 +128,7 @@ private:
         constexpr index_t vector = I % Vectors, column = I / Vectors;
         Words::add(
             Words::template row<Part>(load_half(rows + vector / 2 * tile_bytes + vector % 2 * 32)),
-            Words::template column<Part>(spread(columns + column * 4)), sum);
+            spread(columns + column * 4), sum);
     }
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
@@ -168,31 +159,26 @@ private:
             ((high[R] = add ? _mm256_load_ps(results + R * 16 + 8) : _mm256_setzero_ps()), ...);
         for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
             fetch.some(lines);
-            pass<0, Vectors>(left, s.row_bytes, right, s.words(n), low, high, all);
-            if constexpr (Words::parts == 2)
-                pass<1, Vectors>(left, s.row_bytes, right, s.words(n), low, high, all);
+            words<Vectors>(left, s.row_bytes, right, s.words(n), low, high, all);
         }
         (_mm256_store_ps(results + R * 16, low[R]), ...);
         if constexpr (Vectors == 2) (_mm256_store_ps(results + R * 16 + 8, high[R]), ...);
     }
-    /// One pass over the words of a step. Each is a loop of its own, or the compiler keeps words
-    /// for the next one in registers that sums need.
-    template <int Part, int Vectors, index_t... R>
-    SEMOE_AVX2 SEMOE_INLINE static void pass(char const* word, index_t row, char const* line,
-                                             index_t words, __m256 (&low)[sizeof...(R)],
-                                             __m256 (&high)[sizeof...(R)],
-                                             std::integer_sequence<index_t, R...>) {
-        for (index_t i = 0; i < words; ++i, word += 4, line += line_bytes)
-            (step<Part, Vectors>(word + R * row, line, low[R], high[R]), ...);
+    /// The first n words of a step.
+    template <int Vectors, index_t... R>
+    SEMOE_AVX2 SEMOE_INLINE static void
+    words(char const* word, index_t row, char const* line, index_t n, __m256 (&low)[sizeof...(R)],
+          __m256 (&high)[sizeof...(R)], std::integer_sequence<index_t, R...>) {
+        for (; n > 0; --n, word += 4, line += line_bytes)
+            (step<Vectors>(word + R * row, line, low[R], high[R]), ...);
     }
     /// A word of a row by a line of columns.
-    template <int Part, int Vectors>
+    template <int Vectors>
     SEMOE_AVX2 SEMOE_INLINE static void step(char const* word, char const* line, __m256& low,
                                              __m256& high) {
-        __m256i const a = Words::template row<Part>(spread(word));
-        Words::add(a, Words::template column<Part>(load_half(line)), low);
-        if constexpr (Vectors == 2)
-            Words::add(a, Words::template column<Part>(load_half(line + 32)), high);
+        __m256i const a = spread(word);
+        Words::add(a, load_half(line), low);
+        if constexpr (Vectors == 2) Words::add(a, load_half(line + 32), high);
     }
 };
 using FloatKernel = VectorKernel<FewKernel<FloatWords>, Chains<FloatWords>>;

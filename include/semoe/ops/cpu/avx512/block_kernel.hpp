@@ -21,11 +21,10 @@ SEMOE_INLINE void show_word([[maybe_unused]] char const* word) {
 }
 
 /// How words of rows meet `parts` lines of columns, each of which takes so many elements of a word
-/// as there is room for. An element's sum is one chain in order of the depth. Up
-/// to `few` columns rows become lanes, which takes less time than vectors that are partly empty;
-/// one vector of columns meets `rows` at a time, since where rows lie a page apart eight of them
-/// have room in a set of L1. Whether it `commutes`: one step takes a word as it is, and either
-/// operand may be the row's.
+/// as there is room for. An element's sum is one chain in order of the depth. Up to `few` columns
+/// rows become lanes, which takes less time than vectors that are partly empty; one vector of
+/// columns meets `rows` at a time, since where rows lie a page apart eight of them have room in a
+/// set of L1. Whether it `commutes`: either operand may be the row's.
 struct FloatWords {
     static constexpr int parts = 1, rows = 8;
     static constexpr index_t few = 8;
@@ -50,7 +49,6 @@ struct FloatWords {
 struct WidenedWords : FloatWords {
     static constexpr int parts = 2;
     static constexpr index_t few = few_columns(Isa::avx512);
-    static constexpr bool commutes = false;
     template <int Part>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
         return Part == 0 ? even_floats(words) : odd_floats(words);

@@ -84,11 +84,14 @@ private:
     /// Those of four groups, as bytes, again and again.
     SEMOE_AVX512 SEMOE_INLINE static __m512i multipliers(std::uint8_t const* scales) {
         __m512i const by = spread(reinterpret_cast<char const*>(scales));
-        if constexpr (Factors<Format>::scale_is_multiplier) return by;
-        __m512i const of = _mm512_maskz_broadcast_i32x4(
-            0xffff, _mm_load_si128(reinterpret_cast<__m128i const*>(table.short_multiplier)));
-        return _mm512_maskz_shuffle_epi8(
-            ~__mmask64(0), of, _mm512_maskz_min_epu8(~__mmask64(0), by, _mm512_set1_epi8(15)));
+        if constexpr (Factors<Format>::scale_is_multiplier) {
+            return by;
+        } else {
+            __m512i const of = _mm512_maskz_broadcast_i32x4(
+                0xffff, _mm_load_si128(reinterpret_cast<__m128i const*>(table.short_multiplier)));
+            return _mm512_maskz_shuffle_epi8(
+                ~__mmask64(0), of, _mm512_maskz_min_epu8(~__mmask64(0), by, _mm512_set1_epi8(15)));
+        }
     }
     /// In 16 bits, those of two groups that follow one another, each in half a vector.
     template <int First>
