@@ -282,10 +282,37 @@ TEST_CASE("layer/ranks: of an engine's own routing all ranks count tokens and re
                          bool const right =
                              n.num_tokens == T - 2 && n.dropped == all - kept && n.entropy == 0 &&
                              (factor == 0 ? n.tokens_per_expert == offered : n.dropped > 0) &&
-                             context.losses.aux_loss == 0 && context.losses.z_loss == 0;
+                             context.losses.aux_loss == 0 && context.losses.z_loss == 0 &&
+                             context.losses.mutual_information == 0;
                          if (!right) throw std::runtime_error("counters are wrong");
                      });
         }
+}
+
+TEST_CASE("layer/ranks: more rows than experts that choose would take are refused on every rank") {
+    constexpr index_t tokens = 8;
+    std::vector<expert_id> ids(tokens * 4, -1);
+    std::vector<float> x(tokens * H), weights(ids.size(), 0.5f);
+    comm::ThreadWorld(2, {.timeout = std::chrono::seconds(60)}).run([&](comm::Threads rank) {
+        MoeLayer layer{CpuBackend{.threads = 1},
+                       gate::ExpertChoice{.num_experts = 4, .capacity_factor = 1},
+                       Swi{.hidden = H, .intermediate = 10}, rank};
+        auto context = layer.make_context(tokens);
+        std::vector<float> y(x.size());
+        auto const forward = [&](expert_id first) { // of a token; the next ones follow
+            auto mine = ids;
+            for (index_t t = 0; t < tokens; ++t)
+                mine[std::size_t(t * 4)] = first < 0 ? expert_id(t % 4) : first;
+            layer.forward_routed(MatrixView<float const, HostSpace>{x.data(), tokens, H},
+                                 {mine.data(), tokens, 4}, {weights.data(), tokens, 4},
+                                 MatrixView<float, HostSpace>{y.data(), tokens, H}, context);
+        };
+        forward(-1);
+        CHECK_THROWS_WITH_AS(
+            forward(1), "MoeLayer: expert 1 gets 16 rows, the gate's max_rows_per_expert allows 4",
+            precondition_error);
+        forward(-1);
+    });
 }
 
 TEST_CASE("layer/ranks: a bad choice on one rank is the same error on all, and all go on") {

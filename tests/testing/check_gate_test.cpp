@@ -18,6 +18,32 @@ TEST_CASE("testing/check_gate: without a backend it runs on the CPU") {
 
 namespace {
 
+/// As TopK over softmax, but no more experts than make up half of the probability.
+struct Nucleus {
+    semoe::index_t num_experts = 5;
+
+    semoe::index_t slots_per_token() const { return num_experts; }
+    template <class B, class Real>
+    void forward(B& b, semoe::RouteInput<B, Real> const& in, semoe::Assignment<B, Real> out) const {
+        gate::TopK<gate::Softmax>{.num_experts = num_experts, .top_k = num_experts}.forward(b, in,
+                                                                                            out);
+        b.synchronize();
+        for (semoe::index_t t = 0; t < in.logits.rows; ++t) {
+            Real sum = 0;
+            for (semoe::index_t k = 0; k < num_experts; ++k) {
+                Real& weight = out.topk_weights(t, k);
+                bool const taken = sum < Real(0.5) && out.topk_ids(t, k) >= 0;
+                sum += weight;
+                if (!taken) out.topk_ids(t, k) = -1, weight = 0;
+            }
+        }
+    }
+};
+
+TEST_CASE("testing/check_gate: a gate may choose fewer experts than it has places for") {
+    check_gate(Nucleus{});
+}
+
 /// A correct gate that can be made to break one promise.
 enum class Fault {
     none,

@@ -192,6 +192,10 @@ TEST_CASE(
         CHECK_THROWS_WITH_AS(a.synchronize(), "first", std::runtime_error);
         CHECK_THROWS_WITH_AS(b.synchronize(), "second", std::runtime_error);
         CHECK_NOTHROW(b.synchronize());
+        b.parallel_for(1, fails("first"));
+        b.parallel_for(1, fails("second"));
+        CHECK_THROWS_WITH_AS(b.synchronize(), "first", std::runtime_error);
+        CHECK_NOTHROW(b.synchronize());
     }
 }
 

@@ -105,7 +105,7 @@ index_t slots_per_token(G const& gate) {
 template <class G>
 index_t max_rows_per_expert(G const& gate, index_t num_tokens) {
     if constexpr (requires { gate.max_rows_per_expert(num_tokens); })
-        return gate.max_rows_per_expert(num_tokens);
+        return index_t(gate.max_rows_per_expert(num_tokens));
     else
         return num_tokens;
 }

@@ -220,7 +220,8 @@ public:
     }
 
     /// Keeps every other File that asks from this one until it is closed, in any process; shared:
-    /// those alone that do not share. @throws store_error when one of them is first
+    /// those alone that do not share. A mount that has no locks lets all in.
+    /// @throws store_error when one of them is first
     void lock(bool shared) {
         if (system_->lock(descriptor_, shared) == 0) return;
         if (errno == ENOSYS || errno == EOPNOTSUPP) return; // the mount has none

@@ -29,7 +29,7 @@ inline std::unique_ptr<Transfers> make_transfers(TransferFile const& file,
     if (possible && options.engine != Engine::threads) {
         try {
             return std::make_unique<RingTransfers>(options);
-        } catch (store_error const&) { // too few descriptors, or too little memory may be locked
+        } catch (store_error const&) { // as of too few descriptors or too little locked memory
             if (options.engine == Engine::ring) throw;
         }
     }

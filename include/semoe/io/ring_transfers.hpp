@@ -96,22 +96,26 @@ private:
         for (;;) {
             io_uring_cqe* done = nullptr;
             if (io_uring_wait_cqe(&ring_, &done) != 0) continue; // a signal came
-            std::lock_guard lock(mutex_);
+            std::unique_lock lock(mutex_);
             for (; done; done = nullptr, io_uring_peek_cqe(&ring_, &done)) {
                 auto* const lane = static_cast<Lane*>(io_uring_cqe_get_data(done));
                 index_t const result = done->res;
                 io_uring_cqe_seen(&ring_, done);
                 if (!lane) return;
-                answer(*lane, result);
+                answer(*lane, result, lock);
             }
             wake();
         }
     }
-    void answer(Lane& lane, index_t result) {
+    void answer(Lane& lane, index_t result, std::unique_lock<std::mutex>& lock) {
         int error = 0;
         // The kernel gives up what a thread asked for that has ended since, with either of two
-        // errors, and may refuse to wait for a device: then this thread waits.
-        if (result == -ECANCELED || result == -EFAULT || result == -EAGAIN) result = lane.run();
+        // errors, and may refuse to wait for a device: then this thread waits, and nobody else.
+        if (result == -ECANCELED || result == -EFAULT || result == -EAGAIN) {
+            lock.unlock();
+            result = lane.run();
+            lock.lock();
+        }
         if (!lane.answer(result, error)) return ask(lane);
         finish(lane, error);
         free_.push_back(&lane);

@@ -13,16 +13,16 @@ enum class Mode { inference, training };
 
 /// Run-time properties of one layer; policies are types, these are values.
 struct MoeConfig {
-    layer_id layer = 0;         ///< the layer's number in every BlockKey and random stream
-    Capacity capacity = {};     ///< dropless unless capacity.factor is set
-    double aux_loss_weight = 0; ///< of the load-balance loss, in backward
-    double z_loss_weight = 0;   ///< of the router z-loss, in backward
-    double mutual_information_weight = 0; ///< of the mutual-information loss, in backward
-    std::uint64_t seed = 0;               ///< of the gate's random numbers
+    layer_id layer = 0;          ///< the layer's number in every BlockKey and random stream
+    Capacity capacity = {};      ///< dropless unless capacity.factor is set
+    double aux_loss_weight = 0;  ///< of the load-balance loss, in backward
+    double z_loss_weight = 0;    ///< of the router z-loss, in backward
+    std::uint64_t seed = 0;      ///< of the gate's random numbers
     bool recompute = false;      ///< compute expert activations again in backward, save none
     bool skip_untouched = false; ///< an update leaves experts without a gradient alone, so that
                                  ///< one met late has moments of zero and a late step's bias
                                  ///< corrections
+    double mutual_information_weight = 0; ///< of the mutual-information loss, in backward
 
     /// @throws precondition_error naming the field
     void validate() const {

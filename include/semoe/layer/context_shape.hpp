@@ -70,11 +70,10 @@ LayerShape layer_shape(B const& b, G const& gate, X const& expert, C const& comm
 
 /// Whether a gate needs no more of a context than there is.
 template <class G>
-bool fits_gate(ContextShape const& n, G const& gate, Placement const& placement, int rank) {
+bool fits_gate(ContextShape const& n, G const& gate) {
     index_t const tokens = n.gathers_logits ? n.largest_tokens * n.num_ranks : n.largest_tokens;
     return gate_scratch_bytes(gate, tokens) <= n.gate_scratch_bytes &&
-           most_rows(gate, n.capacity, n.all_tokens, placement.num_local_experts(rank)) <=
-               n.max_rows;
+           max_rows_per_expert(gate, n.all_tokens) <= n.max_expert_rows;
 }
 
 /// A property that all ranks must have alike, as a number to compare.
@@ -157,6 +156,7 @@ ContextShape context_shape(LayerShape const& layer, BlockLayout const& expert,
         n.largest_tokens = std::max(n.largest_tokens, tokens);
     }
     index_t const local = placement.num_local_experts(comm.rank());
+    n.max_expert_rows = max_rows_per_expert(gate, n.all_tokens);
     n.max_rows = most_rows(gate, n.capacity, n.all_tokens, local);
     n.max_chunk_rows = std::min(n.max_rows, all_chunk * std::min(n.num_slots, local));
     n.max_slots = std::min(max_tokens * n.num_slots,

@@ -30,6 +30,7 @@ struct ContextShape : LayerShape {
     index_t max_tokens = 0;                   ///< of this rank
     index_t largest_tokens = 0;               ///< max_tokens of the largest rank
     index_t all_tokens = 0;                   ///< of all ranks
+    index_t max_expert_rows = 0;              ///< of one expert, as the gate promises
     index_t max_slots = 0;                    ///< rows that this rank may send
     index_t max_rows = 0, max_chunk_rows = 0; ///< rows that experts here may receive
     index_t gate_scratch_bytes = 0, plan_scratch_bytes = 0, capacity_scratch_bytes = 0;

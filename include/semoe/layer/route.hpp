@@ -177,7 +177,7 @@ void gather_statistics(B& b, C& comm, accumulate_t<T> const* logits, ContextStat
 
 /// The plan of every chunk, and on the host the counts of all ranks: the one wait of a forward.
 /// @throws data_error on every rank when router, gate or caller gave nonsense to one of them;
-///         precondition_error when a gate breaks its word on max_rows_per_expert
+///         precondition_error on every rank for more rows than max_rows_per_expert allows
 template <class B, class T, class C>
 void make_plans(B& b, ContextState<B, T, C>& s) {
     constexpr char const* nonsense[] = {
@@ -208,20 +208,17 @@ void make_plans(B& b, ContextState<B, T, C>& s) {
         throw data_error(
             message("MoeLayer: {}, token {} of rank {}", nonsense[word % 3], word / 3, failed));
     }
+    // Of all ranks' experts, so that all ranks refuse alike.
+    for (std::size_t e = 0; e < s.counts.total().size(); ++e)
+        expects(s.counts.total()[e] <= s.shape.max_expert_rows,
+                "MoeLayer: expert {} gets {} rows, the gate's max_rows_per_expert allows {}", e,
+                s.counts.total()[e], s.shape.max_expert_rows);
     for (index_t c = 0; c < chunks; ++c) {
         auto& exchange = s.exchanges[std::size_t(c)];
         exchange.assign(b, s.counts, c, {v.exchange_tables.row(c), v.exchange_tables.cols});
         s.slot_begin[std::size_t(c) + 1] = s.slot_begin[std::size_t(c)] + exchange.num_slots();
         s.row_begin[std::size_t(c) + 1] = s.row_begin[std::size_t(c)] + exchange.num_rows();
     }
-    index_t const rows = s.row_begin[std::size_t(chunks)];
-    index_t const slots = s.slot_begin[std::size_t(chunks)];
-    expects(rows <= s.shape.max_rows,
-            "MoeLayer: experts get {} rows, the gate's max_rows_per_expert allows {}", rows,
-            s.shape.max_rows);
-    expects(slots <= s.shape.max_slots,
-            "MoeLayer: tokens go to experts {} times, the gate's max_rows_per_expert allows {}",
-            slots, s.shape.max_slots);
 }
 
 /// Backward of combine: d_weights, and d_slots = weight * dy.

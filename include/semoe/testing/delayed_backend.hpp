@@ -64,7 +64,9 @@ struct DelayedLine {
     void report(std::uint64_t ticket, Tell tell = Tell::here) {
         if (failures.empty() || failures[0].step > ticket || tell == Tell::elsewhere) return;
         std::exception_ptr const error = failures[0].error;
-        if (tell == Tell::here) failures.erase(failures.begin());
+        // Those before the ticket are reported by that, too.
+        if (tell == Tell::here)
+            std::erase_if(failures, [&](Failure const& f) { return f.step <= ticket; });
         std::rethrow_exception(error);
     }
 };
@@ -93,15 +95,21 @@ public:
 
     template <class F>
     void enqueue(DelayedLine& line, F&& f) {
-        spare_step().task.set(std::forward<F>(f)); // copies it, which may throw
-        append(line);
+        DelayedStep& step = take_step();
+        try {
+            step.task.set(std::forward<F>(f)); // copies it, which may throw
+        } catch (...) {
+            step.next = std::exchange(free_, &step);
+            throw;
+        }
+        append(line, step);
     }
     /// @param tell  who is told of an error of what the line waits for
     void enqueue_wait(DelayedLine& line, DelayedEvent event, DelayedLine::Tell tell) {
-        DelayedStep& wait = spare_step();
+        DelayedStep& wait = take_step();
         wait.task.set([from = event, tell] { from.line->report(from.ticket, tell); });
         wait.after = std::move(event);
-        append(line);
+        append(line, wait);
     }
 
     /// Runs steps of any queue, in an order that the dice choose, until `line` has come to
@@ -151,19 +159,18 @@ public:
 
 private:
     /// Steps are kept for reuse, so that a program that repeats itself allocates nothing.
-    DelayedStep& spare_step() {
+    DelayedStep& take_step() {
         if (!free_) {
             steps_.push_back(std::make_unique<DelayedStep>());
             free_ = steps_.back().get();
         }
-        return *free_;
+        DelayedStep& step = *std::exchange(free_, free_->next);
+        step.next = nullptr;
+        return step;
     }
-    /// Puts the spare step at a line's end.
-    void append(DelayedLine& line) {
-        DelayedStep* const taken = std::exchange(free_, free_->next);
-        taken->next = nullptr;
-        (line.tail ? line.tail->next : line.head) = taken;
-        line.tail = taken;
+    void append(DelayedLine& line, DelayedStep& step) {
+        (line.tail ? line.tail->next : line.head) = &step;
+        line.tail = &step;
         ++line.enqueued;
         if (seed_ != 0 && roll(4) == 0) run_any();
     }

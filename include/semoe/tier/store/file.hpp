@@ -39,7 +39,8 @@ namespace semoe::tier {
 ///
 /// The file is the one that was opened, also where its path was removed or names another one since.
 ///
-/// Either one store has a file open for writing, or any number for reading. Memory: a piece's
+/// Either one store has a file open for writing, or any number for reading, as far as the mount has
+/// locks (flock): without them that is the caller's to see to. Memory: a piece's
 /// buffer a request, an entry a block, and a copy's forked queue of each kind of backend that it
 /// was used with.
 class FileStore {

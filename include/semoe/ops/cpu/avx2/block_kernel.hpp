@@ -139,6 +139,7 @@ private:
 /// Products by vectors of 8 columns.
 template <class Words>
 struct Chains {
+    static_assert(Words::parts == 1);
     static constexpr int lanes = 8, registers = 12;
 
     template <int Vectors, index_t Rows>

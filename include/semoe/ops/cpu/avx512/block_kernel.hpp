@@ -166,6 +166,7 @@ private:
 /// @tparam Words  that take one step each
 template <class Words>
 class LanesKernel final : public BlockKernel {
+    static_assert(Words::parts == 1);
     static constexpr index_t group = 8;
 
     /// An operand, in two blocks of 16.
@@ -233,6 +234,7 @@ class LanesKernel final : public BlockKernel {
 /// few columns as FewKernel takes it does, alone or beside a whole vector.
 template <class Words>
 class VectorKernel final : public BlockKernel {
+    static_assert(Words::parts == 1);
     using Few = FewKernel<Words>;
     static constexpr index_t second_column = 2 * tile_floats;
 

@@ -27,12 +27,12 @@ struct DotLine {
 struct SignedLine {
     static constexpr bool is_signed = true;
     static constexpr index_t most_rows = 4; ///< whose masks have registers
-    __m512i size;
+    __m512i magnitudes;
     __mmask64 negative;
 
     SEMOE_AVX512 SEMOE_INLINE explicit SignedLine(__m512i line) {
         __m512i const w = _mm512_xor_si512(line, _mm512_set1_epi8(-128));
-        size = _mm512_maskz_abs_epi8(~__mmask64(0), w);
+        magnitudes = _mm512_maskz_abs_epi8(~__mmask64(0), w);
         negative = _mm512_movepi8_mask(w);
     }
     SEMOE_AVX512 SEMOE_INLINE void add(__m512i token, __m512i& sum) const {
@@ -42,7 +42,7 @@ struct SignedLine {
                 "{vpmaddwd %5, %1, %1|vpmaddwd %1, %1, %5}\n\t"
                 "{vpaddd %1, %0, %0|vpaddd %0, %0, %1}"
                 : "+v"(sum), "+&v"(token)
-                : "v"(size), "Yk"(negative), "v"(_mm512_setzero_si512()),
+                : "v"(magnitudes), "Yk"(negative), "v"(_mm512_setzero_si512()),
                   "v"(_mm512_set1_epi16(1)));
     }
 };

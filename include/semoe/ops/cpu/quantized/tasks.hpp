@@ -15,7 +15,7 @@ namespace semoe::ops::cpu {
 template <class F>
 void with_byte_kernel(Isa isa, F const& f) {
     auto const with = [&](auto&& kernel) { f(static_cast<BlockKernel&>(kernel)); };
-    // Without dot products of bytes, AVX2 and AVX-512 have loops of their own.
+    // Without dot products of bytes, AVX2 and AVX-512 have loops of their own, and call no kernel.
     if (isa <= Isa::avx512) return with(portable::ByteKernel{});
 #if SEMOE_X86
     if (isa == Isa::amx)
