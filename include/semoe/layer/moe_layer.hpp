@@ -459,8 +459,8 @@ private:
     }
     /// @throws precondition_error when another layer's context would not do for this one
     void expect_own(ContextShape const& n) const {
-        bool const fits = static_cast<LayerShape const&>(n) == shape_ &&
-                          detail::fits_gate(n, gate_);
+        bool const fits =
+            static_cast<LayerShape const&>(n) == shape_ && detail::fits_gate(n, gate_);
         expects(fits, [&] {
             return message("MoeLayer: the context was made by another layer, of {} experts, {} "
                            "choices a token and {} numbers a token, this one has {}, {} and {}; "
