@@ -180,8 +180,8 @@ TEST_CASE("testing/delayed_backend: errors travel with events and surface once")
 
 TEST_CASE(
     "testing/delayed_backend: of two errors the first goes where it is awaited, the next stays") {
-    for (std::uint64_t const seed : {0, 1, 2, 3, 4, 5, 6, 7}) {
-        DelayedBackend a(seed), b = a.fork();
+    for (std::uint64_t seed = 0; seed < 8; ++seed) {
+        DelayedBackend a{.seed = seed}, b = a.fork();
         auto const fails = [](char const* what) {
             return [what](index_t) { throw std::runtime_error(what); };
         };
