@@ -299,10 +299,11 @@ TEST_CASE("layer/ranks: more rows than experts that choose would take are refuse
                        Swi{.hidden = H, .intermediate = 10}, rank};
         auto context = layer.make_context(tokens);
         std::vector<float> y(x.size());
-        auto const forward = [&](expert_id first) { // of a token; the next ones follow
+        // Every token to that expert; below zero, to all in turns.
+        auto const forward = [&](expert_id expert) {
             auto mine = ids;
             for (index_t t = 0; t < tokens; ++t)
-                mine[std::size_t(t * 4)] = first < 0 ? expert_id(t % 4) : first;
+                mine[std::size_t(t * 4)] = expert < 0 ? expert_id(t % 4) : expert;
             layer.forward_routed(MatrixView<float const, HostSpace>{x.data(), tokens, H},
                                  {mine.data(), tokens, 4}, {weights.data(), tokens, 4},
                                  MatrixView<float, HostSpace>{y.data(), tokens, H}, context);

@@ -348,7 +348,6 @@ TEST_CASE("ops/feed_forward: slices of a block that do not fit one another are n
     auto const refused = [&](auto const& change, char const* what) {
         Experts<float, Gated> x(32, 16, {4}, true);
         change(x.block);
-        // The shapes that are not of the slice itself.
         auto const g = x.group<std::byte const>(x.weights);
         auto const rows = x.view(x.in, 32);
         MatrixView<float, HostSpace> const none{};

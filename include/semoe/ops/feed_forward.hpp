@@ -143,9 +143,9 @@ inline constexpr index_t taken_gradient_rows = cpu::backward_rows;
 /// The same where somebody takes the gradients, some rows of a matrix at a time: no memory holds
 /// them. When an expert's first ones are taken, nobody reads its weights any more.
 /// @param taker  told of every element of every expert with rows, once; others as above
-/// @throws precondition_error naming the slice, shape or expert that does not fit, an expert of
-/// more
-///         than taken_gradient_rows rows, or biases
+/// @throws precondition_error naming the slice, the shape or the expert that does not fit, an
+/// expert
+///         of more than taken_gradient_rows rows, or biases
 /// @sync enqueues
 /// @cost as above, but for the writes; 32 rows of a matrix in floats of a worker's scratch
 template <class T, HasWorkers B, class Unit, GradientTaker F>

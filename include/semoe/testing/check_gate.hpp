@@ -113,7 +113,7 @@ private:
                                 "Gate: among equal logits an expert takes the lower token" +
                                     of_token(t));
                 } else {
-                    require(id < 0 || (id == k && chosen == k + 1),
+                    require((id < 0 && k > 0) || (id == k && chosen == k + 1),
                             "Gate: equal logits choose the lower ids, in order" + of_token(t));
                 }
             }
@@ -268,8 +268,7 @@ private:
 /// The contract of a gate: distinct ids in range, ties to the lower id, masked rows, independence
 /// of other rows, gradients by central differences in double.
 /// @param gate  of at most a dozen experts: every logit is moved
-/// @throws contract_violation with the promise that is broken; precondition_error for too few
-/// tokens
+/// @throws contract_violation with the promise that is broken; precondition_error below 4 tokens
 /// @sync waits
 template <Backend B, class G>
 void check_gate(B& b, G const& gate, GateCheck const& check = {}) {
