@@ -21,6 +21,11 @@ if(SEMOE_SANITIZE)
     set(sanitize -fsanitize=${sanitizers} -fno-omit-frame-pointer -fno-sanitize-recover=all)
     target_compile_options(semoe_development INTERFACE ${sanitize})
     target_link_options(semoe_development INTERFACE ${sanitize})
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND "thread" IN_LIST SEMOE_SANITIZE)
+        # As for C: its C++ runtime would not let tests replace operator new.
+        target_link_options(semoe_development INTERFACE --driver-mode=gcc)
+        target_link_libraries(semoe_development INTERFACE stdc++ m)
+    endif()
 endif()
 
 # Tests and examples link semoe::kernels, which has the flags above for itself alone.

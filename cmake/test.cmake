@@ -85,7 +85,7 @@ if(FULL)
     # The second compiler builds everything once, with sanitizers, and with optimisation what its
     # optimiser can get wrong: kernels, and what they are made of.
     stage(dev -DCMAKE_CXX_COMPILER=${CLANGXX})
-    stage(tsan -DCMAKE_CXX_COMPILER=${GXX})
+    stage(tsan -DCMAKE_CXX_COMPILER=${CLANGXX})
     stage(clang -DCMAKE_CXX_COMPILER=${CLANGXX} -DSEMOE_BUILD_EXAMPLES=OFF
         "-DSEMOE_TEST_FILES=^(core|backend|ops|expert|optim)/|^layer/moe_layer_(parity|types)_test")
 
