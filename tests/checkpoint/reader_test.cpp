@@ -85,6 +85,22 @@ TEST_CASE("checkpoint/reader: what differs is named, both as it is and as it sho
     CHECK(untouched[0] == 9);
 }
 
+TEST_CASE("checkpoint/reader: a byte that is no bool is not read as one") {
+    ScratchDirectory directory;
+    std::string const path = directory / "model";
+    SafetensorsWriter writer{path};
+    index_t const shape[] = {3};
+    writer.declare("mask", Dtype::BOOL, shape);
+    writer.write("mask", bytes_of(std::string("\1\0\2", 3)));
+    writer.commit();
+    CpuBackend b{};
+    bool mask[3] = {};
+    CHECK_THROWS_WITH_AS(Reader{path}.read(b, "mask", VectorView<bool, HostSpace>{mask, 3}),
+                         (path + ": tensor 'mask': a bool that is neither 0 nor 1").c_str(),
+                         store_error);
+    CHECK_FALSE(mask[0]);
+}
+
 TEST_CASE("checkpoint/reader: tensors that nobody asked for are named, unless ignored") {
     ScratchDirectory directory;
     std::string const path = written(directory);

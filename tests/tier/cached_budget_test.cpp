@@ -123,6 +123,9 @@ TEST_CASE("tier/cached: a budget that is too small is refused with the least tha
     }
     CHECK(said);
     CHECK_FALSE(tier.contains({0, 0, BlockKind::gradient}));
+    for (expert_id const id : {expert_id(3), router_block})
+        CHECK_THROWS_AS(tier.declare(b, {1, id}, {index_t(1) << 62, LayoutId::row_major}),
+                        precondition_error);
     (void)tier.acquire(b, {0, 1}, Access::read).bytes(); // it goes on as before
     CHECK_THROWS_AS((tier::Cached{b, tier::HostStore{}, {.bytes = -1}}), precondition_error);
     CHECK_THROWS_AS((tier::Cached{b, tier::HostStore{}, {.layers = -1}}), precondition_error);

@@ -357,6 +357,43 @@ TEST_CASE("tier/cached: who overwrites a block takes no error of the slot's read
     CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
 }
 
+TEST_CASE("tier/cached: a writer on another queue leaves readers' errors to theirs") {
+    for (int const block : {0, 1}) { // the same one, and one that takes its slot
+        Fixture f({.slots = 1});
+        CpuBackend queue = f.b.fork();
+        {
+            auto const lease = f.tier.acquire(queue, key(0), Access::read);
+            queue.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+        }
+        CHECK_NOTHROW(f.write(block, 7));
+        CHECK(f.holds(block, 7));
+        CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
+    }
+}
+
+TEST_CASE("tier/cached: a block that could not be overwritten is loaded when it is read") {
+    CpuBackend b{.threads = 1};
+    tier::Cached tier{b, tier::HostStore{}, {.slots = 1}};
+    for (int i = 0; i < 3; ++i) tier.declare(b, key(i), {bytes, LayoutId::row_major});
+    auto const write = [&](CpuBackend& queue, int i) {
+        auto const lease = tier.acquire(queue, key(i), Access::overwrite);
+        queue.parallel_for(bytes, StampFn{lease.bytes().data, std::uint32_t(i)});
+        if (i == 0) queue.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+    };
+    write(b, 2);
+    tier.flush(b);
+    CpuBackend queue = b.fork();
+    write(queue, 0);
+    std::vector const upcoming{key(1)};
+    tier.prefetch(b, upcoming); // behind the writer that threw
+    tier.prefetch(b, {});
+    CHECK_THROWS_WITH_AS((void)tier.acquire(b, key(2), Access::overwrite), "mine 0",
+                         std::runtime_error);
+    CHECK_FALSE(tier.resident(key(2)));
+    auto const lease = tier.acquire(b, key(2), Access::read);
+    CHECK(testing::detail::fetched(b, lease.bytes().data, bytes) == pattern(2, bytes));
+}
+
 TEST_CASE("tier/store/file: a commit for which there was no memory is made by the next one") {
     test::ScratchDirectory directory;
     std::string const path = directory / "blocks";

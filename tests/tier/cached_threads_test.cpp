@@ -1,8 +1,11 @@
 #include "semoe/tier/cached.hpp"
 
+#include "semoe/testing/detail/block_bytes.hpp"
+
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -230,6 +233,24 @@ TEST_CASE("tier/cached: a write-back that fails behind a prefetch is named by wh
         CHECK(f.read(key(1)) == 0);
         CHECK(error_of([&] { f.tier.flush(f.b); }) == "");
     }
+}
+
+TEST_CASE("tier/cached: a flush brings what another queue has evicted and not yet written") {
+    CpuBackend b{.threads = 1};
+    CpuBackend queue = b.fork();
+    tier::Cached tier{b, tier::HostStore{}, {.slots = 1}};
+    for (int i = 0; i < 2; ++i) tier.declare(b, key(i), sized(small));
+    {
+        auto const lease = tier.acquire(queue, key(0), Access::overwrite);
+        queue.parallel_for(
+            1, [](index_t) { std::this_thread::sleep_for(std::chrono::milliseconds(100)); });
+        queue.parallel_for(small, testing::detail::StampFn{lease.bytes().data, 7});
+    }
+    (void)tier.acquire(queue, key(1), Access::read).bytes();
+    tier.flush(b);
+    auto const stored = tier.store().bytes(key(0));
+    CHECK(std::vector(stored.data, stored.data + small) == testing::detail::pattern(7, small));
+    queue.synchronize();
 }
 
 TEST_CASE("tier/cached: a dense block that is loaded again while it is acquired is waited for") {

@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -177,6 +178,26 @@ TEST_CASE("tier/ring: more layers than there are take the memory of those") {
     CHECK(tier.max_pinned(BlockKind::weight) == 4 * num_experts);
     for (int turn = 0; turn < 8; ++turn) (void)pass_through(b, tier, turn % 4);
     CHECK(tier.counters().loads == 4 * num_experts);
+}
+
+TEST_CASE("tier/ring: a block whose place was refused at first turns with the others") {
+    bool refuse = false;
+    CpuBackend b{.threads = 1,
+                 .allocator = {[](std::size_t n, void* r) -> void* {
+                                   if (*static_cast<bool*>(r)) return nullptr;
+                                   return std::aligned_alloc(64, (n + 63) / 64 * 64);
+                               },
+                               [](void* p, std::size_t, void*) noexcept { std::free(p); },
+                               &refuse}};
+    tier::Ring tier{b, tier::HostStore{}, {.slots = 2}};
+    tier.declare(b, block_of(0, 0), {block_bytes, LayoutId::row_major});
+    refuse = true;
+    CHECK_THROWS_AS(tier.declare(b, block_of(1, 0), {2 * block_bytes, LayoutId::row_major}),
+                    backend_error);
+    refuse = false;
+    tier.declare(b, block_of(1, 0), {2 * block_bytes, LayoutId::row_major});
+    (void)tier.acquire(b, block_of(0, 0), Access::read).bytes();
+    CHECK(tier.resident(block_of(1, 0)));
 }
 
 } // namespace ring_test

@@ -54,16 +54,16 @@ public:
     std::vector<SafetensorsFile> const& files() const { return files_; }
 
     /// That the tensor is there and would fit.
-    /// @throws store_error naming the tensor, and of shapes or types both
+    /// @throws store_error naming the tensor, and of shapes or types both, or a bool that is none
     template <class T, class Space>
     void check(std::string const& name, MatrixView<T, Space> view) {
         index_t const shape[] = {view.rows, view.cols};
-        check(name, dtype_of<T>, shape);
+        check<T>(name, shape);
     }
     template <class T, class Space>
     void check(std::string const& name, VectorView<T, Space> view) {
         index_t const shape[] = {view.size};
-        check(name, dtype_of<T>, shape);
+        check<T>(name, shape);
     }
 
     /// Overwrites the view with the tensor, after the work enqueued on b so far.
@@ -170,6 +170,12 @@ private:
         check(part.name, converts<To>(found.dtype) ? found.dtype : dtype_of<To>,
               detail::shape_of(part, rows, cols));
         return detail::elements_of(part, rows, cols);
+    }
+    template <class T>
+    void check(std::string const& name, std::span<index_t const> shape) {
+        check(name, dtype_of<T>, shape);
+        if constexpr (std::same_as<std::remove_const_t<T>, bool>)
+            (void)file_of(name).template view<bool>(name);
     }
     void check(std::string const& name, Dtype dtype, std::span<index_t const> shape) {
         (void)file_of(name).tensor(name, dtype, shape);

@@ -150,9 +150,10 @@ public:
         Slot& slot = detail::declared<precondition_error>(state_->blocks, key, name);
         ++state_->counters.acquires;
         ++state_->counters.hits;
-        auto const before = slot.order.before(access);
+        auto const written = slot.order.before(Access::read), readers = slot.order.readers();
         lock.unlock();
-        before.wait(b);
+        if (access != Access::read) readers.follow(b);
+        written.wait(b);
         return lease_type(state_, slot, slot.bytes, b, access);
     }
     void prefetch(B&, std::span<BlockKey const>) noexcept {}

@@ -62,7 +62,12 @@ public:
     void declare(B& b, BlockKey key, BlockInfo info) {
         std::lock_guard lock(state_->mutex);
         bool const present = tier().contains(key);
-        tier().declare(b, key, info);
+        try {
+            tier().declare(b, key, info);
+        } catch (...) { // there may be no memory for a place, which an acquire asks for once more
+            if (!present && tier().contains(key)) state_->add(key);
+            throw;
+        }
         if (!present) state_->add(key);
     }
     bool contains(BlockKey key) const { return tier().contains(key); }

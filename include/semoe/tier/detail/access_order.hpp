@@ -46,8 +46,13 @@ public:
     Events before(Access access) const {
         Events events;
         events.add(written_);
-        if (access != Access::read)
-            for (int i = 0; i < num_readers_; ++i) events.add(readers_[i]);
+        if (access != Access::read) events.add(readers());
+        return events;
+    }
+    /// Who reads now. A writer waits for them, and leaves their errors to their queues.
+    Events readers() const {
+        Events events;
+        for (int i = 0; i < num_readers_; ++i) events.add(readers_[i]);
         return events;
     }
     /// The access on b ends with what b has been given so far.

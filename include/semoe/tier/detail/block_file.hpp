@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -238,7 +239,7 @@ public:
         // A second copy, in case the first one's page goes bad; the next commit waits for it.
         try {
             file_.file().write_at(encode(header_), other * io::direct_alignment);
-        } catch (store_error const&) { // this commit holds, and the next one begins with that page
+        } catch (std::exception const&) { // this commit holds; the next begins with that page
             lock.lock();
             changed_ = true;
         }

@@ -142,10 +142,14 @@ public:
         Lock lock(mutex_);
         Quiet const quiet(*this, lock);
         write_back_all(b, lock);
-        if constexpr (HasCommit<Store>) {
-            lock.unlock();
-            store_.commit();
+        Events all;
+        all.add(copies_.record());
+        lock.unlock();
+        if constexpr (!fails_late<Store>) { // else each transfer has been heard out
+            all.follow(b);                  // some may be of slots that other blocks have now
+            b.synchronize();
         }
+        if constexpr (HasCommit<Store>) store_.commit();
     }
 
 private:
@@ -305,8 +309,9 @@ private:
         };
         try {
             if (slot.settled) {
-                Events const before = before_access(slot, access);
+                Events const before = before_access(slot, access), readers = slot.order.readers();
                 lock.unlock();
+                if (access != Access::read) readers.follow(b);
                 before.wait(b);
                 return &slot;
             }
@@ -326,15 +331,19 @@ private:
             }
         } catch (...) {
             if (!lock.owns_lock()) lock.lock();
+            bool const empty = !hit && access == Access::overwrite && slot.block == &block;
+            block.discarded |= empty;
             give_up();
+            if (empty && block.slot == &slot && slot.pins == 0) forget(slot);
             throw;
         }
         block.discarded = access == Access::overwrite; // or it might be loaded ahead once more
         give_up();
         return nullptr;
     }
+    /// But for readers, which a slot that is still loading has none of.
     static Events before_access(Slot const& slot, Access access) {
-        Events before = slot.order.before(access);
+        Events before = slot.order.before(Access::read);
         if (access != Access::read) before.add(slot.stored); // a write-back may still be reading
         return before;
     }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <deque>
 #include <exception>
+#include <limits>
 #include <unordered_map>
 #include <vector>
 
@@ -71,9 +72,10 @@ public:
 
     /// What the pool would have to hold with one block more.
     Demand demand_with(BlockKey key, BlockInfo info, bool pinned) const {
+        constexpr index_t most = std::numeric_limits<index_t>::max();
         Demand d = demand_;
         if (pinned) {
-            d.pinned_bytes += info.bytes;
+            d.pinned_bytes += std::min(info.bytes, most - d.pinned_bytes);
         } else {
             auto const found = layer_blocks_.find(key.layer);
             index_t const before = found == layer_blocks_.end() ? 0 : found->second;

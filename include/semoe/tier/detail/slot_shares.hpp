@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 namespace semoe::tier::detail {
 
@@ -19,11 +20,17 @@ struct Demand {
 using Demands = std::array<Demand, num_block_kinds>;
 using SlotShares = std::array<index_t, num_block_kinds>;
 
-/// The least that a budget has to be.
+/// The least that a budget has to be; more than any where it has no number.
 inline index_t least_bytes(Demands const& demands, index_t contexts) {
+    constexpr index_t most = std::numeric_limits<index_t>::max();
     index_t bytes = 0;
-    for (Demand const& d : demands)
-        bytes += d.pinned_bytes + std::min(d.blocks, contexts) * d.slot_bytes;
+    for (Demand const& d : demands) {
+        index_t const slots = std::min(d.blocks, contexts);
+        if (slots > 0 && d.slot_bytes > (most - bytes) / slots) return most;
+        bytes += slots * d.slot_bytes;
+        if (d.pinned_bytes > most - bytes) return most;
+        bytes += d.pinned_bytes;
+    }
     return bytes;
 }
 
