@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -83,6 +84,16 @@ TEST_CASE("backend/simulated: an infinite rate costs nothing, one that is not ab
     b.machine = {.link_bytes = -1};
     CHECK_THROWS_WITH_AS(copy(b, 1), doctest::Contains("machine.link_bytes is -1"),
                          precondition_error);
+    b.machine = {.link_bytes = 25}; // meant were thousands of millions
+    CHECK_THROWS_WITH_AS(copy(b, std::size_t(352) << 20),
+                         doctest::Contains("machine.link_bytes is 25 a second: the clock does not"),
+                         precondition_error);
+    b.machine = {.flops = 300};
+    for (double const flops : {1e10, std::nan("")})
+        CHECK_THROWS_WITH_AS(b.parallel_for(1, Costly{flops, 1}),
+                             doctest::Contains("machine.flops is 300 a second"),
+                             precondition_error);
+    CHECK(b.makespan() == 0ns);
 }
 
 TEST_CASE("backend/simulated: work that throws throws at once and takes no time") {

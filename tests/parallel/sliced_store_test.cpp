@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 using namespace semoe;
@@ -40,6 +42,23 @@ HostBytes get(CpuBackend& b, S& store, BlockKey key) {
     CHECK(std::all_of(bytes.end() - guard, bytes.end(), untouched));
     return {bytes.begin() + guard, bytes.end() - guard};
 }
+/// A store that cannot be read.
+struct Unreadable {
+    static constexpr bool fails_late = false;
+    tier::HostStore blocks;
+
+    void declare(BlockKey key, BlockInfo info) { blocks.declare(key, info); }
+    bool contains(BlockKey key) const { return blocks.contains(key); }
+    BlockInfo info(BlockKey key) const { return blocks.info(key); }
+    template <Backend B>
+    typename B::event_type load(B&, BlockKey, Bytes<space_of<B>>) {
+        throw store_error("it is gone");
+    }
+    template <Backend B>
+    typename B::event_type store(B& b, BlockKey key, ConstBytes<space_of<B>> src) {
+        return blocks.store(b, key, src);
+    }
+};
 void on_ranks(int ranks, auto const& body) { comm::ThreadWorld{ranks, {.timeout = 10s}}.run(body); }
 
 } // namespace
@@ -171,6 +190,30 @@ TEST_CASE("parallel/sliced_store: a rank that fails, stays away or loads another
     for (auto const& text : other)
         CHECK(text.find("rank 0 calls all_gather (2816 bytes a rank), rank 1 calls all_gather "
                         "(1536 bytes a rank)") != std::string::npos);
+}
+
+TEST_CASE("parallel/sliced_store: a rank that cannot load its slice keeps no other one waiting") {
+    std::vector<std::string> texts(3);
+    on_ranks(3, [&](comm::Threads rank) {
+        CpuBackend b;
+        try {
+            if (rank.rank() == 1) {
+                SlicedStore store{rank, Unreadable{}};
+                put(b, store, key_of(4), pattern(0, 5000));
+                get(b, store, key_of(4));
+            } else {
+                SlicedStore store{rank};
+                put(b, store, key_of(4), pattern(0, 5000));
+                get(b, store, key_of(4));
+            }
+        } catch (std::runtime_error const& error) {
+            texts[std::size_t(rank.rank())] = error.what();
+        }
+    });
+    CHECK(texts[1] == "it is gone");
+    for (int r : {0, 2})
+        CHECK(texts[std::size_t(r)].find("rank 1 could not load its slice of block (layer 4, "
+                                         "shared expert, weight)") != std::string::npos);
 }
 
 TEST_CASE("parallel/sliced_store: a transfer of another size names the block and both sizes") {

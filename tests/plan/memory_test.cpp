@@ -69,6 +69,17 @@ TEST_CASE("plan/memory: a budget that is too small names the memory and the leas
                          "largest_sparse: dense parameters need 800 bytes a device, 700 are "
                          "available",
                          precondition_error);
+    // Six digits would not do: what it asks for is enough.
+    ModelSize const large{.sparse = 1e9 / 12 + 1};
+    CHECK_THROWS_WITH_AS(
+        split_memory({1e12, 1e13, 1e9}, 1, large),
+        "split_memory: storage needs at least 1000000012 bytes a device, 1000000000 are there",
+        precondition_error);
+    CHECK(split_memory({1e12, 1e13, 1000000012}, 1, large).storage > 1e9);
+    for (double const bytes : {-1.0, std::nan("")}) {
+        CHECK_THROWS_AS(largest_sparse({1e12, bytes, 1e14}, 4, m), precondition_error);
+        CHECK_THROWS_AS(split_memory({1e12, bytes, 1e14}, 4, m), precondition_error);
+    }
     CHECK_THROWS_WITH_AS(memory_needed({.layers = 0}), "ModelSize: layers is 0, must be at least 1",
                          precondition_error);
     CHECK_THROWS_WITH_AS(memory_needed({.active = 0}),

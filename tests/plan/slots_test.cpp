@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <limits>
 #include <vector>
 
 using namespace semoe;
@@ -42,6 +43,12 @@ TEST_CASE("plan/slots: the first number that hides the copies ends the search") 
         return Timing{slots < 5 ? 9ns : 8ns, 8ns};
     });
     CHECK(runs == 4);
+    constexpr index_t most = std::numeric_limits<index_t>::max();
+    CHECK_THROWS_AS(plan::fewest_slots({.least = most, .most = most},
+                                       [](index_t) {
+                                           return Timing{9ns, 8ns};
+                                       }),
+                    precondition_error);
 }
 
 TEST_CASE("plan/slots: where copies cannot be hidden, fewer slots that take as long will do") {

@@ -32,6 +32,13 @@ TEST_CASE("tier/store/host: counts transfers and their bytes, and shows its bloc
     CHECK(store.bytes(key)[9] == std::byte{3});
 }
 
+TEST_CASE("tier/store/host: a block of negative size is refused") {
+    tier::HostStore store;
+    for (index_t const bytes : {index_t(-1), -(index_t(1) << 40)})
+        CHECK_THROWS_AS(store.declare({1, 2}, {bytes, LayoutId::row_major}), precondition_error);
+    CHECK_FALSE(store.contains({1, 2}));
+}
+
 TEST_CASE("tier/store/host: a transfer of another size names the block and both sizes") {
     CpuBackend b;
     tier::HostStore store;

@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 
 namespace semoe::parallel {
@@ -68,9 +69,11 @@ public:
     }
 
     /// Not collective, but every rank must come to the same.
-    /// @throws store_error naming both sizes and layouts when it exists with others
+    /// @throws store_error naming both sizes and layouts when it exists with others;
+    ///         precondition_error for a size that is negative
     /// @cost one n-th of info.bytes, zero-filled; nothing if it exists
     void declare(BlockKey key, BlockInfo info) {
+        tier::detail::expect_possible(name, key, info);
         std::lock_guard lock(state_->mutex);
         auto const found = state_->blocks.find(key);
         if (found != state_->blocks.end())
@@ -92,7 +95,8 @@ public:
     }
 
     /// @param dst  info(key).bytes of backend memory, overwritten
-    /// @throws comm_error when a rank does not come, or comes for another block's size
+    /// @throws comm_error when a rank does not come, cannot load its slice, or comes for another
+    ///         block's size; of two blocks of one size each would get a half of both
     /// @sync communicates if the block is cut: the hosts meet; enqueues on b
     /// @cost one all-gather, no allocation, nothing staged
     template <Backend B>
@@ -105,9 +109,9 @@ public:
                       "tier/concept.hpp)");
         Cut const cut = checked(key, dst.size);
         auto const slice = dst.part(cut.first, cut.slice);
-        b.wait(state_->rests.load(b, key, dst.part(cut.whole(), cut.rest)));
+        (void)state_->rests.load(b, key, dst.part(cut.whole(), cut.rest)); // by b itself
         if (cut.slice > 0) {
-            b.wait(state_->slices.load(b, key, slice));
+            load_own(b, key, slice);
             state_->comm.all_gather(b, slice, dst.part(0, cut.whole()));
             std::lock_guard lock(state_->mutex);
             ++state_->counters.gathers;
@@ -120,7 +124,7 @@ public:
     template <Backend B>
     typename B::event_type store(B& b, BlockKey key, ConstBytes<space_of<B>> src) {
         Cut const cut = checked(key, src.size);
-        b.wait(state_->rests.store(b, key, src.part(cut.whole(), cut.rest)));
+        (void)state_->rests.store(b, key, src.part(cut.whole(), cut.rest)); // by b itself
         b.wait(state_->slices.store(b, key, src.part(cut.first, cut.slice)));
         return b.record();
     }
@@ -146,6 +150,18 @@ private:
         index_t whole() const { return ranks * slice; }
     };
 
+    /// What fails here must not leave the other ranks gathering, or gathering another block.
+    template <Backend B>
+    void load_own(B& b, BlockKey key, Bytes<space_of<B>> slice) {
+        try {
+            b.wait(state_->slices.load(b, key, slice));
+        } catch (...) {
+            if constexpr (requires { state_->comm.abort(std::string()); })
+                state_->comm.abort(message("{}: rank {} could not load its slice of {}", name,
+                                           state_->comm.rank(), to_string(key)));
+            throw;
+        }
+    }
     Cut cut_of(index_t bytes) const {
         index_t const ranks = state_->comm.size(), slice = bytes / ranks / granule * granule;
         return {slice, state_->comm.rank() * slice, ranks, bytes - ranks * slice};

@@ -5,6 +5,8 @@
 #include "semoe/core/types.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <string>
 
 /// How large a model fits into given memories, and how much of each a given model takes, when it is
 /// trained with Adam in 16 bits beside masters (SE-MoE, arXiv 2205.10034, section 2.1). All is
@@ -35,7 +37,23 @@ struct ModelSize {
 /// Without an accelerator the first two are parts of one memory.
 struct MemoryBytes {
     double compute = 0, cache = 0, storage = 0;
+
+    /// @throws precondition_error naming the field
+    void validate() const {
+        expects(compute >= 0, "MemoryBytes: compute is {}, must not be negative", compute);
+        expects(cache >= 0, "MemoryBytes: cache is {}, must not be negative", cache);
+        expects(storage >= 0, "MemoryBytes: storage is {}, must not be negative", storage);
+    }
 };
+
+namespace detail {
+
+/// All digits, since the last may be what is missing.
+inline std::string whole(double bytes) {
+    return bytes < 0x1p63 ? std::to_string(index_t(bytes)) : message("{}", bytes);
+}
+
+} // namespace detail
 
 /// What a model takes, over all devices together: dense states and the active experts of one layer
 /// where it is computed, all states of active experts in the cache, masters and moments of all
@@ -50,15 +68,17 @@ inline MemoryBytes memory_needed(ModelSize const& m) {
 
 /// The most parameters that experts may have.
 /// @param available  bytes of one device
-/// @param m          its `sparse` is not looked at
+/// @param m          its `sparse` is not used
 /// @throws precondition_error naming a field out of range, or what dense parameters alone need
 inline double largest_sparse(MemoryBytes const& available, index_t devices, ModelSize const& m) {
     m.validate();
+    available.validate();
     expects(devices >= 1, "largest_sparse: {} devices, must be at least 1", devices);
     double const n = double(devices);
     double const left = available.compute * n - (bytes_in_use + bytes_at_rest) * m.dense;
     expects(left >= 0, "largest_sparse: dense parameters need {} bytes a device, {} are available",
-            (bytes_in_use + bytes_at_rest) * m.dense / n, available.compute);
+            detail::whole(std::ceil((bytes_in_use + bytes_at_rest) * m.dense / n)),
+            detail::whole(available.compute));
     return std::min({left * double(m.layers) / (bytes_in_use * m.active),
                      available.cache * n / ((bytes_in_use + bytes_at_rest) * m.active),
                      available.storage * n / bytes_at_rest});
@@ -68,12 +88,13 @@ inline double largest_sparse(MemoryBytes const& available, index_t devices, Mode
 /// @throws precondition_error naming the memory that is too small and the least that would do
 inline MemoryBytes split_memory(MemoryBytes const& available, index_t devices, ModelSize const& m) {
     MemoryBytes need = memory_needed(m);
+    available.validate();
     expects(devices >= 1, "split_memory: {} devices, must be at least 1", devices);
     double const n = double(devices);
     need = {need.compute / n, need.cache / n, need.storage / n};
     auto const fits = [](char const* memory, double needed, double there) {
         expects(needed <= there, "split_memory: {} needs at least {} bytes a device, {} are there",
-                memory, needed, there);
+                memory, detail::whole(std::ceil(needed)), detail::whole(there));
     };
     fits("compute", need.compute, available.compute);
     fits("cache", need.cache, available.cache);

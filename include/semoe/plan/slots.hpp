@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <limits>
 #include <vector>
 
 namespace semoe::plan {
@@ -19,13 +20,16 @@ struct SlotSearch {
     void validate() const {
         expects(least >= 1, "SlotSearch: least is {}, must be at least 1", least);
         expects(most >= least, "SlotSearch: most is {}, must be at least least, {}", most, least);
+        expects(most < std::numeric_limits<index_t>::max(),
+                "SlotSearch: most is {}, there is no number above", most);
         expects(slack >= 0, "SlotSearch: slack is {}, must not be negative", slack);
     }
 };
 struct SlotPlan {
     index_t slots = 0;
     Timing timing;
-    bool hidden = false; ///< computing waits for no copy, up to the slack
+    bool hidden = false; ///< the queue waits for nothing, neither copies nor messages of ranks and
+                         ///< chunks, up to the slack
 };
 
 /// The fewest slots of a tier that hide its copies behind the computation. Where none do, for the

@@ -34,7 +34,8 @@ struct Machine {
     Engines engines = Engines::own;
 
     /// What takes longer: its operations at the peak, or its bytes.
-    /// @throws precondition_error naming the rate that is not above 0
+    /// @throws precondition_error naming the rate that is not above 0, or at which this would take
+    ///         two weeks
     Time compute(Cost const& cost) const {
         return std::max(time("flops", cost.flops, flops),
                         time("memory_bytes", cost.bytes, memory_bytes));
@@ -45,7 +46,12 @@ struct Machine {
 private:
     static Time time(char const* name, double work, double rate) {
         expects(rate > 0, "SimulatedBackend: machine.{} is {}, must be above 0", name, rate);
-        return Time(std::llround(work / rate * 1e12));
+        double const picoseconds = work / rate * 1e12;
+        expects(picoseconds >= 0 && picoseconds < 0x1p60,
+                "SimulatedBackend: machine.{} is {} a second: the clock does not reach so far as "
+                "{} of them take (is the rate in units of 1e9?)",
+                name, rate, work);
+        return Time(std::llround(picoseconds));
     }
 };
 

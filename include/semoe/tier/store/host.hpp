@@ -30,9 +30,10 @@ public:
     HostStore() = default;
 
     /// @throws store_error naming both sizes and layouts when it exists with others, or when there
-    ///         is no memory
+    ///         is no memory; precondition_error for a size that is negative
     /// @cost one allocation of info.bytes, zero-filled; none if it exists
     void declare(BlockKey key, BlockInfo info) {
+        detail::expect_possible(name, key, info);
         std::lock_guard lock(state_->mutex);
         auto const found = state_->blocks.find(key);
         if (found != state_->blocks.end())
