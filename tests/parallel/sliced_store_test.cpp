@@ -216,6 +216,17 @@ TEST_CASE("parallel/sliced_store: a rank that cannot load its slice keeps no oth
                                          "shared expert, weight)") != std::string::npos);
 }
 
+TEST_CASE("parallel/sliced_store: slices of another one are not taken for whole blocks") {
+    CpuBackend b;
+    tier::HostStore slices;
+    SlicedStore first{comm::Self{}, slices}, second{comm::Self{}, slices};
+    put(b, first, key_of(0), pattern(0, 1000));
+    CHECK_THROWS_WITH_AS(
+        second.declare(key_of(0), {1000, LayoutId::row_major}),
+        doctest::Contains("the slices have block (layer 0, shared expert, weight)"), store_error);
+    CHECK(get(b, first, key_of(0)) == pattern(0, 1000));
+}
+
 TEST_CASE("parallel/sliced_store: a transfer of another size names the block and both sizes") {
     CpuBackend b;
     SlicedStore store{comm::Self{}};

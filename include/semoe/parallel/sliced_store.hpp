@@ -69,7 +69,8 @@ public:
     }
 
     /// Not collective, but every rank must come to the same.
-    /// @throws store_error naming both sizes and layouts when it exists with others;
+    /// @throws store_error naming both sizes and layouts when it exists with others, or the block
+    ///         when the slices given to the constructor had it;
     ///         precondition_error for a size that is negative
     /// @cost one n-th of info.bytes, zero-filled; nothing if it exists
     void declare(BlockKey key, BlockInfo info) {
@@ -78,9 +79,14 @@ public:
         auto const found = state_->blocks.find(key);
         if (found != state_->blocks.end())
             return tier::detail::expect_same<store_error>(name, key, found->second, info);
+        if (state_->slices.contains(key))
+            throw store_error(message("{}: the slices have {} already, but what all ranks keep of "
+                                      "it is gone; give a store that is empty",
+                                      name, to_string(key)));
         Cut const cut = cut_of(info.bytes);
-        state_->slices.declare(key, {cut.slice, info.layout, info.contents});
         state_->rests.declare(key, {cut.rest, info.layout, info.contents});
+        // Last: where there is no memory, it can be declared once more.
+        state_->slices.declare(key, {cut.slice, info.layout, info.contents});
         state_->blocks.emplace(key, info);
         ++state_->counters.blocks;
         state_->counters.bytes_kept += cut.slice + cut.rest;
