@@ -17,6 +17,18 @@ namespace feed_forward_test {
 
 namespace {
 
+/// Random numbers that repeat after a prime number of them, since millions take seconds to draw.
+template <class T>
+std::vector<T> weights_of(std::uint64_t seed, index_t n, double scale = 1) {
+    constexpr index_t period = 8191;
+    auto const drawn = random_values<T>(seed, min(n, period), scale);
+    std::vector<T> values;
+    values.reserve(static_cast<std::size_t>(n));
+    for (index_t left = n; left > 0; left -= period)
+        values.insert(values.end(), drawn.begin(), drawn.begin() + min(left, period));
+    return values;
+}
+
 /// Experts of one group with rows between rows that belong to nobody.
 template <class T, class Unit>
 struct Experts {
@@ -44,8 +56,8 @@ struct Experts {
         }
         index_t const elements = biases + (bias ? inputs + H : 0);
         for (std::size_t e = 0; e < counts.size(); ++e) {
-            weights.push_back(random_values<T>(10 + e, elements, 1 / std::sqrt(double(H))));
-            gradients.push_back(random_values<float>(50 + e, elements));
+            weights.push_back(weights_of<T>(10 + e, elements, 1 / std::sqrt(double(H))));
+            gradients.push_back(weights_of<float>(50 + e, elements));
             total += counts[e] + 1;
         }
         auto const n = std::size_t(total);
@@ -140,11 +152,13 @@ struct Reference {
                 }
                 see(number(x.d_in, r * x.H + h), sum, size, x.inputs);
             }
-        auto const before = random_values<float>(50 + e, index_t(w.size()));
+        auto const before = weights_of<float>(50 + e, index_t(w.size()));
         auto const check = [&](index_t at, auto const& term) {
             double sum = add ? number(before, at) : 0, size = std::fabs(sum);
-            for (index_t r = first; r < first + rows; ++r)
-                sum += term(r), size += std::fabs(term(r));
+            for (index_t r = first; r < first + rows; ++r) {
+                double const product = term(r);
+                sum += product, size += std::fabs(product);
+            }
             see(number(x.gradients[e], at), sum, size, rows, narrow ? 1.0 / 64 : 0);
         };
         for (index_t n = 0; n < x.inputs; n += step)
