@@ -26,7 +26,8 @@ foreach(folder IN LISTS header_folders)
     add_test(NAME rails/headers/${folder}
         COMMAND ${compile} -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror -fsyntax-only
             ${units_of_${folder}})
-    set_tests_properties(rails/headers/${folder} PROPERTIES LABELS "rail;slow" TIMEOUT 600)
+    set_tests_properties(rails/headers/${folder} PROPERTIES LABELS "rail;slow" TIMEOUT 600
+        COST 60)
 endforeach()
 
 # misuse/*.cpp: each CASE_name section must not compile, and the compiler must print the sentence
