@@ -36,23 +36,19 @@ TEST_CASE("layer/moe_layer: a sigmoid gate with a bias equals the dense referenc
     }
 }
 
-TEST_CASE("layer/moe_layer: thousands of experts, most without a row, equal the dense reference") {
-    // The oracle's differences cost tokens * experts^2: few tokens, and fewer experts for them.
-    for (int ranks = 2; ranks <= 3; ++ranks)
-        for (bool const backward : {false, true}) {
-            CAPTURE(ranks);
-            CAPTURE(backward);
-            index_t const experts = backward ? 1031 : 4096;
-            test::Combination n{.num_tokens = 4, .hidden = 3, .intermediate = 2, .ranks = ranks};
-            n.chunks = 3;
-            n.backward = backward;
-            n.one_hot = ranks == 2;
-            n.config.aux_loss_weight = ranks == 2 ? 0.1 : 0;
-            using Silu = ops::activation::Silu;
-            test::check_combination(
-                n, gate::TopK<gate::Softmax>{.num_experts = experts, .top_k = 5},
-                test::reference_gate("softmax", 5),
-                expert::SwiGlu<double>{.hidden = n.hidden, .intermediate = n.intermediate},
-                test::Scalar<Silu>::value, test::Scalar<Silu>::derivative);
-        }
+TEST_CASE("layer/moe_layer: 4096 experts, nearly all without a row, equal the dense reference") {
+    // The oracle's differences cost tokens * experts^2: a token a rank, one case with each number.
+    for (int ranks = 2; ranks <= 3; ++ranks) {
+        CAPTURE(ranks);
+        test::Combination n{.num_tokens = ranks, .hidden = 3, .intermediate = 2, .ranks = ranks};
+        n.chunks = 3;
+        n.one_hot = ranks == 2;
+        n.config.aux_loss_weight = ranks == 2 ? 0.1 : 0;
+        using Silu = ops::activation::Silu;
+        test::check_combination(
+            n, gate::TopK<gate::Softmax>{.num_experts = 4096, .top_k = 5},
+            test::reference_gate("softmax", 5),
+            expert::SwiGlu<double>{.hidden = n.hidden, .intermediate = n.intermediate},
+            test::Scalar<Silu>::value, test::Scalar<Silu>::derivative);
+    }
 }

@@ -167,6 +167,19 @@ TEST_CASE_TEMPLATE(
     }
 }
 
+TEST_CASE("tier/resident: a writer on another queue leaves readers' errors to theirs") {
+    CpuBackend b{.threads = 1};
+    CpuBackend queue = b.fork();
+    tier::Resident<CpuBackend> tier{b};
+    tier.declare(b, key, {64, LayoutId::row_major});
+    {
+        auto const lease = tier.acquire(queue, key, Access::read);
+        queue.parallel_for(1, testing::detail::ThrowFn{"mine ", 0});
+    }
+    CHECK_NOTHROW((void)tier.acquire(b, key, Access::write).bytes());
+    CHECK_THROWS_WITH_AS(queue.synchronize(), "mine 0", std::runtime_error);
+}
+
 TEST_CASE("tier/resident: memory is freed after every use, though an earlier one has failed") {
     CpuBackend b{.threads = 1}, failing = b.fork(), reading = b.fork();
     std::atomic<bool> read = false;

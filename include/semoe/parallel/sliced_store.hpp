@@ -101,8 +101,9 @@ public:
     }
 
     /// @param dst  info(key).bytes of backend memory, overwritten
+    /// @pre every rank loads this block: those who load others of its size get parts of each
     /// @throws comm_error when a rank does not come, cannot load its slice, or comes for another
-    ///         block's size; of two blocks of one size each would get a half of both
+    ///         block's size
     /// @sync communicates if the block is cut: the hosts meet; enqueues on b
     /// @cost one all-gather, no allocation, nothing staged
     template <Backend B>
