@@ -213,14 +213,20 @@ TEST_CASE(
         auto layer = make(CpuBackend{.threads = 1}, ranks);
         layer.initialize(1);
         train(layer, adamw, 0, 1);
-        checkpoint::save(file("two", ranks.rank()), {.step = 1, .seed = 5}, layer);
+        std::string const rank = std::to_string(ranks.rank());
+        checkpoint::save(file("two", ranks.rank()),
+                         {.step = 1, .seed = 5, .fields = {{"rank", rank}, {"of " + rank, "x"}}},
+                         layer);
     });
     std::vector<std::string> const two{file("two", 0), file("two", 1)};
 
     auto whole = make(CpuBackend{}, comm::Self{});
     whole.initialize(2);
     whole.prepare(adamw);
-    CHECK(checkpoint::load(two, whole).state.step == 1);
+    auto const state = checkpoint::load(two, whole).state;
+    CHECK(state.step == 1);
+    CHECK(state.fields ==
+          std::map<std::string, std::string>{{"of 0", "x"}, {"of 1", "x"}, {"rank", "0"}});
     checkpoint::save(directory / "one", {}, whole);
     // Of 5 experts and the router: weights, masters of the experts, two moments each.
     CHECK(check_from(directory / "one", two) == 5 * 3 * 4 + 3);

@@ -1,6 +1,8 @@
 #include "semoe/expert/gated.hpp"
+#include "semoe/expert/quantized.hpp"
 #include "semoe/gate/topk.hpp"
 #include "semoe/layer/moe_layer.hpp"
+#include "semoe/layer/quantize.hpp"
 #include "semoe/optim/adamw.hpp"
 #include "semoe/schedule/chunked.hpp"
 #include "semoe/testing/delayed_backend.hpp"
@@ -205,6 +207,40 @@ TEST_CASE("layer/failure: a layer whose masters could not follow its weights is 
             f.run(Part::forward);
         }
     CHECK(failures > 3);
+}
+
+TEST_CASE("layer/failure: a layer that could not be initialised or quantised whole is refused") {
+    int failures = 0;
+    for (bool const stores : {false, true})
+        for (index_t n = 0; n < 8; ++n) {
+            CAPTURE(stores);
+            CAPTURE(n);
+            Fixture f(1);
+            f.store.reset({.fail_load = stores ? -1 : n, .fail_store = stores ? n : -1});
+            std::string const text = error_of<store_error>([&] { f.layer.initialize(2); });
+            f.store.reset();
+            if (text.empty()) continue;
+            ++failures;
+            for (Part const next : {Part::forward, Part::update})
+                CHECK_THROWS_WITH_AS(f.run(next), doctest::Contains("reset_after_error()"),
+                                     precondition_error);
+            f.layer.initialize(2);
+            f.run(Part::forward);
+        }
+    CHECK(failures > 3);
+
+    Fixture f(2);
+    MoeLayer codes{f.b, f.layer.gate(), expert::Quantized{quant::Int8{}, f.layer.expert()}};
+    codes.initialize(3);
+    f.layer.tier().flush(f.b);
+    f.store.reset({.fail_load = 1});
+    CHECK_THROWS_AS(quantize(f.layer, codes), store_error);
+    f.store.reset();
+    auto context = codes.make_context(T);
+    auto const forward = [&] { codes.forward(Fixture::rows(f.x), Fixture::rows(f.y), context); };
+    CHECK_THROWS_WITH_AS(forward(), doctest::Contains("reset_after_error()"), precondition_error);
+    quantize(f.layer, codes);
+    forward();
 }
 
 TEST_CASE("layer/failure: masters that could not be made are made by the next update") {

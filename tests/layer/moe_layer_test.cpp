@@ -2,6 +2,7 @@
 #include "semoe/gate/topk.hpp"
 #include "semoe/optim/adamw.hpp"
 #include "semoe/optim/sgd.hpp"
+#include "semoe/schedule/chunked.hpp"
 #include "support/layer.hpp"
 
 #include <doctest/doctest.h>
@@ -86,7 +87,8 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("layer/moe_layer: recomputing activations changes no bit and saves their memory") {
+TEST_CASE("layer/moe_layer: recomputing activations changes no bit, and several chunks need memory "
+          "for those of one") {
     auto const x = random_values<float>(1, T * H), dy = random_values<float>(2, T * H);
     CpuBackend const b{.threads = 2};
     auto saving = make_layer(b), recomputing = make_layer(b, {.recompute = true});
@@ -94,6 +96,18 @@ TEST_CASE("layer/moe_layer: recomputing activations changes no bit and saves the
     CHECK(got.y == expected.y);
     CHECK(got.dx == expected.dx);
     CHECK(got.gradients == expected.gradients);
+    auto const workspace = [&](bool recompute) {
+        MoeLayer layer{b,
+                       TopK{.num_experts = E, .top_k = K},
+                       saving.expert(),
+                       comm::Self{},
+                       tier::Resident<CpuBackend>{b},
+                       schedule::Chunked{.chunks = 4},
+                       {.recompute = recompute}};
+        return layer.workspace_bytes(T, Mode::training);
+    };
+    index_t const a_row = saving.expert().saved_columns() * index_t(sizeof(float));
+    CHECK(workspace(false) - workspace(true) >= (T - (T + 3) / 4) * K * a_row - 64);
 }
 
 TEST_CASE(

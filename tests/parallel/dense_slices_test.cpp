@@ -209,7 +209,7 @@ TEST_CASE_TEMPLATE("parallel/dense_slices: training has the same bits as with al
 TEST_CASE("parallel/dense_slices: a rank keeps its part of weights, gradients and states alone") {
     int const ranks = 4;
     comm::ThreadWorld{ranks}.run([&](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 2};
         SlicedStore store{rank};
         Model model{b, rank, tier::Split{dense_ring(b, store), experts_tier(b)}};
         Trained trained;
@@ -229,7 +229,7 @@ TEST_CASE("parallel/dense_slices: dense blocks are gathered while an earlier lay
     int const ranks = 3;
     std::vector<Notes> all(ranks);
     comm::ThreadWorld{ranks}.run([&](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 2};
         auto notes = std::make_shared<Notes>();
         auto const dense = dense_ring(b, Noting{SlicedStore{rank}, notes});
         Model model{b, rank, tier::Split{dense, experts_tier(b)}};
@@ -263,7 +263,7 @@ TEST_CASE("parallel/dense_slices: dense blocks are gathered while an earlier lay
 TEST_CASE("parallel/dense_slices: a gate that is asked ahead gathers nothing more and changes "
           "nothing") {
     comm::ThreadWorld{3}.run([&](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 2};
         auto const dense = dense_ring(b, SlicedStore{rank});
         Model model{
             b, rank,
@@ -288,7 +288,7 @@ TEST_CASE("parallel/dense_slices: a rank that fails ends the step of every rank"
     std::vector<std::string> texts(3);
     auto const run = [&] {
         comm::ThreadWorld{3}.run([&](comm::Threads rank) {
-            CpuBackend b;
+            CpuBackend b{.threads = 2};
             Model model{b, rank, tier::Split{dense_ring(b, SlicedStore{rank}), experts_tier(b)}};
             try {
                 model.forward(

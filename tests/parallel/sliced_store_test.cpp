@@ -90,7 +90,7 @@ TEST_CASE("parallel/sliced_store: a rank keeps one part of the bytes, and less t
             std::vector<HostBytes> loaded(static_cast<std::size_t>(ranks));
             std::vector<parallel::SliceCounters> counters(static_cast<std::size_t>(ranks));
             on_ranks(ranks, [&](comm::Threads rank) {
-                CpuBackend b;
+                CpuBackend b{.threads = 1};
                 SlicedStore store{rank};
                 auto const r = std::size_t(rank.rank());
                 put(b, store, key_of(1), pattern(7, bytes));
@@ -104,7 +104,7 @@ TEST_CASE("parallel/sliced_store: a rank keeps one part of the bytes, and less t
                 CHECK(loaded[r] == pattern(7, bytes));
                 CHECK(counters[r].blocks == 1);
                 CHECK(counters[r].bytes_kept == slice + rest);
-                CHECK(rest < granule * ranks);
+                CHECK(counters[r].bytes_kept - bytes / ranks < granule * ranks);
                 CHECK(counters[r].gathers == (slice > 0));
                 CHECK(counters[r].bytes_received == (ranks - 1) * slice);
             }
@@ -113,7 +113,7 @@ TEST_CASE("parallel/sliced_store: a rank keeps one part of the bytes, and less t
 
 TEST_CASE("parallel/sliced_store: what a rank stores is its own slice alone") {
     on_ranks(3, [](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 1};
         SlicedStore store{rank};
         index_t const bytes = 3 * 512;
         put(b, store, key_of(0), pattern(std::uint32_t(rank.rank()), bytes));
@@ -133,7 +133,7 @@ TEST_CASE("parallel/sliced_store: many parameters in one block are one gather, a
     index_t total = 0;
     for (index_t bytes : sizes) total += bytes;
     on_ranks(4, [&](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 1};
         SlicedStore apart{rank}, fused{rank};
         HostBytes all;
         for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -156,11 +156,11 @@ TEST_CASE("parallel/sliced_store: many parameters in one block are one gather, a
 
 TEST_CASE("parallel/sliced_store: a rank that fails, stays away or loads another block is told "
           "to every rank") {
-    auto const errors = [](auto const& load_on) {
+    auto const errors = [](auto timeout, auto const& load_on) {
         std::vector<std::string> texts(3);
         auto const run = [&] {
-            comm::ThreadWorld{3, {.timeout = 200ms}}.run([&](comm::Threads rank) {
-                CpuBackend b;
+            comm::ThreadWorld{3, {.timeout = timeout}}.run([&](comm::Threads rank) {
+                CpuBackend b{.threads = 1};
                 SlicedStore store{rank};
                 put(b, store, key_of(0), pattern(0, 5000));
                 put(b, store, key_of(1), pattern(1, 9000));
@@ -175,16 +175,16 @@ TEST_CASE("parallel/sliced_store: a rank that fails, stays away or loads another
         CHECK_THROWS(run());
         return texts;
     };
-    auto const thrown = errors([](comm::Threads rank, CpuBackend& b, auto& store) {
+    auto const thrown = errors(60s, [](comm::Threads rank, CpuBackend& b, auto& store) {
         if (rank.rank() == 1) throw std::runtime_error("out of luck");
         get(b, store, key_of(0));
     });
     for (int r : {0, 2}) CHECK(thrown[std::size_t(r)].find("out of luck") != std::string::npos);
-    auto const absent = errors([](comm::Threads rank, CpuBackend& b, auto& store) {
+    auto const absent = errors(2s, [](comm::Threads rank, CpuBackend& b, auto& store) {
         if (rank.rank() != 2) get(b, store, key_of(0));
     });
     for (int r : {0, 1}) CHECK(absent[std::size_t(r)].find("missing: rank 2") != std::string::npos);
-    auto const other = errors([](comm::Threads rank, CpuBackend& b, auto& store) {
+    auto const other = errors(60s, [](comm::Threads rank, CpuBackend& b, auto& store) {
         get(b, store, key_of(rank.rank() == 0));
     });
     for (auto const& text : other)
@@ -195,7 +195,7 @@ TEST_CASE("parallel/sliced_store: a rank that fails, stays away or loads another
 TEST_CASE("parallel/sliced_store: a rank that cannot load its slice keeps no other one waiting") {
     std::vector<std::string> texts(3);
     on_ranks(3, [&](comm::Threads rank) {
-        CpuBackend b;
+        CpuBackend b{.threads = 1};
         try {
             if (rank.rank() == 1) {
                 SlicedStore store{rank, Unreadable{}};
@@ -217,7 +217,7 @@ TEST_CASE("parallel/sliced_store: a rank that cannot load its slice keeps no oth
 }
 
 TEST_CASE("parallel/sliced_store: slices of another one are not taken for whole blocks") {
-    CpuBackend b;
+    CpuBackend b{.threads = 1};
     tier::HostStore slices;
     SlicedStore first{comm::Self{}, slices}, second{comm::Self{}, slices};
     put(b, first, key_of(0), pattern(0, 1000));
@@ -228,7 +228,7 @@ TEST_CASE("parallel/sliced_store: slices of another one are not taken for whole 
 }
 
 TEST_CASE("parallel/sliced_store: a transfer of another size names the block and both sizes") {
-    CpuBackend b;
+    CpuBackend b{.threads = 1};
     SlicedStore store{comm::Self{}};
     store.declare(key_of(1), {10, LayoutId::row_major});
     std::vector<std::byte> memory(16);

@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 using namespace semoe;
@@ -354,9 +355,13 @@ TEST_CASE("tier/store/file: short reads and a read that fails, with the block an
 
 TEST_CASE("tier/store/file: a slow disk keeps nobody but those who wait for it") {
     struct Slow : io::PosixFileSystem {
-        std::atomic<bool> open_gate{false};
+        std::atomic<bool> open_gate{false}, given_up{false};
         ssize_t write_at(int descriptor, void const* from, std::size_t n, index_t at) override {
-            while (!open_gate) std::this_thread::yield();
+            auto const end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+            while (!open_gate && !given_up) {
+                given_up = std::chrono::steady_clock::now() > end;
+                std::this_thread::yield();
+            }
             return io::PosixFileSystem::write_at(descriptor, from, n, at);
         }
         bool native() const override { return false; }
@@ -373,6 +378,7 @@ TEST_CASE("tier/store/file: a slow disk keeps nobody but those who wait for it")
     int sum = 0;
     b.parallel_for(1, [&](index_t) { ++sum; });
     CHECK(sum == 1);
+    CHECK(!system.given_up);
     system.open_gate = true;
     b.wait(stored);
     CHECK(holds(store, file_key(0), 3));

@@ -216,11 +216,12 @@ inline Resumed resumed_from(SafetensorsFile const& file) {
 inline Resumed resumed_from(std::vector<SafetensorsFile> const& files) {
     Resumed first = resumed_from(files.front());
     for (SafetensorsFile const& file : files) {
-        RunState const state = resumed_from(file).state;
+        RunState state = resumed_from(file).state;
         if (state.step != first.state.step || state.seed != first.state.seed)
             throw store_error(message("{}: step {} of seed {}, but {} is step {} of seed {}",
                                       file.path(), state.step, state.seed, files.front().path(),
                                       first.state.step, first.state.seed));
+        first.state.fields.merge(state.fields); // keeps what an earlier file has
     }
     return first;
 }

@@ -18,7 +18,8 @@ struct MoeConfig {
     double aux_loss_weight = 0;  ///< of the load-balance loss, in backward
     double z_loss_weight = 0;    ///< of the router z-loss, in backward
     std::uint64_t seed = 0;      ///< of the gate's random numbers
-    bool recompute = false;      ///< compute expert activations again in backward, save none
+    bool recompute = false;      ///< compute expert activations again in backward, so that a
+                                 ///< context has memory for those of one chunk, not of all
     bool skip_untouched = false; ///< an update leaves experts without a gradient alone, so that
                                  ///< one met late has moments of zero and a late step's bias
                                  ///< corrections

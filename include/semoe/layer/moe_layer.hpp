@@ -290,28 +290,20 @@ public:
 
     /// Draws every weight from (seed, layer, expert, slice, element), whatever the ranks; no block
     /// has a gradient afterwards, and moments are zero.
-    /// @sync enqueues
+    /// @throws as overwrite_weights @sync enqueues
     void initialize(std::uint64_t seed) {
-        for (expert_id id : blocks_.ids()) {
-            auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::overwrite);
-            BlockKey const key = blocks_.key(id, BlockKind::weight);
-            if constexpr (has_own_weights<detail::RoutedPart<X>>)
-                if (id >= 0) {
-                    detail::routed_part(expert_).initialize(backend_, seed, key, lease.bytes());
-                    continue;
-                }
-            if constexpr (detail::shared_has_own_weights<X>)
-                if (id == shared_block) {
-                    expert_.shared.initialize(backend_, seed, key, lease.bytes());
-                    continue;
-                }
-            if (blocks_.is_real(id))
-                expert::initialize<Real>(backend_, blocks_.layout(id), seed, key, lease.bytes());
-            else
-                expert::initialize<T>(backend_, blocks_.layout(id), seed, key, lease.bytes());
-        }
-        zero_grad();
-        blocks_.clear_moments(backend_);
+        overwrite_weights([&] {
+            for (expert_id id : blocks_.ids()) initialize_block(id, seed);
+            blocks_.clear_moments(backend_);
+        });
+    }
+    /// write(), which sets every weight through the tier, then weights_changed(); gradients are
+    /// forgotten.
+    /// @throws what write throws; the layer is then as after a step that failed midway
+    template <class F>
+    void overwrite_weights(F&& write) {
+        unusable_ = true;
+        write();
         weights_changed();
     }
     /// Lets the layer be used again after a step that failed midway. Parameters are whatever that
@@ -501,6 +493,20 @@ private:
                 "with ld {}",
                 name, rows, K, K, m, m.ld);
         expect_memory(name, m);
+    }
+    void initialize_block(expert_id id, std::uint64_t seed) {
+        auto lease = blocks_.acquire(backend_, id, BlockKind::weight, Access::overwrite);
+        BlockKey const key = blocks_.key(id, BlockKind::weight);
+        if constexpr (has_own_weights<detail::RoutedPart<X>>)
+            if (id >= 0)
+                return detail::routed_part(expert_).initialize(backend_, seed, key, lease.bytes());
+        if constexpr (detail::shared_has_own_weights<X>)
+            if (id == shared_block)
+                return expert_.shared.initialize(backend_, seed, key, lease.bytes());
+        if (blocks_.is_real(id))
+            expert::initialize<Real>(backend_, blocks_.layout(id), seed, key, lease.bytes());
+        else
+            expert::initialize<T>(backend_, blocks_.layout(id), seed, key, lease.bytes());
     }
     /// Work that leaves the layer unusable when it fails midway.
     template <class F>

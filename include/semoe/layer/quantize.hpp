@@ -55,7 +55,8 @@ std::string matrices_of(X const& expert, B const& b) {
 /// @param from  a layer with as many experts, none of them quantised, whose blocks are what `to`
 ///              would have unquantised
 /// @throws precondition_error naming what differs where the layers do not match, and after a step
-///         of `from` that failed midway; nothing is written
+///         of `from` that failed midway; nothing is written. What a tier throws leaves `to` as
+///         after a step that failed midway
 /// @sync enqueues on to.backend(), behind what from's queue does to its blocks
 /// @cost 3 to 25 ns a weight and thread; no allocation beyond what tiers do
 template <class From, class To>
@@ -100,14 +101,16 @@ void quantize(From& from, To& to) {
         adopt(source.bytes(), target.bytes());
     };
     using Block = Bytes<typename To::space>;
-    move(router_block, [&](Block source, Block target) {
-        b.copy(target.data, source.data, std::size_t(source.size));
+    to.overwrite_weights([&] {
+        move(router_block, [&](Block source, Block target) {
+            b.copy(target.data, source.data, std::size_t(source.size));
+        });
+        detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
+            move(id, [&](Block source, Block target) {
+                detail::adopt_block(b, expert, source, target);
+            });
+        });
     });
-    detail::for_each_expert_block(to, [&](expert_id id, auto const& expert) {
-        move(id,
-             [&](Block source, Block target) { detail::adopt_block(b, expert, source, target); });
-    });
-    to.weights_changed();
 }
 
 /// Fills a layer of quantised experts from matrices of floats, one expert at a time: whatever the
@@ -115,38 +118,40 @@ void quantize(From& from, To& to) {
 /// @param read  read(name, view) writes the matrix of that name, "router.weight" or
 ///              "experts.3.gate_proj", to backend memory through layer.backend(); the view is a
 ///              MatrixView<value_type>, or of the router's type
-/// @throws what read throws; weights are then in between
+/// @throws what read throws; the layer is then as after a step that failed midway
 /// @sync enqueues, and waits before the block is reused
 /// @cost one block of floats
 template <class L, class Read>
 void quantize_from(L& layer, Read&& read) {
     using T = typename L::value_type;
     auto& b = layer.backend();
-    {
-        auto const router =
-            layer.tier().acquire(b, detail::weight_key(layer, router_block), Access::overwrite);
-        auto const all = view_as<typename L::Real>(router.bytes());
-        index_t const E = layer.num_experts(), H = layer.hidden();
-        using View = MatrixView<typename L::Real, typename L::space>;
-        read(std::string("router.weight"), View(all.data, E, H));
-        if (all.size > E * H) read(std::string("router.shared_gate"), View(all.data + E * H, 1, H));
-    }
-    detail::for_each_expert_block(layer, [&](expert_id id, auto const& expert) {
-        BlockLayout const floats = detail::float_layout(expert, b);
-        Buffer<T, std::remove_cvref_t<decltype(b)>> block(b, floats.primary_elements());
-        for (Slice const& s : floats) {
-            if (s.derived) continue;
-            std::string const prefix =
-                id == shared_block ? "shared." : "experts." + std::to_string(id) + ".";
-            read(prefix + s.name,
-                 MatrixView<T, typename L::space>(block.data() + s.offset, s.rows, s.cols));
+    layer.overwrite_weights([&] {
+        {
+            auto const router =
+                layer.tier().acquire(b, detail::weight_key(layer, router_block), Access::overwrite);
+            auto const all = view_as<typename L::Real>(router.bytes());
+            index_t const E = layer.num_experts(), H = layer.hidden();
+            using View = MatrixView<typename L::Real, typename L::space>;
+            read(std::string("router.weight"), View(all.data, E, H));
+            if (all.size > E * H)
+                read(std::string("router.shared_gate"), View(all.data + E * H, 1, H));
         }
-        auto const target =
-            layer.tier().acquire(b, detail::weight_key(layer, id), Access::overwrite);
-        detail::adopt_block(b, expert, as_writable_bytes(block.view()), target.bytes());
-        b.synchronize();
+        detail::for_each_expert_block(layer, [&](expert_id id, auto const& expert) {
+            BlockLayout const floats = detail::float_layout(expert, b);
+            Buffer<T, std::remove_cvref_t<decltype(b)>> block(b, floats.primary_elements());
+            for (Slice const& s : floats) {
+                if (s.derived) continue;
+                std::string const prefix =
+                    id == shared_block ? "shared." : "experts." + std::to_string(id) + ".";
+                read(prefix + s.name,
+                     MatrixView<T, typename L::space>(block.data() + s.offset, s.rows, s.cols));
+            }
+            auto const target =
+                layer.tier().acquire(b, detail::weight_key(layer, id), Access::overwrite);
+            detail::adopt_block(b, expert, as_writable_bytes(block.view()), target.bytes());
+            b.synchronize();
+        });
     });
-    layer.weights_changed();
 }
 
 } // namespace semoe
