@@ -2,7 +2,7 @@
 #                                           quarter of an hour. Prints a table and writes
 #                                           build/bench/bench.json and build/bench/roofline.svg.
 # cmake -DQUICK=ON -P cmake/bench.cmake     fewer rows, fewer repetitions: two minutes.
-# -DRECORD=ON     writes the results into this machine's column of bench/README.md.
+# -DRECORD=ON     writes the results into this machine's column of bench/README.md: of 2 threads.
 # -DFILTER=REGEX  only rows whose name matches, such as "OLMoE/bf16/.*/forward/".
 # -DTHREADS=N     2 if not given.
 # Options may also follow the file's name.

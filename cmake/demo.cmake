@@ -4,8 +4,9 @@
 set(needs build)
 include(${CMAKE_CURRENT_LIST_DIR}/setup.cmake)
 set(build ${root}/build/demo)
-execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND ${CMAKE_COMMAND} -S ${root} -B ${build} -G Ninja
-    -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=${GXX} -DSEMOE_BUILD_TESTS=OFF
+# A folder that another compiler was configured for would lose these variables.
+execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND ${CMAKE_COMMAND} --fresh -S ${root} -B ${build}
+    -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=${GXX} -DSEMOE_BUILD_TESTS=OFF
     -DSEMOE_BUILD_BENCH=OFF -DSEMOE_ENABLE_CUDA=OFF)
 execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND ${CMAKE_COMMAND} --build ${build}
     --target train_lm --parallel ${cores})

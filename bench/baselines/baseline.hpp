@@ -1,6 +1,7 @@
 #pragma once
 
 #include "semoe/core/dtype.hpp"
+#include "semoe/core/error.hpp"
 #include "semoe/core/view.hpp"
 #include "support/shapes.hpp"
 
@@ -19,6 +20,13 @@ template <class T>
 struct ExpertWeights {
     Matrix<T const> gate, up; ///< [I,H]
     Matrix<T const> down;     ///< [H,I]
+
+    /// [2I,H], for one product. @pre up follows gate, as it does in a layer
+    Matrix<T const> gate_up() const {
+        semoe::expects(up.data == gate.data + gate.rows * gate.ld && up.ld == gate.ld,
+                       "bench: up_proj does not follow gate_proj");
+        return {gate.data, 2 * gate.rows, gate.cols, gate.ld};
+    }
 };
 template <class T>
 using LayerWeights = std::vector<ExpertWeights<T>>;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "baselines/baseline.hpp"
+#include "baselines/memory.hpp"
 #include "semoe/core/math.hpp"
 
 #include <algorithm>
@@ -198,9 +199,9 @@ private:
     bool training_;
     Products products_;
     std::vector<std::vector<Row>> rows_;
-    std::vector<T> in_, gated_, d_out_, d_pre_;
-    std::vector<float> pre_, out_; ///< in training of all experts, else of one
-    std::vector<float> sum_, d_gated_, d_in_, d_weights_, gradients_;
+    HostVector<T> in_, gated_, d_out_, d_pre_;
+    HostVector<float> pre_, out_; ///< in training of all experts, else of one
+    HostVector<float> sum_, d_gated_, d_in_, d_weights_, gradients_;
 };
 
 } // namespace bench

@@ -17,23 +17,23 @@ public:
     bool takes(index_t tokens) const { return tokens <= 4; }
     void prepare(index_t) {}
     void gate_up(index_t layer, index_t expert, index_t m, T const* in, float* out) const {
-        ExpertWeights<T> const& w = layers_[std::size_t(layer)][std::size_t(expert)];
-        multiply(in, m, w.gate, out, 2 * w.gate.rows);
-        multiply(in, m, w.up, out + w.gate.rows, 2 * w.gate.rows);
+        multiply(in, m, weights(layer, expert).gate_up(), out);
     }
     void down(index_t layer, index_t expert, index_t m, T const* in, float* out) const {
-        ExpertWeights<T> const& w = layers_[std::size_t(layer)][std::size_t(expert)];
-        multiply(in, m, w.down, out, w.down.rows);
+        multiply(in, m, weights(layer, expert).down, out);
     }
 
 private:
-    static void multiply(T const* in, index_t m, Matrix<T const> w, float* out, index_t ld) {
+    ExpertWeights<T> const& weights(index_t layer, index_t expert) const {
+        return layers_[std::size_t(layer)][std::size_t(expert)];
+    }
+    static void multiply(T const* in, index_t m, Matrix<T const> w, float* out) {
         for (index_t i = 0; i < m; ++i)
             for (index_t n = 0; n < w.rows; ++n) {
                 float sum = 0;
                 for (index_t k = 0; k < w.cols; ++k)
                     sum += float(in[i * w.cols + k]) * float(w(n, k));
-                out[i * ld + n] = sum;
+                out[i * w.rows + n] = sum;
             }
     }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "baselines/baseline.hpp"
+#include "baselines/memory.hpp"
 
 #include <cstring>
 #include <map>
@@ -143,7 +144,8 @@ private:
             std::memcpy(to + r * from.cols, from.row(r), std::size_t(from.cols) * sizeof(T));
     }
     Memory reorder(Memory plain, Memory::desc const& order) {
-        Memory ordered(order, engine_);
+        // oneDNN does not ask the system for large pages itself.
+        Memory ordered(order, engine_, ordered_.emplace_back(order.get_size()).data());
         dnnl::reorder(plain, ordered).execute(stream_, plain, ordered);
         stream_.wait();
         return ordered;
@@ -163,6 +165,7 @@ private:
     index_t H_, I_, num_experts_;
     dnnl::engine engine_;
     dnnl::stream stream_;
+    std::vector<HostVector<std::byte>> ordered_; ///< what the weights lie in
     Weights gate_up_, down_;
     std::map<index_t, Products> products_;
 };

@@ -20,24 +20,18 @@ public:
     bool takes(index_t) const { return true; }
     void prepare(index_t) {}
     void gate_up(index_t layer, index_t expert, index_t m, float const* in, float* out) const {
-        auto const& [gate, up, down] = weights(layer, expert);
-        multiply(in, m, gate, out, 2 * gate.rows);
-        multiply(in, m, up, out + gate.rows, 2 * gate.rows);
+        multiply(in, m, weights(layer, expert).gate_up(), out);
     }
     void down(index_t layer, index_t expert, index_t m, float const* in, float* out) const {
-        Matrix<float const> const w = weights(layer, expert).down;
-        multiply(in, m, w, out, w.rows);
+        multiply(in, m, weights(layer, expert).down, out);
     }
     void gate_up_backward(index_t layer, index_t expert, index_t m, float const* d_out,
                           float* d_in) const {
-        auto const& [gate, up, down] = weights(layer, expert);
-        multiply_backward(d_out, 2 * gate.rows, m, gate, 0, d_in);
-        multiply_backward(d_out + gate.rows, 2 * gate.rows, m, up, 1, d_in);
+        multiply_backward(d_out, m, weights(layer, expert).gate_up(), d_in);
     }
     void down_backward(index_t layer, index_t expert, index_t m, float const* d_out,
                        float* d_in) const {
-        Matrix<float const> const w = weights(layer, expert).down;
-        multiply_backward(d_out, w.rows, m, w, 0, d_in);
+        multiply_backward(d_out, m, weights(layer, expert).down, d_in);
     }
     void gradient(index_t m, float const* d_out, index_t n, float const* in, index_t k,
                   float* out) const {
@@ -49,17 +43,16 @@ private:
     ExpertWeights<float> const& weights(index_t layer, index_t expert) const {
         return layers_[std::size_t(layer)][std::size_t(expert)];
     }
-    static void multiply(float const* in, index_t m, Matrix<float const> w, float* out,
-                         index_t ld) {
+    static void multiply(float const* in, index_t m, Matrix<float const> w, float* out) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blasint(m), blasint(w.rows),
                     blasint(w.cols), 1.0f, in, blasint(w.cols), w.data, blasint(w.ld), 0.0f, out,
-                    blasint(ld));
+                    blasint(w.rows));
     }
-    static void multiply_backward(float const* d_out, index_t ld, index_t m, Matrix<float const> w,
-                                  float keep, float* d_in) {
+    static void multiply_backward(float const* d_out, index_t m, Matrix<float const> w,
+                                  float* d_in) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blasint(m), blasint(w.cols),
-                    blasint(w.rows), 1.0f, d_out, blasint(ld), w.data, blasint(w.ld), keep, d_in,
-                    blasint(w.cols));
+                    blasint(w.rows), 1.0f, d_out, blasint(w.rows), w.data, blasint(w.ld), 0.0f,
+                    d_in, blasint(w.cols));
     }
 
     std::vector<LayerWeights<float>> layers_;

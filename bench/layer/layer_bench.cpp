@@ -45,7 +45,9 @@ struct Options {
         argc = kept;
         if (budget.seconds <= 0) budget.seconds = quick ? 0.4 : 1.5;
         if (budget.rounds <= 0) budget.rounds = quick ? 3 : 5;
-        semoe::expects(threads >= 1, "layer_bench: {} threads", threads);
+        semoe::expects(threads >= 1, "{} threads", threads);
+        semoe::expects(readme.empty() || threads == 2,
+                       "the table of --record is of 2 threads, not of {}", threads);
     }
 };
 

@@ -3,8 +3,11 @@
 #include "layer/result.hpp"
 #include "support/svg.hpp"
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <string>
+#include <utility>
 
 namespace bench {
 
@@ -18,14 +21,13 @@ public:
         for (Result const& r : results)
             if (r.row.skew == Skew::balanced && r.row.work != Work::gate_forward)
                 results_.push_back(r);
-        double const top = roofs.bf16_gflops;
-        double lowest = 0.8 * roofs.memory_gbytes, rightmost = ridge(top) * 2;
+        double lowest = 0.8 * roofs.memory_gbytes, rightmost = ridge(top()) * 2;
         for (Result const& r : results_) {
             lowest = std::min(lowest, r.gflops());
             rightmost = std::max(rightmost, intensity(r));
         }
         x_ = {0.4, rightmost * 2, left, width - 30};
-        y_ = {lowest / 2, top * 2.5, height - bottom, 50};
+        y_ = {lowest / 2, top() * 2.5, height - bottom, 50};
     }
 
     void write(std::string const& file) {
@@ -53,6 +55,16 @@ private:
         bool meets(Box const& b) const { return x0 < b.x1 && b.x0 < x1 && y0 < b.y1 && b.y0 < y1; }
     };
 
+    std::array<std::pair<double, char const*>, 4> peaks() const {
+        return {{{roofs_.bf16_gflops, "bf16"},
+                 {roofs_.float_gflops, "float"},
+                 {roofs_.byte_gflops, "int8"},
+                 {roofs_.half_byte_gflops, "int4"}}};
+    }
+    double top() const {
+        auto const all = peaks();
+        return std::max_element(all.begin(), all.end())->first;
+    }
     double ridge(double gflops) const { return gflops / roofs_.memory_gbytes; }
     static double intensity(Result const& r) { return r.outcome.cost.flops / r.outcome.cost.bytes; }
     Svg::Point place(double flops_per_byte, double gflops) const {
@@ -100,17 +112,21 @@ private:
                   ink, "start", 16);
     }
     void roofs() {
-        double const memory = roofs_.memory_gbytes, bf16 = roofs_.bf16_gflops,
-                     single = roofs_.float_gflops;
-        svg_.path({place(x_.from, x_.from * memory), place(ridge(bf16), bf16), place(x_.to, bf16)},
-                  ink, 2);
-        svg_.text({x_.end - 4, y_(bf16) - 7}, "bf16 " + decimal(std::round(bf16)), ink, "end");
-        if (single < bf16) {
-            svg_.line(place(ridge(single), single), place(x_.to, single), ink, 2, "7 5");
-            svg_.text({x_.end - 4, y_(single) - 7}, "float " + decimal(std::round(single)), ink,
-                      "end");
+        double const memory = roofs_.memory_gbytes;
+        Svg::Point const a = place(x_.from, x_.from * memory), b = place(ridge(top()), top());
+        svg_.path({a, b, place(x_.to, top())}, ink, 2);
+        auto all = peaks();
+        std::sort(all.rbegin(), all.rend());
+        std::string names;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            auto const [peak, name] = all[i];
+            if (peak < top())
+                svg_.line(place(ridge(peak), peak), place(x_.to, peak), ink, 2, "7 5");
+            names += (names.empty() ? "" : ", ") + (name + (" " + decimal(std::round(peak))));
+            // Peaks that leave no room between their lines share one.
+            if (i + 1 < all.size() && y_(all[i + 1].first) - y_(peak) < 16) continue;
+            svg_.text({x_.end - 4, y_(peak) - 7}, std::exchange(names, ""), ink, "end");
         }
-        Svg::Point const a = place(x_.from, x_.from * memory), b = place(ridge(bf16), bf16);
         double const turn = std::atan2(b.y - a.y, b.x - a.x) * 180 / 3.14159265;
         char name[32];
         std::snprintf(name, sizeof name, "memory %.1f GB/s", memory);

@@ -44,7 +44,7 @@ double run_together(int threads, Work const& work) {
     return *std::max_element(seconds.begin(), seconds.end());
 }
 
-/// A loop over twelve independent instructions, which covers the latency of each of them.
+/// A loop over independent instructions, enough of them to cover the latency of each.
 struct ProductLoop {
     semoe::Isa isa;
     void (*run)(long turns);
@@ -146,6 +146,35 @@ inline constexpr ProductLoop byte_loops[] = {
 inline constexpr ProductLoop half_byte_loops[] = {
     {semoe::Isa::avx2, avx2_half_byte_products, 12 * 32 * 2},
     {semoe::Isa::avx512, avx512_half_byte_products, 12 * 64 * 2}};
+#elif SEMOE_ARM
+#define BENCH_LOOP(instruction)                                                                    \
+    __asm__ volatile(".irp r," BENCH_LOW "," BENCH_HIGH "\nmovi v\\r\\().16b, #0\n.endr\n"         \
+                     "1:\n.irp r," BENCH_HIGH "\n" instruction "\n.endr\n"                         \
+                     "subs %0, %0, #1\nb.ne 1b\n"                                                  \
+                     : "+r"(turns)::"cc", "v0", "v1", "v2", "v4", "v5", "v6", "v7", "v8", "v9",    \
+                       "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19",       \
+                       "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27")
+#define BENCH_LOW "0,1"
+#define BENCH_HIGH "4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27"
+
+inline void neon_products(long turns) { BENCH_LOOP("fmla v\\r\\().4s, v0.4s, v1.4s"); }
+/// Pairs of words of 16 bits, which products of bytes are where there are no dot products of them.
+inline void neon_byte_products(long turns) {
+    BENCH_LOOP(
+        "smull v2.8h, v0.8b, v1.8b\nsmlal2 v2.8h, v0.16b, v1.16b\nsadalp v\\r\\().4s, v2.8h");
+}
+/// sdot v\r.4s, v0.16b, v1.16b, which an assembler refuses for the oldest of these processors.
+inline void neon_byte_dot_products(long turns) { BENCH_LOOP(".inst 0x4e819400 + \\r"); }
+#undef BENCH_LOOP
+#undef BENCH_LOW
+#undef BENCH_HIGH
+inline constexpr ProductLoop float_loops[] = {{semoe::Isa::portable, neon_products, 24 * 4 * 2}};
+inline constexpr ProductLoop bf16_loops[] = {{semoe::Isa::portable, neon_products, 24 * 4 * 2}};
+inline constexpr ProductLoop byte_loops[] = {
+    {semoe::Isa::neon, neon_byte_products, 24 * 16 * 2},
+    {semoe::Isa::neon_dot, neon_byte_dot_products, 24 * 16 * 2}};
+inline constexpr ProductLoop half_byte_loops[] = {
+    {semoe::Isa::neon, neon_byte_products, 24 * 16 * 2}};
 #else
 /// Plain loops over sixteen floats, as good as the compiler makes them.
 inline void plain_products(long turns) {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <functional>
+#include <latch>
 #include <numeric>
 #include <random>
 #include <string>
@@ -74,18 +75,25 @@ Speed probe(File const& file, int threads, index_t piece, index_t span) {
     if (descriptor < 0) return {};
     CpuBackend b{.threads = 1};
     index_t const share = file.bytes() / threads / piece * piece;
+    // In large pages, as blocks are: a request of few parts.
+    std::vector<Buffer<std::byte, CpuBackend>> memory;
+    for (int t = 0; t < threads; ++t) {
+        memory.emplace_back(b, span);
+        std::fill_n(memory.back().data(), span, std::byte{});
+    }
+    std::latch ready(threads), begin(1);
+    std::vector<std::thread> all;
+    for (int t = 0; t < threads; ++t)
+        all.emplace_back([&, t, to = memory[std::size_t(t)].data()] {
+            ready.count_down();
+            begin.wait();
+            for (index_t at = 0; at < share; at += piece)
+                if (::pread(descriptor, to + at % span, std::size_t(piece), t * share + at) < 0)
+                    std::perror("pread");
+        });
+    ready.wait();
     auto const speed = measure(share * threads, [&] {
-        std::vector<std::thread> all;
-        for (int t = 0; t < threads; ++t)
-            all.emplace_back([&, t] {
-                // In large pages, as blocks are: a request of few parts.
-                Buffer<std::byte, CpuBackend> const memory(b, span);
-                std::fill_n(memory.data(), span, std::byte{});
-                for (index_t at = 0; at < share; at += piece)
-                    if (::pread(descriptor, memory.data() + at % span, std::size_t(piece),
-                                t * share + at) < 0)
-                        std::perror("pread");
-            });
+        begin.count_down();
         for (std::thread& thread : all) thread.join();
     });
     ::close(descriptor);

@@ -48,6 +48,17 @@ private:
     std::string group_;
 };
 
+/// As one word of a shell.
+std::string quoted(std::string const& word) {
+    std::string out = "'";
+    for (char const c : word)
+        if (c == '\'')
+            out += "'\\''";
+        else
+            out += c;
+    return out + "'";
+}
+
 /// What one phase of serve_layers printed.
 struct Phase {
     double tokens_per_second = 0, gigabytes = 0, hits = 0, waiting = 0, user = 0, kernel = 0,
@@ -57,7 +68,7 @@ struct Phase {
 std::map<std::string, Phase> run(std::string const& command) {
     std::printf("    %s\n", command.c_str());
     std::fflush(stdout);
-    std::FILE* const pipe = ::popen(("sh -c '" + command + "'").c_str(), "r");
+    std::FILE* const pipe = ::popen(command.c_str(), "r");
     if (!pipe) throw std::runtime_error("serve_bench: cannot run " + command);
     std::map<std::string, Phase> phases;
     std::array<char, 512> line;
@@ -148,8 +159,9 @@ int main(int argc, char** argv) {
             for (double const share : {0.5, 0.7, 0.9, 1.0}) {
                 double const limit = share < 1 ? share * weights : 1.2 * weights;
                 MemoryLimit const group(limit);
-                std::string const command = group.enter() + serve + " --file " + file +
-                                            " --quiet --probe " + row.arguments + " --memory " +
+                std::string const command = group.enter() + quoted(serve) + " --file " +
+                                            quoted(file) + " --quiet --probe " + row.arguments +
+                                            " --memory " +
                                             std::to_string((long long)(limit - program));
                 auto const decoded = run(command + " --prompt 64 --warm 24 --tokens 48")["decode"];
                 auto const read = run(command + " --prompt 512 --prompts 3 --tokens 0")["prompt"];

@@ -25,34 +25,34 @@ function(train expected pattern)
     set(last_loss "${loss}" PARENT_SCOPE)
 endfunction()
 
-train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 4 --every 2 --out ${OUT}/whole)
+train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 3 --every 2 --out ${OUT}/32bit)
+set(loss-32bit "${last_loss}")
 train(0 "[0-9] in the median step.*checkpoint .*step-2" --text ${OUT}/text --steps 2
     --out ${OUT}/parts)
-train(0 "checkpoint .*step-4" --text ${OUT}/text --steps 4 --resume ${OUT}/parts)
-file(SHA256 ${OUT}/whole/step-4.safetensors whole)
-file(SHA256 ${OUT}/parts/step-4.safetensors parts)
+train(0 "checkpoint .*step-3" --text ${OUT}/text --steps 3 --resume ${OUT}/parts)
+file(SHA256 ${OUT}/32bit/step-3.safetensors whole)
+file(SHA256 ${OUT}/parts/step-3.safetensors parts)
 if(NOT whole STREQUAL parts)
     message(FATAL_ERROR "the resumed run differs from the uninterrupted one")
 endif()
 
 # With a part of the blocks in memory and the others in a file, in either form of the states.
+train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 3 --states 8bit --out ${OUT}/8bit)
+set(loss-8bit "${last_loss}")
 foreach(states 32bit 8bit)
-    train(0 "val loss [0-9.]+ nats/byte" --text ${OUT}/text --steps 4 --states ${states}
-        --out ${OUT}/memory-${states})
-    set(in_memory "${last_loss}")
-    train(0 "storage: .* GB read" --text ${OUT}/text --steps 4 --states ${states}
+    train(0 "storage: .* GB read" --text ${OUT}/text --steps 3 --states ${states}
         --memory 8MiB --storage ${OUT}/blocks-${states} --out ${OUT}/disk-${states})
-    if(NOT last_loss STREQUAL in_memory)
-        message(FATAL_ERROR "on disk, ${states}: ${last_loss}; in memory: ${in_memory}")
+    if(NOT last_loss STREQUAL loss-${states})
+        message(FATAL_ERROR "on disk, ${states}: ${last_loss}; in memory: ${loss-${states}}")
     endif()
-    file(SHA256 ${OUT}/memory-${states}/step-4.safetensors memory)
-    file(SHA256 ${OUT}/disk-${states}/step-4.safetensors disk)
+    file(SHA256 ${OUT}/${states}/step-3.safetensors memory)
+    file(SHA256 ${OUT}/disk-${states}/step-3.safetensors disk)
     if(NOT memory STREQUAL disk)
         message(FATAL_ERROR "${states}: blocks on disk end in other bytes than in memory")
     endif()
 endforeach()
 train(1 "states is 8bit, this model has 32bit" --text ${OUT}/text --steps 9
-    --resume ${OUT}/memory-8bit)
+    --resume ${OUT}/8bit)
 train(1 "blocks-32bit holds a run already" --text ${OUT}/text --steps 1 --out ${OUT}/none
     --memory 8MiB --storage ${OUT}/blocks-32bit)
 train(2 "bytes is 1024; the blocks declared so far need at least" --text ${OUT}/text --steps 1
@@ -86,24 +86,24 @@ if(continued)
     endif()
 endif()
 
-train(1 "holds a run already" --text ${OUT}/text --steps 1 --out ${OUT}/whole)
-train(1 "text is [0-9]+, this model has" --text ${OUT}/other --steps 9 --resume ${OUT}/whole)
+train(1 "holds a run already" --text ${OUT}/text --steps 1 --out ${OUT}/32bit)
+train(1 "text is [0-9]+, this model has" --text ${OUT}/other --steps 9 --resume ${OUT}/32bit)
 train(1 "no checkpoint in" --text ${OUT}/text --resume ${OUT}/nothing)
 train(1 "the text has 9 bytes" --text ${OUT}/short --steps 1 --out ${OUT}/none)
 train(1 "cannot read" --text ${OUT}/missing --steps 1 --out ${OUT}/none)
-train(1 "cannot read ${OUT}" --text ${OUT} --steps 1 --out ${OUT}/none)
+train(1 "cannot read" --text ${OUT} --steps 1 --out ${OUT}/none)
 train(2 "unknown flag --step" --step 1)
 train(2 "--steps: 'many' is no whole number" --steps many)
 train(2 "--seed: '1e30' is no whole number" --seed 1e30)
 train(2 "--seconds: 'nan' is no number" --seconds nan)
-train(2 "drop --seed" --resume ${OUT}/whole --seed 2)
+train(2 "drop --seed" --resume ${OUT}/32bit --seed 2)
 
 # A storage of another run is neither continued nor replaced.
 train(0 "val loss" --text ${OUT}/text --seed 77 --steps 1 --out ${OUT}/run-77 --memory 8MiB
     --storage ${OUT}/blocks-77)
-foreach(run whole run-77-misspelt)
+foreach(run 32bit run-77-misspelt)
     file(SHA256 ${OUT}/blocks-77/blocks.semoe before)
-    train(1 "its seed is 77, that of .*step-4.safetensors is 1|no checkpoint in .*misspelt"
+    train(1 "its seed is 77, that of .*step-3.safetensors is 1|no checkpoint in .*misspelt"
         --text ${OUT}/text --steps 9 --resume ${OUT}/${run} --memory 8MiB
         --storage ${OUT}/blocks-77)
     file(SHA256 ${OUT}/blocks-77/blocks.semoe after)

@@ -107,6 +107,9 @@ int run(int argc, char** argv) {
     if (options.help) return std::printf("%s", usage), 0;
     std::signal(SIGINT, [](int) { interrupted = 1; });
     std::string checkpoint;
+    static_assert(window < Corpus::block,
+                  "train_lm: a window lies within a block of text: make window in model.hpp less "
+                  "than Corpus::block in text.hpp, or that more");
     Corpus corpus(read_text(options.text.empty() ? default_text() : options.text), window);
     if (!options.resume.empty())
         checkpoint = continued_run(options, corpus);

@@ -19,6 +19,12 @@ namespace train_lm {
 
 inline constexpr index_t vocabulary = 256;
 
+static_assert(hidden % 16 == 0,
+              "train_lm: rows are taken in sixteens: make hidden in model.hpp a multiple of 16");
+static_assert(hidden % (2 * num_heads) == 0,
+              "train_lm: heads share hidden and rotate pairs: make hidden in model.hpp a multiple "
+              "of 2 * num_heads");
+
 /// How a model begins.
 struct Start {
     std::uint64_t seed = 1;
