@@ -283,6 +283,8 @@ TEST_CASE("layer/failure: once the norm of gradients has thrown, nothing writes 
             layer.for_each_parameter([](auto const&...) {}, BlockKind::gradient, Access::write);
             store.reset({.fail_load = n});
             failures += !error_of<store_error>([&] { layer.grad_norm_squared(); }).empty();
+            auto const end = b.record();
+            CHECK(end.line->done == end.ticket);
             store.reset();
         }
         b.synchronize(); // what is left would write to memory that the layer has freed

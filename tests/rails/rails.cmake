@@ -3,29 +3,18 @@
 set(source_root ${PROJECT_SOURCE_DIR})
 set(compile ${CMAKE_CXX_COMPILER} -std=c++20 -I${source_root}/include -I${source_root}/tests)
 
-# Every header compiles alone: one command a folder, over one generated line a header.
+# Every header compiles alone: one command a folder.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${source_root}/include
     ${source_root}/include/semoe/*.hpp)
-set(header_folders "")
-set(everything "")
-foreach(header IN LISTS headers)
-    cmake_path(GET header PARENT_PATH folder)
-    string(REGEX REPLACE "semoe/?([^/]*).*" "\\1" folder ${folder})
-    if(NOT folder)
-        set(folder umbrella)
-    endif()
-    string(MAKE_C_IDENTIFIER ${header} id)
-    set(unit ${CMAKE_CURRENT_BINARY_DIR}/headers/${id}.cpp)
-    file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"${header}\"\n#include \"${header}\"\n")
-    list(APPEND header_folders ${folder})
-    list(APPEND units_of_${folder} ${unit})
-    string(APPEND everything "#include \"${header}\"\n")
-endforeach()
+set(header_folders ${headers})
+list(TRANSFORM header_folders REPLACE "semoe/([^/]*)/.*" "\\1")
+list(TRANSFORM header_folders REPLACE ".*/.*" umbrella)
 list(REMOVE_DUPLICATES header_folders)
+set(compile_headers ${compile} -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror -fsyntax-only)
 foreach(folder IN LISTS header_folders)
-    add_test(NAME rails/headers/${folder}
-        COMMAND ${compile} -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror -fsyntax-only
-            ${units_of_${folder}})
+    add_test(NAME rails/headers/${folder} COMMAND ${CMAKE_COMMAND} -DFOLDER=${folder}
+        -DINCLUDE=${source_root}/include -DOUT=${CMAKE_CURRENT_BINARY_DIR}/headers
+        "-DCOMPILE=${compile_headers}" -P ${CMAKE_CURRENT_SOURCE_DIR}/rails/headers.cmake)
     set_tests_properties(rails/headers/${folder} PROPERTIES LABELS "rail;slow" TIMEOUT 600
         COST 60)
 endforeach()
@@ -118,7 +107,9 @@ set_tests_properties(rails/format PROPERTIES LABELS rail SKIP_REGULAR_EXPRESSION
 
 # Templates are read as they are written in one unit, and as they are instantiated in the other.
 set(unit ${CMAKE_CURRENT_BINARY_DIR}/headers/everything.cpp)
-file(CONFIGURE OUTPUT ${unit} CONTENT "${everything}")
+list(TRANSFORM headers REPLACE "(.+)" "#include \"\\1\"" OUTPUT_VARIABLE everything)
+list(JOIN everything "\n" everything)
+file(CONFIGURE OUTPUT ${unit} CONTENT "${everything}\n")
 find_llvm_14(CLANG_TIDY clang-tidy)
 foreach(source IN ITEMS ${unit} ${CMAKE_CURRENT_SOURCE_DIR}/rails/one_layer.cpp)
     cmake_path(GET source STEM name)
