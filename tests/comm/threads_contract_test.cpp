@@ -5,7 +5,9 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <random>
+#include <utility>
 
 using namespace semoe;
 using namespace std::chrono_literals;
@@ -50,8 +52,9 @@ TEST_CASE_TEMPLATE("comm/threads: misuse is told to every rank, naming both side
                    SEMOE_TEST_BACKENDS) {
     for (int ranks : {2, 3, 4}) {
         CAPTURE(ranks);
+        std::chrono::milliseconds timeout = 2s; // which the first set waits for
         CHECK_NOTHROW(testing::check_communicator_errors(B{}, [&](auto body) {
-            comm::ThreadWorld{ranks, {.timeout = 100ms}}.run(body);
+            comm::ThreadWorld{ranks, {.timeout = std::exchange(timeout, 30s)}}.run(body);
         }));
     }
 }

@@ -5,7 +5,10 @@
 #include "semoe/testing/delayed_backend.hpp"
 #include "support/allocation_counter.hpp"
 
+#include <chrono>
 #include <doctest/doctest.h>
+#include <future>
+#include <utility>
 
 using namespace semoe;
 using namespace std::chrono_literals;
@@ -30,7 +33,7 @@ bool contains(std::string const& text, char const* part) {
     return text.find(part) != std::string::npos;
 }
 
-/// A backend whose copies take their time, and fail from a moment on.
+/// A backend whose first copy takes its time, and whose copies fail from a moment on.
 struct FaultyBackend {
     using space = HostSpace;
     using event_type = CpuBackend::event_type;
@@ -48,7 +51,7 @@ struct FaultyBackend {
             test::no_memory = takes_memory;
             throw error;
         }
-        std::this_thread::sleep_for(delay);
+        std::this_thread::sleep_for(std::exchange(delay, 0ms));
         cpu.copy(to, from, n);
     }
     event_type record() { return cpu.record(); }
@@ -65,14 +68,14 @@ static_assert(Backend<FaultyBackend>);
 } // namespace
 
 TEST_CASE("comm/threads: a rank that does not come is named with what the others wait in") {
-    comm::ThreadWorld const world{3, {.timeout = 500ms}};
+    comm::ThreadWorld const world{3, {.timeout = 2s}};
     auto const texts = errors(world, [](comm::Threads rank) {
         std::vector<index_t> send(6, 1), recv(6);
         rank.exchange_counts(send, recv);
         if (rank.rank() == 2) return;
         rank.exchange_counts(send, recv);
     });
-    CHECK(contains(texts[0], "of 3 waited 500 ms in exchange_counts (2 numbers a rank); missing: "
+    CHECK(contains(texts[0], "of 3 waited 2000 ms in exchange_counts (2 numbers a rank); missing: "
                              "rank 2 (last came for exchange_counts)"));
     CHECK(texts[1] == texts[0]);
     CHECK(texts[2].empty());
@@ -122,13 +125,19 @@ TEST_CASE("comm/threads: every collective names itself and the rank that does no
          }},
         {"split", [](comm::Threads& rank) { rank.split(0, 0); }},
     };
-    for (auto const& [name, call] : collectives) {
-        auto const texts = errors<comm_error>(comm::ThreadWorld{3, {.timeout = 500ms}},
-                                              [call = call](comm::Threads rank) {
-                                                  if (rank.rank() < 2) call(rank);
-                                              });
+    // Side by side, since each waits for its deadline.
+    std::vector<std::future<std::vector<std::string>>> found;
+    for (auto const& collective : collectives)
+        found.push_back(std::async(std::launch::async, [call = collective.call] {
+            return errors<comm_error>(comm::ThreadWorld{3, {.timeout = 2s}},
+                                      [call](comm::Threads rank) {
+                                          if (rank.rank() < 2) call(rank);
+                                      });
+        }));
+    for (std::size_t i = 0; i < found.size(); ++i) {
+        auto const texts = found[i].get();
         CAPTURE(texts[0]);
-        CHECK(contains(texts[0], ("waited 500 ms in " + name).c_str()));
+        CHECK(contains(texts[0], ("waited 2000 ms in " + collectives[i].name).c_str()));
         CHECK(contains(texts[0], "; missing: rank 2 (never came)"));
         CHECK(texts[1] == texts[0]);
         CHECK(texts[2].empty());
@@ -190,9 +199,9 @@ TEST_CASE("comm/threads: run rethrows the error of a rank, not what it did to th
                         precondition_error);
 }
 TEST_CASE("comm/threads: the deadline is for ranks that do not come, not for slow movements") {
-    comm::ThreadWorld const world{2, {.timeout = 1s}};
+    comm::ThreadWorld const world{2, {.timeout = 2s}};
     world.run([&](comm::Threads r) {
-        FaultyBackend b{.cpu = CpuBackend{.threads = 1}, .delay = r.rank() == 0 ? 1500ms : 0ms};
+        FaultyBackend b{.cpu = CpuBackend{.threads = 1}, .delay = r.rank() == 0 ? 2200ms : 0ms};
         std::byte const mine{std::uint8_t(r.rank())};
         std::byte all[2];
         r.all_gather(b, ConstBytes<HostSpace>(&mine, 1), Bytes<HostSpace>(all, 2));

@@ -101,13 +101,15 @@ std::vector<float> sweep(float low, float high, int n) {
     for (int i = 0; i <= n; ++i) x.push_back(low + (high - low) * float(i) / float(n));
     return x;
 }
-/// |got - exact| relative to the exact value, or to `floor` where that is smaller.
+/// |got - exact| relative to the exact value, or to `floor` where that is smaller; the largest, or
+/// NaN where there is one.
 double worst(std::vector<float> const& x, std::vector<float> const& got, Function f, double floor) {
     double largest = 0;
     for (std::size_t i = 0; i < x.size(); ++i) {
         double const exact = reference(f, double(x[i]));
-        largest = std::max(largest,
-                           std::fabs(double(got[i]) - exact) / std::max(std::fabs(exact), floor));
+        double const error = std::fabs(double(got[i]) - exact) / std::max(std::fabs(exact), floor);
+        if (std::isnan(error)) return error;
+        largest = std::max(largest, error);
     }
     return largest;
 }

@@ -110,6 +110,57 @@ TEST_CASE("io/atomic_file: whichever operation fails, however, the previous file
                 }
 }
 
+TEST_CASE("io/atomic_file: as a new file it appears where there is none, and else leaves what is "
+          "there") {
+    ScratchDirectory directory;
+    std::string const path = directory / "target";
+    for (char const* text : {"first version", "second"}) {
+        AtomicFile file{path};
+        file.write_at(bytes_of(text), 0);
+        CHECK_NOTHROW(file.commit_new());
+        CHECK(read_text(path) == "first version");
+    }
+    CHECK(directory.list() == Names{"target"});
+}
+
+TEST_CASE("io/atomic_file: bytes of a new file reach the device first, and an error is its own") {
+    ScratchDirectory directory;
+    std::string const path = directory / "target";
+    for (int const error : {0, EIO}) {
+        FaultyFileSystem system;
+        if (error) system.fail_at = 5;
+        std::string said;
+        try {
+            AtomicFile file{path, system};
+            file.write_at(bytes_of("text"), 0);
+            file.commit_new();
+        } catch (file_error const& e) {
+            said = e.what();
+        }
+        CHECK(said == (error ? path + ": rename: Input/output error" : ""));
+        CHECK(system.log[3] == "fsync");
+        CHECK(system.log[5] == "rename");
+        CHECK(directory.list() == (error ? Names{} : Names{"target"}));
+        PosixFileSystem{}.unlink(path.c_str());
+    }
+}
+
+TEST_CASE("io/atomic_file: a new name is linked, or given where that is refused") {
+    ScratchDirectory directory;
+    std::string const file = directory / "file", folder = directory / "folder";
+    std::string const other = directory / "other";
+    write_text(file, "text");
+    PosixFileSystem system;
+    CHECK(system.make_directory(folder.c_str(), 0777) == 0);
+    int const result = system.rename_new(file.c_str(), folder.c_str()), error = errno;
+    CHECK(result == -1);
+    CHECK(error == EEXIST);
+    CHECK(read_text(file) == "text");
+    // No system links directories: they stand for a file system that links nothing.
+    CHECK(system.rename_new(folder.c_str(), other.c_str()) == 0);
+    CHECK(directory.list() == Names{"file", "other"});
+}
+
 TEST_CASE("io/atomic_file: a temporary left by a killed process is stepped over") {
     ScratchDirectory directory;
     std::string own;

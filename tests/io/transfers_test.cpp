@@ -1,6 +1,7 @@
 #include "semoe/io/transfers.hpp"
 
 #include "semoe/io/make_transfers.hpp"
+#include "support/direct.hpp"
 #include "support/faulty_file_system.hpp"
 
 #include <doctest/doctest.h>
@@ -10,6 +11,7 @@
 #include <deque>
 #include <exception>
 #include <fcntl.h>
+#include <memory>
 #include <semaphore>
 #include <sys/resource.h>
 #include <thread>
@@ -235,7 +237,7 @@ TEST_CASE("io/transfers: short transfers go on, interrupted ones start again") {
         system.interrupts = true;
         system.longest_transfer = direct ? 4096 : 700;
         TransferFile file(system, make_file(directory, 50'000), true);
-        CHECK(file.way() == (direct ? Way::direct : Way::cached));
+        CHECK(file.way() == (direct ? direct_way() : Way::cached));
         auto const transfers = make_transfers(file, {.depth = 2, .piece_bytes = 8192});
         for (auto const kind : {Transfer::Kind::read, Transfer::Kind::write}) {
             AlignedMemory const memory(30'000);
@@ -433,14 +435,21 @@ TEST_CASE("io/transfers: a buffer that cannot be had is an error of the construc
 #endif
 
 TEST_CASE("io/transfers: a piece may be longer than what the system takes at once") {
-    constexpr index_t n = index_t(1) << 32;
+    constexpr index_t n = index_t(1) << 32; // zero in 32 bits
     for (Engine const engine : engines()) {
         ScratchDirectory directory;
         // A short file, so that nearly all of the memory is never touched.
         TransferFile file(default_file_system(), make_file(directory, 10'000), false, Way::cached);
-        auto const transfers =
-            make_transfers(file, {.depth = 1, .piece_bytes = n, .engine = engine});
-        AlignedMemory const memory(n);
+        AlignedMemory memory;
+        std::unique_ptr<Transfers> transfers;
+        try {
+            memory = AlignedMemory(n);
+            transfers = make_transfers(file, {.depth = 1, .piece_bytes = n, .engine = engine});
+        } catch (store_error const& error) {
+            REQUIRE(std::string(error.what()).starts_with("io: no memory"));
+            MESSAGE("pieces of 4 GiB are not tested: ", std::string(error.what()));
+            continue;
+        }
         Transfer t;
         t.file = &file;
         t.memory = memory.data();
@@ -499,10 +508,10 @@ TEST_CASE("io/transfers: direct transfers that stop inside a page go on through 
 }
 
 TEST_CASE("io/transfers: where a file ends inside a page, direct transfers name the very byte") {
+    if (!direct_works()) return;
     for (Engine const engine : engines()) {
         ScratchDirectory directory;
         TransferFile file(default_file_system(), make_file(directory, 5000), false);
-        if (file.way() != Way::direct) return;
         auto const transfers = make_transfers(file, {.piece_bytes = 8192, .engine = engine});
         AlignedMemory const memory(8192);
         Transfer t;

@@ -110,6 +110,8 @@ struct Reference {
     double worst = 0; ///< error as a part of what is allowed
 
     static constexpr bool narrow = std::same_as<T, bf16>;
+    /// The error of a term with an activation, which forward computes before `saved` is rounded.
+    static constexpr double rounded = narrow ? 1.0 / 64 : 0;
     /// @param term_error  of what is summed; the sizes of which add up to `size`
     void see(double got, double want, double size, index_t depth, double term_error = 0) {
         double const rounding = narrow ? 1.0 / 128 : 1.0 / (1 << 22);
@@ -135,7 +137,7 @@ struct Reference {
                     double const term = number(w, x.block.down.offset + h * x.I + i) * act(r, i);
                     sum += term, size += std::fabs(term);
                 }
-                see(number(x.out, r * x.H + h), sum, size * (std::same_as<T, bf16> ? 1e3 : 1), x.I);
+                see(number(x.out, r * x.H + h), sum, size, x.I, rounded);
             }
         }
     }
@@ -143,6 +145,21 @@ struct Reference {
         auto const& w = x.weights[e];
         index_t const rows = x.counts[e];
         if (rows == 0) return;
+        // A step is coprime to all I here, so all columns have their turn.
+        for (index_t at = first * x.I; at < (first + rows) * x.I; at += step) {
+            index_t const r = at / x.I, i = at % x.I;
+            double sum = 0, size = 0;
+            for (index_t h = 0; h < x.H; ++h) {
+                double const term =
+                    number(w, x.block.down.offset + h * x.I + i) * number(x.d_out, r * x.H + h);
+                sum += term, size += std::fabs(term);
+            }
+            index_t const gate = r * x.inputs + i, up = gate + x.I;
+            double const u = gated ? number(x.saved, up) : 1;
+            see(number(x.d_pre, gate), sum * u * slope(r, i), size * std::fabs(u), x.H);
+            if (gated)
+                see(number(x.d_pre, up), sum * silu(r, i), size * std::fabs(silu(r, i)), x.H);
+        }
         for (index_t r = first; r < first + rows; r += step)
             for (index_t h = 0; h < x.H; ++h) {
                 double sum = 0, size = 0;
@@ -159,7 +176,7 @@ struct Reference {
                 double const product = term(r);
                 sum += product, size += std::fabs(product);
             }
-            see(number(x.gradients[e], at), sum, size, rows, narrow ? 1.0 / 64 : 0);
+            see(number(x.gradients[e], at), sum, size, rows, rounded);
         };
         for (index_t n = 0; n < x.inputs; n += step)
             for (index_t h = 0; h < x.H; ++h)
@@ -171,9 +188,18 @@ struct Reference {
                 check(x.block.down.offset + h * x.I + i,
                       [&](index_t r) { return number(x.d_out, r * x.H + h) * act(r, i); });
     }
+    static constexpr bool gated = Unit::inputs == 2;
+    double sigmoid(index_t r, index_t i) const {
+        return 1 / (1 + std::exp(-number(x.saved, r * x.inputs + i)));
+    }
+    double silu(index_t r, index_t i) const {
+        return number(x.saved, r * x.inputs + i) * sigmoid(r, i);
+    }
+    double slope(index_t r, index_t i) const { // of silu
+        return sigmoid(r, i) + silu(r, i) * (1 - sigmoid(r, i));
+    }
     double act(index_t r, index_t i) const {
-        double const gate = number(x.saved, r * x.inputs + i), silu = gate / (1 + std::exp(-gate));
-        return Unit::inputs == 2 ? silu * number(x.saved, r * x.inputs + x.I + i) : silu;
+        return silu(r, i) * (gated ? number(x.saved, r * x.inputs + x.I + i) : 1);
     }
 };
 

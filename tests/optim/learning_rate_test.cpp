@@ -14,13 +14,16 @@ static_assert(learning_rate::Schedule<learning_rate::Constant>);
 static_assert(learning_rate::Schedule<learning_rate::Linear>);
 static_assert(learning_rate::Schedule<learning_rate::Cosine>);
 
-/// The largest distance from the reference over steps 0 to 60; past the total the reference rises
-/// again, ours stays.
+/// The largest distance from the reference over steps 0 to 60, or NaN where there is one; past the
+/// total the reference rises again, ours stays.
 template <class S>
 double distance(S const& schedule, std::vector<double> const& reference) {
     double worst = 0;
-    for (index_t step = 0; step <= 60; ++step)
-        worst = std::max(worst, std::abs(schedule(step) - reference[std::size_t(step)]));
+    for (index_t step = 0; step <= 60; ++step) {
+        double const error = std::abs(schedule(step) - reference[std::size_t(step)]);
+        if (std::isnan(error)) return error;
+        worst = std::max(worst, error);
+    }
     return worst;
 }
 

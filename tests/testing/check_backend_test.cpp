@@ -1,5 +1,6 @@
 #include "semoe/testing/check_backend.hpp"
 
+#include "semoe/backend/cpu/cpu.hpp"
 #include "semoe/testing/delayed_backend.hpp"
 
 #include <doctest/doctest.h>
@@ -34,7 +35,11 @@ enum class Fault {
     takes_errors_that_it_observes,
     leaves_errors_that_it_observes,
     skips_a_task,
+    falling_tasks,
     short_scratch,
+    never_reached,
+    reached_early,
+    no_queue_may_block,
 };
 
 /// Freed memory is never used again, so that a fault spoils numbers and not the program.
@@ -147,23 +152,43 @@ struct Faulty {
     }
     template <class Task>
     void parallel_tasks(index_t n, Task const& task) {
-        inner.parallel_tasks(F == Fault::skips_a_task ? n - 1 : n, task);
+        if (F == Fault::falling_tasks)
+            inner.parallel_tasks(n, [=](index_t i, auto scratch) { task(n - 1 - i, scratch); });
+        else
+            inner.parallel_tasks(F == Fault::skips_a_task ? n - 1 : n, task);
     }
     void reserve_scratch(std::size_t n) {
         inner.reserve_scratch(F == Fault::short_scratch ? n - 1 : n);
     }
 };
 
+/// The same of queues that go on by themselves and can be asked.
+struct FaultyCpu : CpuBackend {
+    Fault fault;
+
+    bool reached(event_type const& event) const {
+        return fault == Fault::reached_early || (fault != Fault::never_reached && event.reached());
+    }
+    FaultyCpu fork() {
+        return {fault == Fault::no_queue_may_block ? CpuBackend(*this) : CpuBackend::fork(), fault};
+    }
+};
+
 /// What check_backend says about a faulty backend; nothing when it finds no fault.
-template <Fault F>
-std::string verdict() {
+template <class B>
+std::string verdict_on(B const& backend) {
     try {
-        testing::check_backend(Faulty<F>{});
+        testing::check_backend(backend);
     } catch (testing::contract_violation const& violation) {
         return violation.what();
     }
     return "";
 }
+template <Fault F>
+std::string verdict() {
+    return verdict_on(Faulty<F>{});
+}
+std::string verdict_on_cpu(Fault fault) { return verdict_on(FaultyCpu{{.threads = 2}, fault}); }
 
 bool contains(std::string const& text, char const* part) {
     return text.find(part) != std::string::npos;
@@ -173,6 +198,7 @@ bool contains(std::string const& text, char const* part) {
 
 TEST_CASE("testing/check_backend: a backend without fault passes") {
     CHECK(verdict<Fault::none>() == "");
+    CHECK(verdict_on_cpu(Fault::none) == "");
     for (std::uint64_t seed = 1; seed <= 3; ++seed)
         CHECK_NOTHROW(testing::check_backend(testing::DelayedBackend{.seed = seed}));
 }
@@ -198,7 +224,11 @@ TEST_CASE("testing/check_backend: a broken promise is named") {
     CHECK(contains(verdict<Fault::takes_errors_that_it_observes>(), "found 'forked 9' and ''"));
     CHECK(contains(verdict<Fault::leaves_errors_that_it_observes>(), "found '' and 'forked 9'"));
     CHECK(contains(verdict<Fault::skips_a_task>(), "every task once"));
+    CHECK(contains(verdict<Fault::falling_tasks>(), "take tasks in rising order"));
     CHECK(contains(verdict<Fault::short_scratch>(), "scratch of its own"));
+    CHECK(contains(verdict_on_cpu(Fault::never_reached), "a default event is reached"));
+    CHECK(contains(verdict_on_cpu(Fault::reached_early), "an event is not reached before"));
+    CHECK(contains(verdict_on_cpu(Fault::no_queue_may_block), "where queues may_block"));
 }
 
 } // namespace check_backend_test

@@ -26,8 +26,10 @@ enum class Fault {
     leaves_half_the_gradient,
     saves_less,
     halves_d_in,
+    halves_a_column_of_d_in,
     halves_d_weight,
     jumps,
+    needs_saved,
     ignores_the_index,
     ignores_the_index_again,
 };
@@ -49,6 +51,7 @@ struct ForwardFn {
             if (fault == Fault::reads_next_row && r < last) y += rows.indexed().row(r + 1)[c];
             if (fault == Fault::reads_its_place) y += T(e);
             if (fault == Fault::jumps && index_t(y * T(1e8)) % 2) y += T(1e-3);
+            if (fault == Fault::needs_saved && !rows.keep_saved) y = 0;
             rows.out(r, c) = y;
             rows.saved(r, c) = x * x;
         }
@@ -65,7 +68,9 @@ struct RowGradientFn {
         auto const [e, r] = g.place(n);
         auto const* w = reinterpret_cast<T const*>(g.block[e]);
         for (index_t c = 0; c < rows.in.cols; ++c) {
-            T const factor = fault == Fault::halves_d_in ? T(1) : T(2);
+            bool const halved =
+                fault == Fault::halves_d_in || (fault == Fault::halves_a_column_of_d_in && c == 1);
+            T const factor = halved ? T(1) : T(2);
             T const d = factor * w[c] * rows.indexed().row(r)[c] * rows.d_out(r, c);
             rows.d_in(r, c) = fault == Fault::adds_to_d_in ? rows.d_in(r, c) + d : d;
         }
@@ -187,6 +192,7 @@ TEST_CASE_TEMPLATE("testing/check_expert: every broken promise is found and said
         {Fault::always_adds, "where the mask is clear, the whole gradient is written"},
         {Fault::shifts_the_mask, "the mask"},
         {Fault::leaves_half_the_gradient, "where the mask is clear, the whole gradient is written"},
+        {Fault::needs_saved, "without keep_saved out has the same bits"},
         {Fault::ignores_the_index, "an index changes no bit: out"},
         {Fault::ignores_the_index_again, "an index changes no bit: recomputed"},
         {Fault::saves_less, "recompute_grouped gives the bits that forward saved"},
@@ -201,6 +207,14 @@ TEST_CASE_TEMPLATE("testing/check_expert: every broken promise is found and said
         CHECK_THROWS_AS(testing::check_expert(b, acme::Quadratic<float>{5, c.fault}),
                         testing::contract_violation);
     }
+}
+
+TEST_CASE_TEMPLATE("testing/check_expert: a difference for each row is one in each column", B,
+                   SEMOE_TEST_BACKENDS) {
+    B b{};
+    acme::Quadratic<double> const expert{5, Fault::halves_a_column_of_d_in};
+    CHECK_THROWS_WITH_AS(testing::check_expert(b, expert, {.max_differences = 9}),
+                         doctest::Contains("the gradient of in is"), testing::contract_violation);
 }
 
 TEST_CASE_TEMPLATE("testing/check_expert: a gradient that no difference can check is no pass", B,

@@ -3,8 +3,12 @@
 #include "semoe/backend/buffer.hpp"
 #include "semoe/testing/contract.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -62,6 +66,34 @@ struct ScratchTask {
         count[i] += 1;
         if (!good) faults[i] += 1;
     }
+};
+
+/// Counts tasks that a thread begins after one of a higher index.
+struct OrderTask {
+    std::mutex* mutex;
+    std::map<std::thread::id, index_t>* last;
+    int* faults;
+    void operator()(index_t i, std::span<std::byte>) const {
+        std::lock_guard lock(*mutex);
+        auto const [at, first] = last->try_emplace(std::this_thread::get_id(), i);
+        if (!first && at->second >= i) ++*faults;
+        at->second = i;
+    }
+};
+/// Waits for OpenFn, not for ever.
+struct GateFn {
+    std::atomic<bool> const* open;
+    bool* passed;
+    void operator()(index_t) const {
+        auto const deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+        while (!*open && std::chrono::steady_clock::now() < deadline)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        *passed = *open;
+    }
+};
+struct OpenFn {
+    std::atomic<bool>* open;
+    void operator()(index_t) const { *open = true; }
 };
 
 /// The promises of a backend, one function each.
@@ -181,6 +213,28 @@ struct BackendContract {
         wait(forked, copy);
         wait(forked, first);
         forked.synchronize();
+    }
+    void events_may_be_asked() {
+        require(b.reached(typename B::event_type{}), "Backend: a default event is reached");
+        B forked = b.fork();
+        Numbers x(b, 1000);
+        forked.parallel_for(1000, FillFn{1, x.data()});
+        auto const event = forked.record();
+        forked.synchronize();
+        require(b.reached(event), "Backend: an event is reached once its queue is empty");
+    }
+    void queues_may_block() {
+        std::atomic<bool> open = false;
+        bool passed = false, early = false;
+        B blocked = b.fork(), other = b.fork();
+        blocked.parallel_for(1, GateFn{&open, &passed});
+        if constexpr (HasEventQuery<B>) early = b.reached(blocked.record());
+        other.parallel_for(1, OpenFn{&open});
+        blocked.synchronize();
+        other.synchronize();
+        require(passed, "Backend: where queues may_block, a functor may wait on the host for one "
+                        "of another queue");
+        require(!early, "Backend: an event is not reached before the work ahead of it is done");
     }
     void deallocate_is_queue_ordered() {
         B forked = b.fork();
@@ -340,12 +394,19 @@ struct BackendContract {
                 require_all(read(q, count.data(), n), 1, "parallel_tasks runs every task once");
             }
         }
+        std::mutex mutex;
+        std::map<std::thread::id, index_t> last;
+        int faults = 0;
+        q.parallel_tasks(500, OrderTask{&mutex, &last, &faults});
+        q.synchronize();
+        require(faults == 0, "Backend: workers take tasks in rising order");
     }
 };
 
 } // namespace detail
 
-/// Runs every promise that backend/concept.hpp makes on `backend` and on its forks.
+/// Checks what backend/concept.hpp promises, on `backend` and on its forks, as far as that shows:
+/// not what happens when memory runs out, nor that record neither blocks nor allocates.
 /// @throws contract_violation naming the promise that is not kept
 /// @sync the host waits; the backend is idle before and after
 template <Backend B>
@@ -358,6 +419,8 @@ void check_backend(B backend) {
     contract.copies_of_a_handle_share_the_queue();
     contract.default_event_is_done();
     contract.events_order_queues();
+    if constexpr (HasEventQuery<B>) contract.events_may_be_asked();
+    if constexpr (may_block<B> && host_reachable<B>) contract.queues_may_block();
     contract.deallocate_is_queue_ordered();
     contract.last_handle_drains();
     contract.many_tasks();

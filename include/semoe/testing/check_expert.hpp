@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,8 @@ struct ExpertBatch {
     Doubles in, d_out;              ///< [2 + sum of rows, H]
     std::vector<Doubles> gradients; ///< what the gradient blocks hold before backward
     ops::GroupMask accumulate = 0;
-    bool indexed = false;    ///< `in` is handed over in another order, with an index
+    bool indexed = false; ///< `in` is handed over in another order, with an index
+    bool keep_saved = true;
     bool to_a_taker = false; ///< which writes the gradients to their blocks
 
     index_t num_rows() const {
@@ -193,8 +195,9 @@ struct ExpertRunOf final : ExpertRun {
             saved(b, R, A), scratch(b, R, expert.scratch_columns());
         expert.forward_grouped(b, weights,
                                ExpertRows<T, space_of<B>>{in.view(), out.view(), saved.view(),
-                                                          scratch.view(), true, index});
-        ExpertAnswer answer{out.taken(b, "out"), saved.taken(b, "saved"), {}, {}, {}};
+                                                          scratch.view(), batch.keep_saved, index});
+        ExpertAnswer answer{out.taken(b, "out"), {}, {}, {}, {}};
+        if (batch.keep_saved) answer.saved = saved.taken(b, "saved");
         if constexpr (DifferentiableExpert<X, B>) {
             if (backward) {
                 Matrix const d_out(b, R, H, batch.d_out), d_in(b, R, H),
@@ -258,6 +261,7 @@ public:
         experts_alone();
         experts_reversed();
         rows_by_index();
+        nothing_saved();
         gradients_handed_over();
         recomputed();
         if (!expert_.trains) return;
@@ -377,6 +381,12 @@ private:
         if (expert_.reads_indexed)
             require_same({0, 1, 2, 3}, 0, 99, "an index changes no bit", true);
     }
+    void nothing_saved() const {
+        Batch batch = batch_;
+        batch.keep_saved = false;
+        require(same_bits(expert_.run(batch, false).out, whole_.out),
+                "Expert: without keep_saved out has the same bits");
+    }
     void gradients_handed_over() const {
         if (!expert_.hands_over) return;
         Batch batch = batch_;
@@ -438,18 +448,19 @@ private:
         return most;
     }
 
-    /// Compares the gradient of sum(out * d_out) by `values`, n elements from `first`, with
-    /// central differences. Elements within a step of a kink, where the one-sided slopes differ,
-    /// say nothing and are passed over; half of all must say something.
+    /// Compares the gradient of sum(out * d_out) by `values`, rows of so many columns from `first`
+    /// on, with central differences. Elements within a step of a kink, where the one-sided slopes
+    /// differ, say nothing and are passed over; half of all must say something.
     void differences(std::string const& name, Batch& batch, Doubles& values, index_t first,
-                     Doubles const& gradient) const {
+                     index_t columns, Doubles const& gradient) const {
         index_t const n = index_t(gradient.size());
         double const step = is_double() ? 1e-7 : 0x1p-7;
         double const tolerance =
             largest(gradient) * (check_.gradient_tolerance > 0 ? check_.gradient_tolerance
                                  : is_double()                 ? 1e-6
                                                                : 1e-2);
-        index_t const stride = std::max<index_t>(1, n / check_.max_differences);
+        index_t stride = std::max<index_t>(1, n / check_.max_differences);
+        while (std::gcd(stride, columns) > 1) ++stride; // so that every column has its turn
         index_t tried = 0, usable = 0;
         for (index_t i = 0; i < n; i += stride, ++tried) {
             double& value = values[std::size_t(first + i)];
@@ -479,12 +490,13 @@ private:
     }
     void gradients_by_differences() const {
         Batch batch = batch_;
-        differences("in", batch, batch.in, expert_.hidden, whole_.d_in);
+        differences("in", batch, batch.in, expert_.hidden, expert_.hidden, whole_.d_in);
         for (std::size_t e = 0; e < batch.rows.size(); ++e)
             for (Slice const& s : expert_.layout) {
                 if (s.derived || batch.rows[e] == 0) continue;
                 auto const begin = whole_.gradients[e].begin() + s.offset;
-                differences(s.name, batch, batch.weights[e], s.offset, {begin, begin + s.elements});
+                differences(s.name, batch, batch.weights[e], s.offset, s.cols,
+                            {begin, begin + s.elements});
             }
     }
 
@@ -498,10 +510,10 @@ private:
 
 /// The contract of semoe/expert/concept.hpp, checked on one backend: rows do not depend on one
 /// another or on the group, bit for bit; rows and columns of others are left alone; groups and
-/// experts without rows are ordinary; and, as far as the expert has them, recompute gives the bits
-/// that were saved, an index in place of copied rows changes no bit, gradients are written or added
-/// to as the mask says and agree with central differences (an expert of double within 1e-6 of the
-/// tensor's largest value).
+/// experts without rows are ordinary; what is not saved changes nothing; and, as far as the expert
+/// has them, recompute gives the bits that were saved, an index in place of copied rows changes no
+/// bit, gradients are written or added to as the mask says and agree with central differences (an
+/// expert of double within 1e-6 of the tensor's largest value).
 /// @param expert  of any shape; small ones are quick: one call of the expert a difference
 /// @throws contract_violation with the promise that is broken
 /// @sync waits

@@ -19,9 +19,10 @@ struct GateCheck {
     std::uint64_t seed = 1;
     /// Equal logits rank equally, so the lower id has to win; untrue where an expert has a bias.
     bool ranks_by_logit = true;
-    /// Of the largest gradient. A gate that computes in float needs about 1e-3 and a step of 1e-2.
-    double gradient_tolerance = 1e-6;
-    double difference_step = 1e-3;
+    /// Of the largest gradient, and of a logit. 0: 1e-6 and 1e-3 for a gate of double, 1e-3 and
+    /// 1e-2 for one of float alone. One of double that computes in float needs the latter, too.
+    double gradient_tolerance = 0;
+    double difference_step = 0;
 };
 
 namespace detail {
@@ -32,9 +33,14 @@ public:
     GateSuite(GateRun<Real>& gate, GateCheck const& check)
       : gate_(gate)
       , check_(check)
-      , experts_(gate.num_experts) {}
+      , experts_(gate.num_experts) {
+        bool const is_double = std::same_as<Real, double>;
+        if (check_.gradient_tolerance <= 0) check_.gradient_tolerance = is_double ? 1e-6 : 1e-3;
+        if (check_.difference_step <= 0) check_.difference_step = is_double ? 1e-3 : 1e-2;
+    }
 
-    void run() {
+    /// @param differences  whether gradients are compared with difference quotients
+    void run(bool differences) {
         repeated();
         ids_and_weights();
         nothing_at_all();
@@ -44,7 +50,7 @@ public:
         if (!gate_.global) split();
         if (!gate_.trains) return;
         gradient_of_masked_rows();
-        if constexpr (std::same_as<Real, double>) gradient();
+        if (differences) gradient();
     }
 
 private:
@@ -213,7 +219,7 @@ private:
             for (int i = 0; i < 4; ++i) {
                 Batch moved = batch;
                 for (index_t t = first; t < first + count; ++t)
-                    moved.logit(t, e) += at[i] * check_.difference_step;
+                    moved.logit(t, e) += Real(at[i] * check_.difference_step);
                 auto const a = gate_.forward(moved);
                 for (index_t t = 0; t < count; ++t) {
                     auto const [loss, steady] = loss_of(a, chosen, dw, first + t);
@@ -223,10 +229,14 @@ private:
             }
             for (index_t t = 0; t < count; ++t) {
                 double const d = exact[std::size_t((first + t) * experts_ + e)];
+                double const difference = std::abs(d - slope[std::size_t(t)]);
+                require(std::isfinite(difference),
+                        "Gate: finite logits give finite weights and gradients" +
+                            of_token(first + t));
                 largest = std::max(largest, std::abs(d));
                 if (!stable[std::size_t(t)]) continue;
                 ++compared;
-                error = std::max(error, std::abs(d - slope[std::size_t(t)]));
+                error = std::max(error, difference);
             }
         };
         for (index_t e = 0; e < experts_; ++e) {
@@ -266,7 +276,7 @@ private:
 } // namespace detail
 
 /// The contract of a gate: distinct ids in range, ties to the lower id, masked rows, independence
-/// of other rows, gradients by central differences in double.
+/// of other rows, gradients by central differences, in double where the gate knows it.
 /// @param gate  of at most a dozen experts: every logit is moved
 /// @throws contract_violation with the promise that is broken; precondition_error below 4 tokens
 /// @sync waits
@@ -284,7 +294,8 @@ void check_gate(B& b, G const& gate, GateCheck const& check = {}) {
     auto const run = [&]<class Real>(Real) {
         if constexpr (Gate<G, B, Real>) {
             detail::GateRunOf<B, G, Real> of(b, gate);
-            detail::GateSuite<Real>(of, check).run();
+            detail::GateSuite<Real>(of, check).run(std::same_as<Real, double> ||
+                                                   !DifferentiableGate<G, B, double>);
         }
     };
     run(float{});

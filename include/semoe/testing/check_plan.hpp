@@ -33,6 +33,8 @@ std::vector<std::remove_const_t<T>> download_rows(B& b, VectorView<T, space_of<B
 /// @sync waits
 template <Backend B>
 void check_plan(B& b, MatrixView<expert_id const, space_of<B>> ids, RoutingPlan<B> const& plan) {
+    require(plan.slot_of.rows == ids.rows && plan.slot_of.cols == ids.cols,
+            "RoutingPlan: slot_of has an element for each choice");
     auto const id = detail::download_rows(b, ids);
     auto const slot_of = detail::download_rows(b, plan.slot_of);
     auto const counts = detail::download_rows(b, plan.tokens_per_expert);
@@ -51,6 +53,8 @@ void check_plan(B& b, MatrixView<expert_id const, space_of<B>> ids, RoutingPlan<
             if (id[i] != e) continue;
             require(slot_of[i] == slot,
                     "RoutingPlan: slots are in order of expert, token, choice" + which);
+            require(slot < index_t(tokens.size()),
+                    "RoutingPlan: token_of_slot has an element for each slot" + which);
             require(tokens[std::size_t(slot)] == index_t(i) / ids.cols,
                     "RoutingPlan: a slot leads back to its token" + which);
             ++slot;

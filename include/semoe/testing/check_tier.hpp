@@ -235,32 +235,37 @@ public:
     }
 
     /// A load that fails is reported at acquire, naming the block, and may be tried again.
-    void failing_loads() {
+    /// @param late  it fails while it runs; then b may be who tells, and a flush may name another
+    void failing_loads(bool late) {
         for (bool const ahead : {false, true}) {
             FaultyStore<B> store(b_);
             auto tier = fresh(store);
             write_all(tier);
-            store.reset({.fail_load = 0});
+            store.reset({.fail_load = 0, .late = late});
             BlockKey const key = missing_block(tier);
             if (ahead) tier.prefetch(b_, std::span(&key, 1));
-            require(throws_naming(key, [&] { (void)tier.acquire(b_, key, Access::read).bytes(); }),
+            bool told =
+                throws_naming(key, [&] { (void)tier.acquire(b_, key, Access::read).bytes(); });
+            if (late) told = fails([&] { b_.synchronize(); }) || told;
+            require(told,
                     "MemoryTier: a failed load is a store_error at acquire that names the block");
             check_contents(tier);
         }
         FaultyStore<B> store(b_);
         auto tier = fresh(store);
         write_all(tier);
-        store.reset({.fail_load = 0});
+        store.reset({.fail_load = 0, .late = late});
         BlockKey const key = missing_block(tier);
         tier.prefetch(b_, std::span(&key, 1));
-        require(throws_naming(key, [&] { tier.flush(b_); }),
+        auto const flush = [&] { tier.flush(b_); };
+        require(late ? fails(flush) : throws_naming(key, flush),
                 "MemoryTier: a prefetch that failed is a store_error at flush if nobody acquired "
                 "the block before");
         check_contents(tier);
     }
 
-    /// A write-back that fails is reported, naming the block, and loses nothing.
-    void failing_stores() {
+    /// A write-back by flush that fails is reported, naming the block, and loses nothing.
+    void failing_flushes(bool late) {
         for (index_t failing = 0; failing < slots_; ++failing) {
             FaultyStore<B> store(b_);
             auto tier = fresh(store);
@@ -268,7 +273,7 @@ public:
             std::vector<BlockKey> dirty;
             for (BlockKey const key : keys_)
                 if (tier.resident(key)) dirty.push_back(key);
-            store.reset({.fail_store = failing});
+            store.reset({.fail_store = failing, .late = late});
             bool named = false;
             try {
                 tier.flush(b_);
@@ -283,6 +288,10 @@ public:
                 require(stored(store, keys_[i]) == pattern(std::uint32_t(i), bytes),
                         "MemoryTier: a failed write-back leaves the bytes for the next flush");
         }
+    }
+
+    /// A write-back ahead of a load that fails at once is reported and loses nothing, either.
+    void failing_evictions() {
         FaultyStore<B> store(b_);
         auto tier = fresh(store);
         write_all(tier);
@@ -351,6 +360,15 @@ private:
         }
         return false;
     }
+    template <class F>
+    static bool fails(F const& f) {
+        try {
+            f();
+        } catch (std::runtime_error const&) {
+            return true;
+        }
+        return false;
+    }
     // Not inlined: g++ 12 then takes the vector's memory for something that may not be freed.
     SEMOE_NOINLINE HostBytes stored(FaultyStore<B>& store, BlockKey key) {
         auto const block = store.blocks().bytes(key);
@@ -404,8 +422,11 @@ void check_slots(B b, Make const& make) {
         detail::SlotChecks<B, Make> checks(b, make, slots);
         checks.announced_order();
         checks.clean_blocks();
-        checks.failing_loads();
-        checks.failing_stores();
+        for (bool const late : {false, host_reachable<B>}) { // FaultyStore fails late only there
+            checks.failing_loads(late);
+            checks.failing_flushes(late);
+        }
+        checks.failing_evictions();
         checks.reordering_stores();
     }
 }
