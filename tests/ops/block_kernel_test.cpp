@@ -23,7 +23,7 @@ using namespace semoe::ops::cpu;
 
 namespace {
 
-/// Two blocks of 16 rows by two of 16 columns, over some steps.
+/// Two blocks of 16 rows by up to four of 16 columns, over some steps.
 /// @tparam S  of which words of columns are made
 template <class T, class S = T>
 struct Block {
@@ -37,8 +37,8 @@ struct Block {
       : steps(steps_)
       , row_length(steps * step_depth<T>)
       , rows(random_values<T>(seed, 32 * row_length, scale))
-      , columns(random_values<T>(seed + 1, 32 * row_length))
-      , words(std::size_t(2 * steps * widths * tile_bytes) + 64) {}
+      , columns(random_values<T>(seed + 1, 64 * row_length))
+      , words(std::size_t(4 * steps * widths * tile_bytes) + 64) {}
 
     char* aligned_words() {
         auto const at = reinterpret_cast<std::uintptr_t>(words.data());
@@ -47,7 +47,7 @@ struct Block {
     template <class Kernel>
     std::vector<float> run(index_t columns_wanted, bool add) {
         set_words();
-        std::vector<float> memory(4 * std::size_t(tile_floats) + 16, 0.25f);
+        std::vector<float> memory(8 * std::size_t(tile_floats) + 16, 0.25f);
         float* out = memory.data();
         while (reinterpret_cast<std::uintptr_t>(out) % 64 != 0) ++out;
         auto const* left = reinterpret_cast<char const*>(rows.data());
@@ -65,13 +65,13 @@ struct Block {
                           16,
                           word_line},
                          add, out);
-        return {out, out + 4 * tile_floats};
+        return {out, out + blocks_of_16(columns_wanted) * 2 * tile_floats};
     }
     /// Of the first rows, which are words, in calls of that many steps.
     template <class Kernel>
     std::vector<float> run_of_words(index_t columns_wanted, bool add, index_t each) {
         set_words();
-        std::vector<float> memory(std::size_t(2 * steps + 4) * std::size_t(tile_floats) + 16,
+        std::vector<float> memory(std::size_t(2 * steps + 8) * std::size_t(tile_floats) + 16,
                                   0.25f);
         float* tiles = memory.data();
         while (reinterpret_cast<std::uintptr_t>(tiles) % 64 != 0) ++tiles;
@@ -92,7 +92,7 @@ struct Block {
                               rows_wanted},
                              add || first > 0, out);
         }
-        return {out, out + 4 * tile_floats};
+        return {out, out + blocks_of_16(columns_wanted) * 2 * tile_floats};
     }
     template <class Kernel>
     void multiply(BlockSteps const& s, bool add, float* out) {
@@ -101,7 +101,7 @@ struct Block {
         static_cast<BlockKernel&>(kernel).multiply(s, nothing, 0, add, out);
     }
     void set_words() {
-        for (index_t c = 0; c < (word_line == line_bytes ? 32 : narrow_columns); ++c)
+        for (index_t c = 0; c < (word_line == line_bytes ? 64 : narrow_columns); ++c)
             for (index_t k = 0; k < row_length; ++k) {
                 index_t const per_word = 4 / index_t(sizeof(S)), word = k / per_word;
                 char* const to = aligned_words() +
@@ -134,21 +134,21 @@ struct Block {
 bool same_columns(std::vector<float> const& a, std::vector<float> const& b, index_t columns,
                   index_t rows = 32) {
     bool same = true;
-    for (index_t i = 0; i < 4 * tile_floats; ++i)
+    for (index_t i = 0; i < index_t(a.size()); ++i)
         if (i / (2 * tile_floats) * 16 + i % 16 < columns &&
             i / tile_floats % 2 * 16 + i % tile_floats / 16 < rows)
             same &= same_bits(std::vector{a[std::size_t(i)]}, std::vector{b[std::size_t(i)]});
     return same;
 }
 template <class Kernel, class T>
-void check_kernel() {
+void check_kernel(index_t most = 32) {
     for (bool const add : {false, true}) {
         Block<T> block(5);
-        auto const two = block.template run<Kernel>(32, add);
-        block.check(two, add);
-        for (index_t columns = 1; columns < 32; ++columns) {
+        auto const all = block.template run<Kernel>(most, add);
+        block.check(all, add);
+        for (index_t columns = 1; columns < most; ++columns) {
             CAPTURE(columns);
-            CHECK(same_columns(block.template run<Kernel>(columns, add), two, columns));
+            CHECK(same_columns(block.template run<Kernel>(columns, add), all, columns));
         }
     }
 }
@@ -193,10 +193,10 @@ void check_lanes() {
                 std::memcpy(turned.rows.data() + ((place * row_words + k) * 16 + r) * word,
                             block.rows.data() + ((place * 16 + r) * row_words + k) * word, 4);
     for (bool const add : {false, true}) {
-        auto const expected = block.template run<avx512::VectorKernel<Words>>(32, add);
+        auto const expected = block.template run<avx512::VectorKernel<Words>>(Words::columns, add);
         for (index_t const rows : {1, 4, 5, 16, 17, 28, 32}) {
             turned.rows_wanted = rows;
-            for (index_t columns = 1; columns <= 32; ++columns)
+            for (index_t columns = 1; columns <= Words::columns; ++columns)
                 for (index_t const each : {2, 6}) {
                     CAPTURE(rows);
                     CAPTURE(columns);
@@ -230,7 +230,7 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
     check_kernel<amx::TileKernel<amx::EmulatedTiles>, bf16>();
     if (!lacks(Isa::avx2)) check_kernel<avx2::FloatKernel, float>();
     if (lacks(Isa::avx512)) return;
-    check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>();
+    check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>(avx512::FloatWords::columns);
     if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
 #elif SEMOE_ARM

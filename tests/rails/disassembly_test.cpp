@@ -82,17 +82,18 @@ TEST_CASE(
             CHECK(count_calls(code) == 0);
             CHECK(count_lines(code, "vdivps", registers) > 0); // the activation's, of whole vectors
         }
-    for (auto const& [kernel, words, chains] :
-         {std::array{"VectorKernel", "FloatWords", "<1,"},
-          {"VectorKernel", "DotWords", "<1,"},
-          {"VectorKernel", "DotWords", "<2,"},
-          {"FewKernel", "FloatWords", "<0l, 1l"},
-          {"FewKernel", "WidenedWords", "<0l, 1l"},
-          {"FewKernel", "DotWords", "<0l, 1l"},
-          {"LanesKernel", "FloatWords", "<0l, 1l, 2l, 3l, 4l"},
-          {"LanesKernel", "DotWords", "<0l, 1l, 2l, 3l, 4l"}}) {
-        std::string const name = std::string("avx512::") + kernel +
-                                 "<semoe::ops::cpu::avx512::" + words + ">::chains" + chains;
+    for (auto const& [chains, words, sums] :
+         {std::array{"Chains", "FloatWords", "run<0l, 0l, 1l"},
+          {"Chains", "FloatWords", "run<0l, 1l, 0l, 1l"},
+          {"Chains", "FloatWords", "run<0l, 1l, 2l, 0l, 1l"},
+          {"Chains", "FloatWords", "run<0l, 1l, 2l, 3l, 0l, 1l"},
+          {"Chains", "DotWords", "run<0l, 0l, 1l"},
+          {"Chains", "DotWords", "run<0l, 1l, 0l, 1l"},
+          {"FewKernel", "FloatWords", "chains<0l, 1l"},
+          {"FewKernel", "WidenedWords", "chains<0l, 1l"},
+          {"FewKernel", "DotWords", "chains<0l, 1l"}}) {
+        std::string const name =
+            std::string("avx512::") + chains + "<semoe::ops::cpu::avx512::" + words + ">::" + sums;
         CAPTURE(name);
         std::string const code = code_of(functions, name);
         CHECK(count_calls(code) == 0);
@@ -112,11 +113,11 @@ TEST_CASE("rails/disassembly: products of codes leave no call and no sum in memo
         CHECK(count_spills(code) <= copies);
     };
     for (auto const& [kernel, words, chains, product] :
-         {std::array{"VectorKernel", "ByteDotWords", "<1,", "vpdpbusd"},
-          {"VectorKernel", "ByteDotWords", "<2,", "vpdpbusd"},
-          {"FewKernel", "ByteDotWords", "<0l, 1l", "vpdpbusd"}})
+         {std::array{"Chains", "ByteDotWords", "run<0l, 0l, 1l", "vpdpbusd"},
+          {"Chains", "ByteDotWords", "run<0l, 1l, 0l, 1l", "vpdpbusd"},
+          {"FewKernel", "ByteDotWords", "chains<0l, 1l", "vpdpbusd"}})
         check(std::string("avx512::") + kernel + "<semoe::ops::cpu::avx512::" + words +
-                  ">::chains" + chains,
+                  ">::" + chains,
               product, 0);
     check("avx512::PairSums::add<1l, ", "vpmaddwd", 0);
     check("avx512::PairSums::add<2l, ", "vpmaddwd", 0);

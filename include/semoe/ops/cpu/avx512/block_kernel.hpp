@@ -24,10 +24,11 @@ SEMOE_INLINE void show_word([[maybe_unused]] char const* word) {
 /// as there is room for. An element's sum is one chain in order of the depth. Up to `few` columns
 /// rows become lanes, which takes less time than vectors that are partly empty; one vector of
 /// columns meets `rows` at a time, since where rows lie a page apart eight of them have room in a
-/// set of L1. Whether it `commutes`: either operand may be the row's.
+/// set of L1; up to `columns` are lanes together. Whether it `commutes`: either operand may be the
+/// row's.
 struct FloatWords {
     static constexpr int parts = 1, rows = 8;
-    static constexpr index_t few = 8;
+    static constexpr index_t few = 8, columns = 64;
     static constexpr bool commutes = true;
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
@@ -56,6 +57,8 @@ struct WidenedWords : FloatWords {
 };
 /// Words of two bf16 by the processor's dot product.
 struct DotWords : FloatWords {
+    static constexpr index_t columns = 32;
+
     // Written out, so that one target serves all kernels of this file.
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
         __asm__("{vdpbf16ps %2, %1, %0|vdpbf16ps %0, %1, %2}" : "+v"(sum) : "v"(a), "v"(b));
@@ -161,27 +164,125 @@ private:
     }
 };
 
-/// Products both of whose operands are words: one operand's are lanes, and each of the other's
-/// meets them all, so many chains at a time as hide the latency of a step.
-/// @tparam Words  that take one step each
+/// An operand in blocks of 16.
+struct Side {
+    char const* words;
+    index_t next;    ///< bytes to the next block
+    index_t results; ///< floats from results of a block to those of the next
+    index_t count;   ///< that anybody wants, the first ones
+
+    static Side rows(BlockSteps const& s) {
+        return {s.left[0], s.left[1] - s.left[0], tile_floats, min(s.rows, index_t(32))};
+    }
+    static Side columns(BlockSteps const& s) {
+        return {s.right, s.right_tile, 2 * tile_floats, s.columns};
+    }
+};
+
+/// Lanes of one operand by words of the other, each of which meets them all: as many chains in
+/// registers as hide the latency of a step. The more lanes, the fewer instructions a product takes.
+template <class Words>
+struct Chains {
+    static_assert(Words::parts == 1);
+
+    Side lanes;                 ///< tiles of words
+    Side others;                ///< met one by one
+    index_t other, depth, step; ///< bytes from one of these to the next, to its next word and step
+
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) const {
+        if constexpr (Words::columns > 32) {
+            if (lanes.count > 48) return multiply<4>(s, fetch, lines, add, results);
+            if (lanes.count > 32) return multiply<3>(s, fetch, lines, add, results);
+        }
+        if (lanes.count > 16) return multiply<2>(s, fetch, lines, add, results);
+        multiply<1>(s, fetch, lines, add, results);
+    }
+
+private:
+    /// Sixteen of the others in so many passes, of about as many each.
+    template <int Vectors>
+    static constexpr index_t passes = Vectors == 1  ? 16 / Words::rows
+                                      : Vectors < 4 ? 2
+                                                    : 3;
+    template <int Vectors>
+    static constexpr index_t first(index_t pass) {
+        return 16 * pass / passes<Vectors>;
+    }
+    template <int Vectors>
+    void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) const {
+        constexpr index_t n = passes<Vectors>;
+        int const fetched = lines_of_pass(lines, (others.count * n + 15) / 16);
+        for (index_t begin = 0; begin < others.count; begin += 16)
+            [&]<index_t... P>(std::integer_sequence<index_t, P...>) {
+                (pass<Vectors, first<Vectors>(P), first<Vectors>(P + 1)>(s, begin, fetch, fetched,
+                                                                         add, results),
+                 ...);
+            }
+        (std::make_integer_sequence<index_t, n>{});
+    }
+    template <int Vectors, index_t Begin, index_t End>
+    void pass(BlockSteps const& s, index_t block, Fetch& fetch, int lines, bool add,
+              float* results) const {
+        index_t const left = others.count - block - Begin;
+        if (left <= 0) return;
+        constexpr std::make_integer_sequence<index_t, Vectors> vectors;
+        char const* const words = others.words + block / 16 * others.next + Begin * other;
+        float* const to = results + block / 16 * others.results + Begin * 16;
+        if constexpr (Vectors == 2)
+            if (left <= (End - Begin) / 2)
+                return run(s, words, fetch, lines, add, to, vectors,
+                           std::make_integer_sequence<index_t, (End - Begin) / 2>{});
+        run(s, words, fetch, lines, add, to, vectors,
+            std::make_integer_sequence<index_t, End - Begin>{});
+    }
+    template <index_t... V, index_t... I>
+    SEMOE_AVX512 SEMOE_NOINLINE void
+    run(BlockSteps const& s, char const* words, Fetch& fetch, int fetched, bool add, float* results,
+        std::integer_sequence<index_t, V...>, std::integer_sequence<index_t, I...>) const {
+        __m512 sum[sizeof...(I)][sizeof...(V)];
+        (load<V...>(results + I * 16, add, sum[I]), ...);
+        char const* lines = lanes.words;
+        index_t const next_lines = lanes.next, next_word = other, deeper = depth;
+        for (index_t n = s.steps; n > 0; --n, lines += tile_bytes, words += step) {
+            fetch.some(fetched);
+            char const *line = lines, *word = words;
+            for (index_t left = s.words(n); left > 0; --left, line += line_bytes, word += deeper) {
+                __m512i const x[] = {_mm512_load_si512(line + V * next_lines)...};
+                (meet<V...>(x, word + I * next_word, sum[I]), ...);
+            }
+        }
+        (store<V...>(sum[I], results + I * 16), ...);
+    }
+    template <index_t... V>
+    SEMOE_AVX512 SEMOE_INLINE void load(float const* results, bool add,
+                                        __m512 (&sum)[sizeof...(V)]) const {
+        ((sum[V] = add ? _mm512_loadu_ps(results + V * lanes.results) : _mm512_setzero_ps()), ...);
+    }
+    template <index_t... V>
+    SEMOE_AVX512 SEMOE_INLINE static void meet(__m512i const (&x)[sizeof...(V)], char const* word,
+                                               __m512 (&sum)[sizeof...(V)]) {
+        if constexpr (sizeof...(V) == 1 && Words::commutes) {
+            Words::add_word(x[0], word, sum[0]);
+        } else {
+            __m512i const a = spread(word);
+            (Words::add(a, x[V], sum[V]), ...);
+        }
+    }
+    template <index_t... V>
+    SEMOE_AVX512 SEMOE_INLINE void store(__m512 const (&sum)[sizeof...(V)], float* results) const {
+        (_mm512_storeu_ps(results + V * lanes.results, sum[V]), ...);
+    }
+};
+
+/// Products both of whose operands are words: either operand's may be lanes.
 template <class Words>
 class LanesKernel final : public BlockKernel {
-    static_assert(Words::parts == 1);
-    static constexpr index_t group = 8;
+    /// What it takes to meet so many one by one.
+    static index_t cost(index_t count) { return (count + 3) / 4; }
 
-    /// An operand, in two blocks of 16.
-    struct Side {
-        char const* words;
-        index_t second; ///< bytes to the second block
-        index_t count;  ///< that anybody wants, the first ones
-        index_t tile;   ///< floats from results of the first block to those of the second
-        /// What it takes to meet them one by one.
-        index_t cost() const { return (count + group / 2 - 1) / (group / 2); }
-    };
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
-        Side const rows{s.left[0], s.left[1] - s.left[0], min(s.rows, index_t(32)), tile_floats},
-            columns{s.right, s.right_tile, min(s.columns, index_t(32)), 2 * tile_floats};
-        if (columns.count > 16 && rows.cost() <= columns.cost())
+        Side const rows = Side::rows(s), columns = Side::columns(s);
+        if (columns.count > 16 && cost(rows.count) <= cost(columns.count))
             return multiply(columns, rows, s, fetch, lines, add, results);
         // Results lie as columns until the last step.
         index_t const tiles = columns.count > 16 ? 4 : 2;
@@ -191,106 +292,27 @@ class LanesKernel final : public BlockKernel {
     }
     static void multiply(Side const& lanes, Side const& others, BlockSteps const& s, Fetch& fetch,
                          int lines, bool add, float* results) {
-        int const fetched = lines_of_pass(lines, (others.count + group - 1) / group);
-        for (index_t i = 0; i < others.count; i += group) {
-            float* const to = results + i / 16 * others.tile + i % 16 * 16;
-            char const* const words = others.words + i / 16 * others.second + i % 16 * 4;
-            if (others.count - i > group / 2)
-                chains(lanes, words, s, fetch, fetched, add, to,
-                       std::make_integer_sequence<index_t, group>{});
-            else
-                chains(lanes, words, s, fetch, fetched, add, to,
-                       std::make_integer_sequence<index_t, group / 2>{});
-        }
-    }
-    template <index_t... I>
-    SEMOE_AVX512 SEMOE_NOINLINE static void
-    chains(Side const& lanes, char const* words, BlockSteps const& s, Fetch& fetch, int lines,
-           bool add, float* results, std::integer_sequence<index_t, I...>) {
-        float* const second = results + lanes.tile;
-        __m512 low[] = {(add ? _mm512_load_ps(results + I * 16) : _mm512_setzero_ps())...};
-        __m512 high[] = {(add ? _mm512_load_ps(second + I * 16) : _mm512_setzero_ps())...};
-        char const* line = lanes.words;
-        index_t const other = lanes.second;
-        for (index_t n = s.steps; n > 0; --n) {
-            fetch.some(lines);
-            for (index_t left = s.words(n); left > 0; --left) {
-                __m512i const x = _mm512_load_si512(line), y = _mm512_load_si512(line + other);
-                (step(x, y, spread(words + I * 4), low[I], high[I]), ...);
-                line += line_bytes, words += line_bytes;
-            }
-        }
-        (_mm512_store_ps(results + I * 16, low[I]), ...);
-        (_mm512_store_ps(second + I * 16, high[I]), ...);
-    }
-    SEMOE_AVX512 SEMOE_INLINE static void step(__m512i x, __m512i y, __m512i word, __m512& low,
-                                               __m512& high) {
-        Words::add(x, word, low);
-        Words::add(y, word, high);
+        Chains<Words>{lanes, others, 4, line_bytes, tile_bytes}.multiply(s, fetch, lines, add,
+                                                                         results);
     }
 };
 
-/// Products by vectors of 16 columns: as many chains in registers as hide the latency of a step. So
-/// few columns as FewKernel takes it does, alone or beside a whole vector.
+/// Products by vectors of 16 columns, which rows meet as they lie. So few columns as FewKernel
+/// takes it does, alone or beside a whole vector.
 template <class Words>
 class VectorKernel final : public BlockKernel {
-    static_assert(Words::parts == 1);
     using Few = FewKernel<Words>;
-    static constexpr index_t second_column = 2 * tile_floats;
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
         if (s.columns <= Words::few) return Few::multiply(s, fetch, lines, add, results);
-        if (s.columns > 16 + Words::few) return multiply<2, 8>(s, fetch, lines, add, results);
-        multiply<1, Words::rows>(s, fetch, lines, add, results);
-        if (s.columns <= 16) return;
+        Chains<Words> chains{Side::columns(s), Side::rows(s), s.row_bytes, 4, s.step_bytes};
+        bool const few = s.columns > 16 && s.columns <= 16 + Words::few;
+        if (few) chains.lanes.count = 16;
+        chains.multiply(s, fetch, lines, add, results);
+        if (!few) return;
         BlockSteps second = s;
         second.right += s.right_tile, second.columns -= 16;
-        Few::multiply(second, fetch, 0, add, results + second_column);
-    }
-    template <int Columns, int Rows>
-    static void multiply(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) {
-        index_t const wanted = min(s.rows, index_t(32));
-        int const fetched = lines_of_pass(lines, (wanted + Rows - 1) / Rows);
-        for (index_t row = 0; row < wanted; row += Rows)
-            chains<Columns>(s, s.left[row / 16] + row % 16 * s.row_bytes, fetch, fetched, add,
-                            results + row * 16, std::make_integer_sequence<index_t, Rows>{});
-    }
-    template <int Columns, index_t... R>
-    SEMOE_AVX512 SEMOE_NOINLINE static void
-    chains(BlockSteps const& s, char const* left, Fetch& fetch, int lines, bool add, float* results,
-           std::integer_sequence<index_t, R...>) {
-        __m512 first[sizeof...(R)], second[sizeof...(R)];
-        ((first[R] = add ? _mm512_loadu_ps(results + R * 16) : _mm512_setzero_ps()), ...);
-        if constexpr (Columns == 2)
-            ((second[R] =
-                  add ? _mm512_loadu_ps(results + second_column + R * 16) : _mm512_setzero_ps()),
-             ...);
-        index_t const row = s.row_bytes, right_tile = s.right_tile;
-        char const* right = s.right;
-        for (index_t n = s.steps; n > 0; --n, left += s.step_bytes, right += tile_bytes) {
-            fetch.some(lines);
-            for (index_t i = 0, words = s.words(n); i < words; ++i) {
-                char const* const line = right + i * line_bytes;
-                (step<Columns>(left + R * row + i * 4, line, line + right_tile, first[R],
-                               second[R]),
-                 ...);
-            }
-        }
-        (_mm512_storeu_ps(results + R * 16, first[R]), ...);
-        if constexpr (Columns == 2)
-            (_mm512_storeu_ps(results + second_column + R * 16, second[R]), ...);
-    }
-    /// A word of a row by a line of columns, or two.
-    template <int Columns>
-    SEMOE_AVX512 SEMOE_INLINE static void step(char const* word, char const* line0,
-                                               char const* line1, __m512& sum0, __m512& sum1) {
-        if constexpr (Columns == 1 && Words::commutes) {
-            Words::add_word(_mm512_load_si512(line0), word, sum0);
-        } else {
-            __m512i const a = spread(word);
-            Words::add(a, _mm512_load_si512(line0), sum0);
-            if constexpr (Columns == 2) Words::add(a, _mm512_load_si512(line1), sum1);
-        }
+        Few::multiply(second, fetch, 0, add, results + chains.lanes.results);
     }
 };
 

@@ -12,6 +12,7 @@ namespace semoe::ops::cpu::avx512 {
 /// By the processor's dot product.
 struct ByteDotWords : FloatWords {
     static constexpr int rows = 16; // of tiles, which lie beside each other
+    static constexpr index_t columns = 32;
     static constexpr bool commutes = false;
     // Written out, so that one target serves all kernels.
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {

@@ -59,9 +59,9 @@ struct FinishUnitBackward {
     FeedForwardBackward<T, Unit> const& f;
     index_t first_row, rows;
 
-    void operator()(index_t first, index_t block, index_t blocks, float const* results) const {
-        index_t const end = min(first + 32, f.intermediate);
-        for (index_t c = first; c < end; c += 16, results += 2 * tile_floats)
+    void operator()(index_t first, index_t columns, index_t block, index_t blocks,
+                    float const* results) const {
+        for (index_t c = first; c < first + columns; c += 16, results += 2 * tile_floats)
             for (index_t b = 0; b < blocks; ++b)
                 one(first_row + (block + b) * 16, rows_of_block(rows, block + b), c,
                     results + b * tile_floats);
@@ -86,9 +86,9 @@ struct FinishColumns {
     Isa isa;
     MatrixView<T, HostSpace> out;
 
-    void operator()(index_t first, index_t block, index_t blocks, float const* results) const {
-        index_t const end = min(first + 32, out.cols);
-        for (index_t c = first; c < end; c += 16, results += 2 * tile_floats)
+    void operator()(index_t first, index_t columns, index_t block, index_t blocks,
+                    float const* results) const {
+        for (index_t c = first; c < first + columns; c += 16, results += 2 * tile_floats)
             for (index_t b = 0; b < blocks; ++b)
                 store_rows(isa, results + b * tile_floats, out.row((block + b) * 16) + c, out.ld,
                            rows_of_block(out.rows, block + b), out.cols - c);

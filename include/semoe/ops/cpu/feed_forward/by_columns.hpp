@@ -50,7 +50,7 @@ struct ColumnPanels {
 template <class T>
 constexpr index_t by_columns_scratch_bytes(TileForm form, index_t blocks, index_t cols) {
     ColumnPanels<T> const p(form, blocks, cols);
-    return p.slab_tiles() + (blocks + 1) / 2 * (p.width / 32) * 4 * tile_bytes;
+    return p.slab_tiles() + (blocks + 1) / 2 * (p.width / 16) * 2 * tile_bytes;
 }
 
 /// c(m, n) = sum over k of a(m, k) * w(k, n) for some panels of columns: the bits of an element
@@ -59,8 +59,8 @@ constexpr index_t by_columns_scratch_bytes(TileForm form, index_t blocks, index_
 /// @param rows     of a
 /// @param next     weights to fetch when these have been read
 /// @param scratch  by_columns_scratch_bytes(TileForm::of<T>(isa), blocks of rows, w.cols)
-/// @param finish   finish(first column, first block, blocks, results): four tiles, those of both
-///                 blocks by the first 16 columns, then by the second
+/// @param finish   finish(first column, columns, first block, blocks, results): two tiles for 16
+///                 columns, those of both blocks by the first of them, then by the next
 template <class T, class Finish>
 void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t rows,
                          WeightColumns<T> const& w, index_t first_panel, index_t last_panel,
@@ -69,8 +69,9 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t ro
     index_t const blocks = blocks_of_16(rows), pairs = (blocks + 1) / 2;
     ColumnPanels<T> const panels(form, blocks, w.cols);
     index_t const left_block = form.steps(w.depth) * tile_bytes;
+    index_t const each = form.kernel_columns();
     // The other half of the lines.
-    int const lines = pairs == 1 ? 4 : pairs < 4 ? 2 : 1;
+    int const lines = (pairs == 1 ? 4 : pairs < 4 ? 2 : 1) * int(each / 32);
     char* const all_results = scratch + panels.slab_tiles();
     for (index_t p = first_panel; p < last_panel; ++p)
         for (index_t k = 0; k < w.depth; k += panels.slab) {
@@ -82,8 +83,9 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t ro
             Fetch fetch = panels.fetch(upcoming);
             tile_by_columns(isa, slab, scratch, fetch);
             index_t const steps = form.steps(slab.rows), right_block = steps * tile_bytes;
-            for (index_t c = 0; c < slab.cols; c += 32)
+            for (index_t c = 0; c < slab.cols; c += each)
                 for (index_t r = 0; r < pairs; ++r) {
+                    index_t const columns = min(slab.cols - c, each);
                     char const* const row = a + 2 * r * left_block + k / form.step * tile_bytes;
                     BlockSteps const block{{row, 2 * r + 1 < blocks ? row + left_block : row},
                                            line_bytes,
@@ -91,16 +93,17 @@ void multiply_by_columns(Isa isa, BlockKernel& kernel, char const* a, index_t ro
                                            scratch + c / 16 * right_block,
                                            right_block,
                                            steps,
-                                           slab.cols - c,
+                                           columns,
                                            k == 0,
                                            last,
                                            rows - 32 * r};
                     auto* const results = reinterpret_cast<float*>(
-                        all_results + (c / 32 * pairs + r) * 4 * tile_bytes);
+                        all_results +
+                        (c / 16 * pairs + r * blocks_of_16(columns)) * 2 * tile_bytes);
                     kernel.multiply(block, fetch, lines, k > 0, results);
                     if (last)
-                        finish(p * panels.width + c, 2 * r, min(blocks - 2 * r, index_t(2)),
-                               results);
+                        finish(p * panels.width + c, columns, 2 * r,
+                               min(blocks - 2 * r, index_t(2)), results);
                 }
         }
 }

@@ -45,9 +45,11 @@ struct WeightRows {
     }
 };
 
-/// Steps of rows that are widened or turned at a time, to stay in L1 beside a block of columns
-/// while all of them pass.
-inline constexpr index_t prepared_steps = 8;
+/// Steps of rows that are widened or turned at a time, to stay in L1 beside the columns that a
+/// kernel takes while all of them pass.
+constexpr index_t prepared_steps(TileForm form, index_t columns) {
+    return min(columns, form.kernel_columns()) > 32 ? 4 : 8;
+}
 
 /// A panel's rows in parts of the depth, of which each is read while the next is on its way: of
 /// long rows whole panels, fetched ahead, would push one another out of L2.
@@ -86,7 +88,7 @@ private:
 /// Bytes of scratch that multiply_by_rows works in.
 template <class T>
 constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t rows) {
-    index_t const steps = form.prepares_rows<T>() ? prepared_steps : form.steps(depth);
+    index_t const steps = form.prepares_rows<T>() ? prepared_steps(form, rows) : form.steps(depth);
     return (2 * steps + (rows + 31) / 32 * 4) * tile_bytes;
 }
 
@@ -96,22 +98,24 @@ constexpr index_t by_rows_scratch_bytes(TileForm form, index_t depth, index_t ro
 /// @param rows     of x
 /// @param next     weights to fetch when these have been read; may have no streams
 /// @param scratch  by_rows_scratch_bytes(form, depth, rows), aligned to 64 bytes
-/// @param finish   finish(panel, first block, blocks, results): what becomes of four tiles, those
-///                 of both streams by the first block, then by the second
+/// @param finish   finish(panel, first block, blocks, results): what becomes of two tiles a block,
+///                 those of both streams by the first block, then by the next
 template <class T, class Finish>
 void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w,
                       index_t first_panel, index_t last_panel, char const* x, index_t rows,
                       WeightRows<T> const& next, char* scratch, Finish const& finish) {
-    index_t const steps = form.steps(w.depth), pairs = (rows + 31) / 32;
+    index_t const steps = form.steps(w.depth), each = form.kernel_columns();
+    index_t const calls = (rows + each - 1) / each;
     index_t const right_block = form.block_bytes(w.depth);
     bool const prepares = form.prepares_rows<T>();
     // Many columns by AMX take a panel whole: results of tiles go through memory after each part.
-    bool const several = pairs == 1 || !form.takes_whole_tiles<T>(form.isa);
+    bool const several = calls == 1 || !form.takes_whole_tiles<T>(form.isa);
     DepthParts<T> const parts(form, w, several), next_parts(form, next, several);
-    index_t const slab = prepares ? prepared_steps : (steps + parts.count - 1) / parts.count;
+    index_t const slab =
+        prepares ? prepared_steps(form, rows) : (steps + parts.count - 1) / parts.count;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
-    index_t const pair_results = slab < steps ? 4 * tile_floats : 0;
-    int const all_lines = pairs == 1 ? 8 : pairs < 4 ? 4 : pairs < 8 ? 2 : 1;
+    index_t const block_results = slab < steps ? 2 * tile_floats : 0;
+    int const all_lines = calls == 1 ? 8 : calls < 4 ? 4 : calls < 8 ? 2 : 1;
     int const lines = form.widens_rows<T>() ? (all_lines + 1) / 2 : all_lines;
     int const places = Fetch::places(form.isa, rows);
     for (index_t p = first_panel; p < last_panel; ++p)
@@ -134,23 +138,23 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
                                               min(n * form.step, w.depth - k)},
                                   scratch + s * slab * tile_bytes);
                 }
-                for (index_t c = 0; c < pairs; ++c) {
-                    float* const to = results + c * pair_results;
-                    BlockSteps const block{{left[0], left[1]},
-                                           in_place ? w.row_bytes() : line_bytes,
-                                           in_place ? line_bytes : tile_bytes,
-                                           x + 2 * c * right_block + first * form.step_bytes(),
-                                           right_block,
-                                           n,
-                                           rows - 32 * c,
-                                           first == 0,
-                                           first + n == steps,
-                                           32,
-                                           16,
-                                           form.word_line_bytes()};
-                    kernel.multiply(block, fetch, lines, first > 0, to);
-                    if (first + n == steps)
-                        finish(p, 2 * c, min(blocks_of_16(rows) - 2 * c, index_t(2)), to);
+                for (index_t c = 0; c < rows; c += each) {
+                    index_t const block = c / 16, columns = min(rows - c, each);
+                    float* const to = results + block * block_results;
+                    BlockSteps const product{{left[0], left[1]},
+                                             in_place ? w.row_bytes() : line_bytes,
+                                             in_place ? line_bytes : tile_bytes,
+                                             x + block * right_block + first * form.step_bytes(),
+                                             right_block,
+                                             n,
+                                             columns,
+                                             first == 0,
+                                             first + n == steps,
+                                             32,
+                                             16,
+                                             form.word_line_bytes()};
+                    kernel.multiply(product, fetch, lines, first > 0, to);
+                    if (first + n == steps) finish(p, block, blocks_of_16(columns), to);
                 }
             }
         }

@@ -31,30 +31,29 @@ struct GradientRows {
 inline constexpr index_t outer_rows = 32;
 
 namespace detail {
-/// Sixteen rows of 32 results from their place, or to it: one tile, and that of the next 16 columns
-/// 2 * tile_floats on.
+/// Sixteen rows of some results from their place, or to it: one tile, and that of the next 16
+/// columns 2 * tile_floats on.
 struct ResultRows {
     Isa isa;
     GradientRows const& g;
-    index_t n, k;
+    index_t n, k, columns;
     float* results;
 
     void get() const {
-        for (index_t c = 0; c < cols(); c += 16)
-            load_rows(isa, place(c), g.cols, rows(), cols() - c, at(c));
+        for (index_t c = 0; c < columns; c += 16)
+            load_rows(isa, place(c), g.cols, rows(), columns - c, at(c));
     }
     void put() const {
-        for (index_t c = 0; c < cols(); c += 16)
-            store_rows(isa, at(c), place(c), g.cols, rows(), cols() - c);
+        for (index_t c = 0; c < columns; c += 16)
+            store_rows(isa, at(c), place(c), g.cols, rows(), columns - c);
     }
     /// Past the caches. @pre g.is_aligned()
     void stream() const {
-        for (index_t c = 0; c < cols(); c += 16) stream_rows(isa, at(c), place(c), g.cols, rows());
+        for (index_t c = 0; c < columns; c += 16) stream_rows(isa, at(c), place(c), g.cols, rows());
     }
 
 private:
     index_t rows() const { return min(g.rows - n, tile_rows); }
-    index_t cols() const { return min(g.cols - k, index_t(32)); }
     float* place(index_t c) const { return g.data + n * g.cols + k + c; }
     float* at(index_t c) const { return results + c / 16 * 2 * tile_floats; }
 };
@@ -67,33 +66,34 @@ private:
 /// @param depth  how many rows m there are
 inline void multiply_outer(TileForm form, BlockKernel& kernel, char const* a, char const* b,
                            index_t depth, GradientRows const& g) {
-    alignas(64) float results[4 * tile_floats];
+    index_t const each = form.kernel_columns();
+    alignas(64) float results[8 * tile_floats];
     Fetch nothing;
     index_t const steps = form.steps(depth), block = steps * tile_bytes;
     bool const stream = !g.add && !g.taker && g.is_aligned();
     for (index_t n = 0; n < g.rows; n += outer_rows) {
         char const* const row = a + n / 16 * block;
         auto const some = g.row_range(n, min(n + outer_rows, g.rows));
-        auto const rows = [&](index_t k, int half) {
-            return detail::ResultRows{form.isa, some, half * tile_rows, k,
-                                      results + half * tile_floats};
-        };
-        for (index_t k = 0; k < g.cols; k += 32) {
+        for (index_t k = 0; k < g.cols; k += each) {
+            index_t const columns = min(g.cols - k, each);
+            auto const rows = [&](int half) {
+                return detail::ResultRows{form.isa, some,    half * tile_rows,
+                                          k,        columns, results + half * tile_floats};
+            };
             BlockSteps const s{{row, n + 16 < g.rows ? row + block : row},
                                line_bytes,
                                tile_bytes,
                                b + k / 16 * block,
                                block,
                                steps,
-                               g.cols - k,
+                               columns,
                                true,
                                true,
                                g.rows - n,
                                form.last_words(depth)};
-            for (int half = 0; half < 2 && g.add; ++half) rows(k, half).get();
+            for (int half = 0; half < 2 && g.add; ++half) rows(half).get();
             kernel.multiply(s, nothing, 0, g.add, results);
-            for (int half = 0; half < 2; ++half)
-                stream ? rows(k, half).stream() : rows(k, half).put();
+            for (int half = 0; half < 2; ++half) stream ? rows(half).stream() : rows(half).put();
         }
         some.take();
     }

@@ -64,10 +64,9 @@ struct TileForm {
             return {isa, step_depth<T>, step_depth<T> / many.step, false,
                     narrow ? narrow_columns : tile_rows};
         }
-        // Up to 16 columns fill lanes by themselves, and meet rows of floats as those lie. With
-        // AVX512_BF16 any number does, of either type: turning rows takes Zen 4 the time of
+        // What is widened is turned with it. With AVX512_BF16 that takes Zen 4 the time of
         // products, and gains Zen 5 nothing.
-        bool const turned = isa != Isa::avx512_bf16 && (sizeof(T) == 2 || columns > tile_rows);
+        bool const turned = isa != Isa::avx512_bf16 && sizeof(T) == 2;
         return {isa, many.step, 1, turned && many.lanes};
     }
     template <class T>
@@ -96,6 +95,12 @@ struct TileForm {
         return isa == Isa::amx && sizeof(T) == 2;
     }
     constexpr index_t word_line_bytes() const { return columns * 4; }
+    /// Columns that a kernel takes at a time.
+    constexpr index_t kernel_columns() const {
+        bool const floats_of_avx512 = isa >= Isa::avx512 && !is_arm(isa) &&
+                                      isa != Isa::avx512_bf16 && step == step_depth<float>;
+        return floats_of_avx512 ? 64 : 32;
+    }
     /// Of what one step takes: tiles of words, or as many lines of fewer columns.
     constexpr index_t step_bytes() const { return widths * tile_rows * word_line_bytes(); }
     /// Of the words of 16 columns of that depth.

@@ -49,8 +49,13 @@ void multiply_tiles(Isa isa, BlockKernel& kernel, QuantizedRows<Format> const& w
         }
         for (index_t c = 0; c < pairs; ++c) {
             char const* const right = x.words + (2 * c * steps + first) * tile_bytes;
-            BlockSteps const block{{left[0], left[1]}, line_bytes, tile_bytes,   right,
-                                   steps * tile_bytes, n,          rows - 32 * c};
+            BlockSteps const block{{left[0], left[1]},
+                                   line_bytes,
+                                   tile_bytes,
+                                   right,
+                                   steps * tile_bytes,
+                                   n,
+                                   min(rows - 32 * c, index_t(32))};
             kernel.multiply(block, fetch, lines, first > 0, results + c * 4 * tile_floats);
         }
     }
