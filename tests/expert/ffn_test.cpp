@@ -51,6 +51,9 @@ TEST_CASE("expert/ffn: derived panels change no bit") {
     expert::Ffn<float, activation::Gelu> const one_operation{
         .hidden = 3, .intermediate = 5, .packing = expert::Packing::derived_panels};
     CHECK(one_operation.layout(CpuBackend{}).id() == LayoutId::row_major);
+    expert::Ffn<double, activation::Gelu> const without_panels{
+        .hidden = 3, .intermediate = 5, .packing = expert::Packing::derived_panels};
+    CHECK(without_panels.layout(CpuBackend{}).id() == LayoutId::row_major);
 }
 
 TEST_CASE("expert/ffn: the block holds up, down and, with bias, their biases") {

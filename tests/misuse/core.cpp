@@ -6,4 +6,7 @@
 #elif defined(CASE_finite_math_only)
 // with: -ffinite-math-only
 // must print: semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it
+#elif defined(CASE_associative_math) && !defined(__clang__)
+// with: -funsafe-math-optimizations
+// must print: semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it
 #endif

@@ -222,7 +222,7 @@ TEST_CASE_TEMPLATE("optim/adamw8: zero gradients leave zeros as they are, and mo
 }
 
 TEST_CASE_TEMPLATE(
-    "optim/adamw8: one gradient whose square is infinite leaves its neighbours finite", B,
+    "optim/adamw8: one gradient whose square is infinite leaves its neighbours at work", B,
     SEMOE_TEST_BACKENDS) {
     B b{};
     std::vector<float> const start(256, 0.5f);
@@ -233,7 +233,12 @@ TEST_CASE_TEMPLATE(
     block.step(AdamW8{plain}, 0, g);
     g[7] = 0.1f;
     for (index_t step = 1; step < 20; ++step) block.step(AdamW8{plain}, step, g);
-    for (float const x : block.parameters()) CHECK(std::isfinite(x));
+    // Those with a gradient go on, at the pace of a first moment that its largest hides.
+    auto const now = block.parameters();
+    for (std::size_t i = 0; i < 256; ++i) {
+        CHECK(std::isfinite(now[i]));
+        if (i % 2 == 1 && i != 7) CHECK(0.5f - now[i] > 3 * float(plain.lr));
+    }
 }
 
 TEST_CASE_TEMPLATE("optim/adamw8: steps stay bounded for gradients of any magnitude side by side",

@@ -5,7 +5,8 @@
 #if __cplusplus < 202002L
 #error "semoe needs C++20: compile with -std=c++20 or newer"
 #endif
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) ||           \
+    defined(__ASSOCIATIVE_MATH__)
 #error "semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it"
 #endif
 

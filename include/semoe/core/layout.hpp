@@ -17,7 +17,7 @@ namespace semoe {
 enum class LayoutId : std::uint32_t {
     row_major = 0, ///< every slice as its logical matrix, row after row
     panels_16 = 1, ///< row_major slices, then derived [rows/16][cols][16] panels
-    int8 = 2,      ///< bytes: codes of core/quant.hpp row after row, then their scales
+    int8 = 2,      ///< bytes, in tiles of core/quant.hpp: codes of all matrices, then their scales
     int4 = 3,
     mxfp4 = 4,
 };

@@ -57,15 +57,17 @@ SEMOE_HD SEMOE_INLINE float with_sign_of(float x, float magnitude) {
 }
 
 /// e^x = 2^n e^r with |r| <= log(2)/2. Adding 1.5 * 2^23 rounds to an integer, which then lies in
-/// the sum's lowest bits; 2^n is made of two factors, since n alone may leave the exponent's range.
+/// the sum's lowest bits, also where a compiler was told to reassociate sums; 2^n is made of two
+/// factors, since n alone may leave the exponent's range.
 SEMOE_HD SEMOE_INLINE float exp_float(float x) {
     x = select(x < -104.0f, -104.0f, x);
     x = select(x > 89.0f, 89.0f, x);
-    float const shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    std::uint32_t const shifted = bits_of<std::uint32_t>(x * 1.44269504f + 12582912.0f);
+    float const n = float(std::int32_t(shifted - 0x4b400000u));
     float const r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     float const p = polynomial(r, 1.0f, 1.0f, 0.4999999343f, 0.166665204f, 0.04166839072f,
                                0.008368745395f, 0.001381454339f);
-    std::uint32_t const biased = bits_of<std::uint32_t>(shifted) - (0x4b400000u - 254u);
+    std::uint32_t const biased = shifted - (0x4b400000u - 254u);
     std::uint32_t const half = biased >> 1;
     return p * bits_of<float>(half << 23) * bits_of<float>((biased - half) << 23);
 }
@@ -211,7 +213,8 @@ SEMOE_HD SEMOE_INLINE T gelu_tanh(T x) {
 }
 template <Real T>
 SEMOE_HD SEMOE_INLINE T gelu_tanh_derivative(T x) {
-    x = max(min(x, T(64)), T(-64)); // the same there as further out, where squares overflow
+    // The same there as further out, where squares overflow; a NaN stays one.
+    x = max(T(-64), min(T(64), x));
     T const u = T(0.79788456080286535588) * (x + T(0.044715) * x * x * x);
     T const du = T(0.79788456080286535588) * (T(1) + T(3 * 0.044715) * x * x);
     T const s = sigmoid(T(2) * u);

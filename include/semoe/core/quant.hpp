@@ -51,8 +51,9 @@ using semoe::detail::bits_of;
 
 /// To the nearest whole number, ties to even. @pre |x| < 2^22
 SEMOE_HD constexpr float nearest(float x) {
-    float const shift = 12582912.0f; // 1.5 * 2^23: the adder rounds
-    return (x + shift) - shift;
+    // The adder rounds at 1.5 * 2^23. Read from the bits, it is what a compiler told to reassociate
+    // sums must leave alone.
+    return float(std::int32_t(bits_of<std::uint32_t>(x + 12582912.0f) - 0x4b400000u));
 }
 /// The largest of n magnitudes; NaN where one of them is not finite.
 template <class Row>

@@ -69,8 +69,8 @@ constexpr char const* scales_of(std::string_view matrix) {
 template <class Format, class Float>
 struct Quantized {
     static_assert(quant::Format<Format>,
-                  "expert::Quantized: the format lacks layout, code_bytes, scale_bytes, weight or "
-                  "encode; see semoe/core/quant.hpp");
+                  "expert::Quantized: the format lacks layout, code_tile_bytes, scale_tile_bytes, "
+                  "weight or encode; see semoe/core/quant.hpp");
     static_assert(detail::HasUnit<Float>,
                   "expert::Quantized: the float expert must be two products with a unit() between "
                   "them, as expert::Gated and expert::Ffn are");

@@ -101,7 +101,8 @@ void expect_backward_rows(Group<std::byte const> const& g, Block const& block, I
 
 /// The gradients of grouped_feed_forward: those of in, and of the weights and biases.
 /// @param gradients   the experts' rows and gradient blocks
-/// @param accumulate  a set bit adds to that expert's gradient, a clear one overwrites it
+/// @param accumulate  a set bit adds to that expert's gradient, a clear one overwrites it; the
+///                    gradients of an expert without rows stay as they are
 /// @param in          [R,H], what forward read
 /// @param saved       [R, Unit::inputs * I], what forward saved
 /// @param d_out       [R,H]

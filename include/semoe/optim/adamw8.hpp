@@ -119,8 +119,8 @@ private:
                 for (int k = 0; k < lanes; ++k) e.weight[i + k] = convert<T>(e.p[i + k]);
             }
         }
-        float const m_unit = set_scale(mean_scales[index], m_top, Mean::largest);
-        float const r_unit = set_scale(root_scales[index], r_top, Root::largest);
+        float const m_unit = set_scale(mean_scales[index], m, m_top, Mean::largest);
+        float const r_unit = set_scale(root_scales[index], r, r_top, Root::largest);
         std::uint32_t const start = seed + std::uint32_t(index * group);
         for (index_t i = 0; i < group; i += lanes) {
             for (int k = 0; k < lanes; ++k) {
@@ -138,12 +138,20 @@ private:
         }
     }
 
-    /// Stores the scale by which the largest magnitude has the last code. @return its inverse; 0
-    /// where all is too small for it, and counts as zeros.
-    SEMOE_HD SEMOE_INLINE static float set_scale(float& scale, float const* tops, float largest) {
+    /// Stores the scale by which the largest magnitude has the last code. What is not finite has
+    /// the last code, too, and no part in the scale: others keep theirs.
+    /// @param tops  the largest magnitudes among all of x
+    /// @return its inverse; 0 where all is too small for it, and counts as zeros
+    SEMOE_HD SEMOE_INLINE static float set_scale(float& scale, float const (&x)[group],
+                                                 float const (&tops)[lanes], float largest) {
+        constexpr float last_finite = 0x1.fffffep127f;
         float top = 0;
         for (int k = 0; k < lanes; ++k) top = semoe::max(top, tops[k]);
-        top = semoe::min(top, 0x1.fffffep127f); // an infinity keeps its own code alone
+        if (top > last_finite) {
+            top = 0;
+            for (index_t i = 0; i < group; ++i)
+                if (semoe::abs(x[i]) <= last_finite) top = semoe::max(top, semoe::abs(x[i]));
+        }
         bool const tiny = top < 0x1p-120f;
         scale = tiny ? 0 : top / largest;
         return tiny ? 0 : largest / top;
@@ -173,11 +181,13 @@ private:
 ///
 /// Both moments are codes times the largest magnitude of their group of 256 (after the block-wise
 /// quantisation of Dettmers et al., ICLR 2022, with short floats in place of their table: half a
-/// code is 1/16 of the value at most, and the range 2^18 below the group's largest). Kept is the
-/// root of the second moment, which is what a step divides by and has half the exponents. It
-/// changes by far less than a code a step, so it is rounded up or down at random, as often as
-/// keeps its mean right: rounded to nearest it would stand still. The random bits are a function of
-/// step and element, so runs repeat, whatever the threads.
+/// code is 1/16 of the value at most, and the range 2^18 below the group's largest). An element
+/// whose gradients are further below its group's largest than that stands still until the largest
+/// has decayed; a moment that is not finite counts as its group's largest. Kept is the root of the
+/// second moment, which is what a step divides by and has half the exponents. It changes by far
+/// less than a code a step, so it is rounded up or down at random, as often as keeps its mean
+/// right: rounded to nearest it would stand still. The random bits are a function of step and
+/// element, so runs repeat, whatever the threads.
 ///
 ///     optim::AdamW8 const optimizer{{.lr = 1e-3}};
 struct AdamW8 {

@@ -151,7 +151,8 @@ struct FeedForward {
 /// Whether blocks of weights of T carry derived panels on this backend.
 template <class B, class T>
 LayoutId layout_id(Packing packing) {
-    bool const reads_panels = HasWorkers<B> && !ops::has_fused_feed_forward<B, T>;
+    bool const reads_panels =
+        HasWorkers<B> && ops::cpu::Blocked<T> && !ops::has_fused_feed_forward<B, T>;
     return packing == Packing::derived_panels && reads_panels ? LayoutId::panels_16
                                                               : LayoutId::row_major;
 }

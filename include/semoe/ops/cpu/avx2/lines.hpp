@@ -115,23 +115,14 @@ struct Lines {
             store_rows(columns, to + t * 16, ld, rows, cols);
         }
     }
-    template <class S, class T>
+    template <class, class T>
     SEMOE_AVX2 static void words_of_results(float const* tile, char* to) {
         if constexpr (std::is_same_v<T, float>)
             std::memcpy(to, tile, tile_bytes);
-        else if constexpr (std::is_same_v<S, float>)
+        else
             for (index_t i = 0; i < tile_floats; i += 8)
                 store_half(to + i * 4,
                            upper_halves(Avx2Kernels::narrow_words(_mm256_load_ps(tile + i))));
-        else
-            for (index_t r = 0; r < 16; r += 2)
-                for (index_t c = 0; c < 16; c += 8) {
-                    float const* const even = tile + r * 16 + c;
-                    store_half(to + r / 2 * line_bytes + c * 4,
-                               _mm256_or_si256(Avx2Kernels::narrow_words(_mm256_load_ps(even)),
-                                               upper_halves(Avx2Kernels::narrow_words(
-                                                   _mm256_load_ps(even + 16)))));
-                }
     }
     template <class T>
     SEMOE_AVX2 static void load_rows(T const* from, index_t ld, index_t rows, index_t cols,

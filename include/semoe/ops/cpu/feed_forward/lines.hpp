@@ -118,7 +118,8 @@ void store_columns(Isa isa, float const* tiles, T* to, index_t ld, index_t rows,
         lines.template store_columns<T, Tiles>(tiles, to, ld, rows, cols);
     });
 }
-/// A tile of results, rounded to T, to the words of its columns: form.lines_of_16() lines.
+/// A tile of results, rounded to T, to the words of its columns: form.lines_of_16() lines, of
+/// floats on all but AVX-512.
 template <class T>
 void words_of_results(TileForm form, float const* tile, char* to) {
     if (form.is_narrow()) {

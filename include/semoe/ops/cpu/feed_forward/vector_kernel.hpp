@@ -52,6 +52,7 @@ class VectorKernel final : public BlockKernel {
     }
     /// So many columns only, since other columns' chains have brought the rows into L1.
     static constexpr index_t few_beside_others = 4;
+    static_assert(few_beside_others <= Few::most_columns);
 
     static constexpr index_t first_row(index_t pass, index_t n) { return 16 * pass / n; }
 };

@@ -72,26 +72,12 @@ struct Lines {
             store_rows(columns, to + t * 16, ld, rows, cols);
         }
     }
-    template <class S, class T>
+    template <class, class T>
     static void words_of_results(float const* tile, char* to) {
-        if constexpr (std::is_same_v<S, T> && !std::is_same_v<T, float>) {
-            // Words of two rows each.
-            T even[16], odd[16];
-            for (index_t r = 0; r < 16; r += 2, to += line_bytes) {
-                copy(tile + r * 16, even);
-                copy(tile + r * 16 + 16, odd);
-                for (index_t c = 0; c < 16; ++c) {
-                    std::memcpy(to + c * 4, even + c, sizeof(T));
-                    std::memcpy(to + c * 4 + 2, odd + c, sizeof(T));
-                }
-            }
-        } else {
-            // Rounded, where T is not float.
-            T row[16];
-            for (index_t r = 0; r < 16; ++r, tile += 16, to += line_bytes) {
-                copy(tile, row);
-                copy(row, reinterpret_cast<float*>(to));
-            }
+        T row[16]; // rounded, where T is not float
+        for (index_t r = 0; r < 16; ++r, tile += 16, to += line_bytes) {
+            copy(tile, row);
+            copy(row, reinterpret_cast<float*>(to));
         }
     }
     template <class T>

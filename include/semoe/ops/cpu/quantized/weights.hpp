@@ -8,6 +8,9 @@
 
 namespace semoe::ops::cpu {
 
+static_assert(quant::tile_rows == tile_rows && quant::line_bytes == line_bytes &&
+              quant::tile_bytes == tile_bytes);
+
 /// The rows of a quantised matrix as a product takes them: panels of 32, a tile from each of two
 /// streams.
 template <class Format>
