@@ -30,7 +30,7 @@ semoe::expert::WithShared<semoe::expert::SwiGlu<float>, semoe::expert::SwiGlu<se
 // must print: expert::WithShared: the routed expert lacks value_type or hidden
 semoe::expert::WithShared<Square, semoe::expert::SwiGlu<float>> const expert{{}, {4, 4}};
 #elif defined(CASE_quantized_format_without_codes)
-// must print: expert::Quantized: the format lacks layout, code_tile_bytes, scale_tile_bytes, weight or
+// must print: expert::Quantized: the format lacks layout, code_tile_bytes, scale_tile_bytes
 semoe::expert::Quantized<Square, semoe::expert::SwiGlu<float>> const expert{{}, {4, 4}};
 #elif defined(CASE_quantized_expert_without_unit)
 // must print: expert::Quantized: the float expert must be two products with a unit() between them
