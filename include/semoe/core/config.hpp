@@ -7,7 +7,7 @@
 #endif
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) ||           \
     defined(__ASSOCIATIVE_MATH__)
-#error "semoe: -ffast-math breaks NaN checks and reproducible sums; compile without it"
+#error "semoe: -ffast-math or a part of it breaks NaN checks and reproducible sums; leave it out"
 #endif
 
 #if defined(__CUDACC__)
