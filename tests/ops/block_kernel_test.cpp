@@ -231,7 +231,8 @@ TEST_CASE("ops/block_kernel: every kernel agrees with doubles, whatever the numb
     if (!lacks(Isa::avx2)) check_kernel<avx2::FloatKernel, float>();
     if (lacks(Isa::avx512)) return;
     check_kernel<avx512::VectorKernel<avx512::FloatWords>, float>(avx512::FloatWords::columns);
-    if (!lacks(Isa::avx512_bf16)) check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>();
+    if (!lacks(Isa::avx512_bf16))
+        check_kernel<avx512::VectorKernel<avx512::DotWords>, bf16>(avx512::DotWords::columns);
     if (!lacks(Isa::amx)) check_kernel<amx::TileKernel<amx::HardwareTiles>, bf16>();
 #elif SEMOE_ARM
     check_kernel<portable::FloatKernel<neon::Vectors>, float>();

@@ -89,6 +89,8 @@ TEST_CASE(
           {"Chains", "FloatWords", "run<0l, 1l, 2l, 3l, 0l, 1l"},
           {"Chains", "DotWords", "run<0l, 0l, 1l"},
           {"Chains", "DotWords", "run<0l, 1l, 0l, 1l"},
+          {"Chains", "DotWords", "run<0l, 1l, 2l, 0l, 1l"},
+          {"Chains", "DotWords", "run<0l, 1l, 2l, 3l, 0l, 1l"},
           {"FewKernel", "FloatWords", "chains<0l, 1l"},
           {"FewKernel", "WidenedWords", "chains<0l, 1l"},
           {"FewKernel", "DotWords", "chains<0l, 1l"}}) {
@@ -98,7 +100,10 @@ TEST_CASE(
         std::string const code = code_of(functions, name);
         CHECK(count_calls(code) == 0);
         CHECK(count_lines(code, "%zmm") > 0);
-        CHECK(count_spills(code) == 0);
+        // Turning sixteen lines takes a seventeenth register, which sixteen sums do not leave.
+        bool const all_registers =
+            chains == std::string("FewKernel") && words == std::string("DotWords");
+        CHECK(count_spills(code) <= (all_registers ? 4 : 0));
     }
 }
 

@@ -22,13 +22,13 @@ SEMOE_INLINE void show_word([[maybe_unused]] char const* word) {
 
 /// How words of rows meet `parts` lines of columns, each of which takes so many elements of a word
 /// as there is room for. An element's sum is one chain in order of the depth. Up to `few` columns
-/// rows become lanes, which takes less time than vectors that are partly empty; one vector of
-/// columns meets `rows` at a time, since where rows lie a page apart eight of them have room in a
-/// set of L1; up to `columns` are lanes together. Whether it `commutes`: either operand may be the
-/// row's.
+/// rows become lanes, which takes less time than vectors that are partly empty; so do eight or
+/// fewer that more than `padded` leave beside whole vectors. One vector of columns meets `rows` at
+/// a time, since where rows lie a page apart eight of them have room in a set of L1; up to
+/// `columns` are lanes together. Whether it `commutes`: either operand may be the row's.
 struct FloatWords {
     static constexpr int parts = 1, rows = 8;
-    static constexpr index_t few = 8, columns = 64;
+    static constexpr index_t few = 8, padded = 16, columns = 64;
     static constexpr bool commutes = true;
     template <int>
     SEMOE_AVX512 SEMOE_INLINE static __m512i row(__m512i words) {
@@ -55,9 +55,12 @@ struct WidenedWords : FloatWords {
         return Part == 0 ? even_floats(words) : odd_floats(words);
     }
 };
-/// Words of two bf16 by the processor's dot product.
+/// Words of two bf16 by the processor's dot product. Zen 5 has one ready after six cycles and
+/// begins two a cycle, so that eight rows by one vector would leave a third of them idle: rows as
+/// lanes serve a whole vector's columns.
 struct DotWords : FloatWords {
-    static constexpr index_t columns = 32;
+    static constexpr int rows = 16; // of tiles, which lie beside each other
+    static constexpr index_t few = 16, padded = 32;
 
     // Written out, so that one target serves all kernels of this file.
     SEMOE_AVX512 SEMOE_INLINE static void add(__m512i a, __m512i b, __m512& sum) {
@@ -91,20 +94,21 @@ public:
         for (int p = 0; p < 2; ++p) {
             float* const sums = results + p * tile_floats;
             turn(sums, add);
-            if (s.columns <= 2)
-                columns<2>(s, s.left[p], fetch, lines, sums);
-            else if (s.columns <= 4)
-                columns<4>(s, s.left[p], fetch, lines, sums);
-            else if constexpr (most_columns > 4)
-                columns<most_columns>(s, s.left[p], fetch, lines, sums);
+            columns<2>(s, s.left[p], fetch, lines, sums);
             turn(sums);
         }
     }
 
 private:
+    /// By 2, 4, 8, 12 or 16 of them.
     template <index_t Columns>
     static void columns(BlockSteps const& s, char const* left, Fetch& fetch, int lines,
                         float* sums) {
+        if constexpr (Columns < most_columns)
+            if (s.columns > Columns) {
+                constexpr index_t more = Columns == 2 ? 4 : Columns + 4;
+                return columns<min(more, most_columns)>(s, left, fetch, lines, sums);
+            }
         chains(s, left, fetch, 2 * lines, sums, std::make_integer_sequence<index_t, Columns>{});
     }
     template <index_t... C>
@@ -298,21 +302,23 @@ class LanesKernel final : public BlockKernel {
 };
 
 /// Products by vectors of 16 columns, which rows meet as they lie. So few columns as FewKernel
-/// takes it does, alone or beside a whole vector.
+/// takes it does, and the few that fill no vector.
 template <class Words>
 class VectorKernel final : public BlockKernel {
     using Few = FewKernel<Words>;
 
     void run(BlockSteps const& s, Fetch& fetch, int lines, bool add, float* results) override {
         if (s.columns <= Words::few) return Few::multiply(s, fetch, lines, add, results);
+        index_t const last = (s.columns - 1) % 16 + 1;
+        index_t const few = s.columns > Words::padded && last <= 8 ? last : 0;
         Chains<Words> chains{Side::columns(s), Side::rows(s), s.row_bytes, 4, s.step_bytes};
-        bool const few = s.columns > 16 && s.columns <= 16 + Words::few;
-        if (few) chains.lanes.count = 16;
+        chains.lanes.count -= few;
         chains.multiply(s, fetch, lines, add, results);
-        if (!few) return;
-        BlockSteps second = s;
-        second.right += s.right_tile, second.columns -= 16;
-        Few::multiply(second, fetch, 0, add, results + chains.lanes.results);
+        if (few == 0) return;
+        index_t const vectors = chains.lanes.count / 16;
+        BlockSteps rest = s;
+        rest.right += vectors * s.right_tile, rest.columns = few;
+        Few::multiply(rest, fetch, 0, add, results + vectors * chains.lanes.results);
     }
 };
 

@@ -97,9 +97,8 @@ struct TileForm {
     constexpr index_t word_line_bytes() const { return columns * 4; }
     /// Columns that a kernel takes at a time.
     constexpr index_t kernel_columns() const {
-        bool const floats_of_avx512 = isa >= Isa::avx512 && !is_arm(isa) &&
-                                      isa != Isa::avx512_bf16 && step == step_depth<float>;
-        return floats_of_avx512 ? 64 : 32;
+        bool const avx512 = isa >= Isa::avx512 && !is_arm(isa);
+        return avx512 && (isa == Isa::avx512_bf16 || step == step_depth<float>) ? 64 : 32;
     }
     /// Of what one step takes: tiles of words, or as many lines of fewer columns.
     constexpr index_t step_bytes() const { return widths * tile_rows * word_line_bytes(); }
