@@ -59,11 +59,14 @@ struct DepthParts {
     WeightRows<T> const& w;
     index_t count;
 
+    /// @param rows     of the other operand
     /// @param several  whether there may be more than one
-    DepthParts(TileForm form_, WeightRows<T> const& w_, bool several)
+    DepthParts(TileForm form_, WeightRows<T> const& w_, index_t rows, bool several)
       : form(form_)
       , w(w_)
-      , count(several ? (w.row_bytes() + most_bytes(form) - 1) / most_bytes(form) : 1) {}
+      , count(several
+                  ? (w.row_bytes() + most_bytes(form.isa, rows) - 1) / most_bytes(form.isa, rows)
+                  : 1) {}
     /// Steps of the depth.
     Range steps(index_t part) const { return {form.steps(w.depth), part, count}; }
     /// @param places  that are fetched from in turn, of both streams
@@ -79,9 +82,11 @@ struct DepthParts {
     }
 
 private:
-    /// Of a row: a page, where few places are read in turn.
-    static constexpr index_t most_bytes(TileForm form) {
-        return Fetch::places(form.isa, 1) <= 2 ? 4096 : 2048;
+    /// Of a row: a page, where few places are read in turn. Zen 5 reads whole rows fastest, of
+    /// which two panels of such parts have room in L2 while the other operand takes little.
+    static constexpr index_t most_bytes(Isa isa, index_t rows) {
+        if (isa == Isa::avx512_bf16 && rows <= 8) return 14 << 10;
+        return Fetch::places(isa, 1) <= 2 ? 4096 : 2048;
     }
 };
 
@@ -110,7 +115,7 @@ void multiply_by_rows(TileForm form, BlockKernel& kernel, WeightRows<T> const& w
     bool const prepares = form.prepares_rows<T>();
     // Many columns by AMX take a panel whole: results of tiles go through memory after each part.
     bool const several = calls == 1 || !form.takes_whole_tiles<T>(form.isa);
-    DepthParts<T> const parts(form, w, several), next_parts(form, next, several);
+    DepthParts<T> const parts(form, w, rows, several), next_parts(form, next, rows, several);
     index_t const slab =
         prepares ? prepared_steps(form, rows) : (steps + parts.count - 1) / parts.count;
     float* const results = reinterpret_cast<float*>(scratch + 2 * slab * tile_bytes);
