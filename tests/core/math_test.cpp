@@ -166,6 +166,8 @@ TEST_CASE("core/math: derivatives agree with central differences") {
     }
     CHECK(relu_derivative(0.0f) == 0);
     CHECK(std::isnan(relu(std::numeric_limits<float>::quiet_NaN())));
+    CHECK(relu_derivative(std::numeric_limits<float>::quiet_NaN()) == 1);
+    CHECK(relu_derivative(std::numeric_limits<double>::quiet_NaN()) == 1);
     CHECK(std::isnan(gelu_tanh_derivative(std::numeric_limits<float>::quiet_NaN())));
     CHECK(std::isnan(gelu_tanh_derivative(std::numeric_limits<double>::quiet_NaN())));
     for (float const x : {1e10f, 1e30f, 3e38f}) {

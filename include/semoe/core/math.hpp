@@ -178,13 +178,13 @@ template <Real T>
 SEMOE_HD SEMOE_INLINE T relu(T x) {
     return x < T(0) ? T(0) : x; // NaN stays
 }
-/// 0 at the kink.
+/// 0 at the kink; 1 for a NaN, so that the gradient shows what comes back.
 template <Real T>
 SEMOE_HD SEMOE_INLINE T relu_derivative(T x) {
     if constexpr (std::same_as<T, float>)
-        return detail::select(x > 0.0f, 1.0f, 0.0f);
+        return detail::select(x <= 0.0f, 0.0f, 1.0f);
     else
-        return x > T(0) ? T(1) : T(0);
+        return x <= T(0) ? T(0) : T(1);
 }
 /// x * sigmoid(x)
 template <Real T>
